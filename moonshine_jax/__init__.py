@@ -1,0 +1,1 @@
+"""Moonshine JAX: distil trained convolutional networks into students with cheap convolutions."""

@@ -1,0 +1,41 @@
+"""The paper's augmentation (section 4.1): pad with black, crop at random, flip; then normalise. Pure, on the device."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def draw(key: jax.Array, batch_size: int, pad: int, flip: bool) -> dict[str, jax.Array]:
+  """The random choices for a batch: {'offset': int32 (batch_size, 2) in [0, 2 pad], 'flip': bool (batch_size,)}."""
+  offset_key, flip_key = jax.random.split(key)
+  return {
+    'offset': jax.random.randint(offset_key, (batch_size, 2), 0, 2 * pad + 1),
+    'flip': jax.random.bernoulli(flip_key, 0.5 if flip else 0.0, (batch_size,)),
+  }
+
+
+def crop_and_flip(images: jax.Array, choices: dict[str, jax.Array], pad: int) -> jax.Array:
+  """Pads images (batch, height, width, channels) with zeros, crops them to their size and mirrors some.
+
+  Args:
+    images: of any dtype, not normalised: the padding is black.
+    choices: of `draw`, one of each for every image.
+    pad: pixels on each side.
+
+  Returns:
+    Images of the same shape and dtype.
+  """
+  height, width, channels = images.shape[1:]
+
+  def crop(image, offset):
+    return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (height, width, channels))
+
+  padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  cropped = jax.vmap(crop)(padded, choices['offset'])
+  return jnp.where(choices['flip'][:, None, None, None], cropped[:, :, ::-1], cropped)
+
+
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+  """uint8 images (..., channels) -> float32, less the mean and over the standard deviation of each channel's pixels."""
+  return (images.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)

@@ -1,0 +1,136 @@
+"""What a config may hold: checked whole, before anything is read, downloaded or compiled."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+
+from moonshine_jax import losses
+from moonshine_jax.errors import UserError
+from moonshine_jax.models import wide_resnet
+
+DTYPES = ('float32', 'bfloat16')
+FEEDS = ('resident', 'stream')
+
+
+def _integer(least: int) -> tuple[Callable[[Any], bool], str]:
+  return lambda value: type(value) is int and value >= least, f'an integer of at least {least}'
+
+
+def _number(inside: Callable[[float], bool], expected: str) -> tuple[Callable[[Any], bool], str]:
+  return lambda value: type(value) in (int, float) and inside(value), f'a number {expected}'
+
+
+def _choice(values: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
+  return lambda value: value in values, 'one of ' + ', '.join(values)
+
+
+def _increasing_epochs(value: Any) -> bool:
+  return (
+    isinstance(value, tuple)
+    and all(type(epoch) is int and epoch > 0 for epoch in value)
+    and list(value) == sorted(set(value))
+  )
+
+
+_FINITE = float('inf')
+_TEXT = (lambda value: isinstance(value, str), 'a string')
+_NAME = (lambda value: isinstance(value, str) and bool(value), 'a string that is not empty')
+
+# Every field, with the test of its value and the words for what would be right.
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+  'seed': _integer(0),
+  'batch_size': _integer(1),
+  'epochs': _integer(1),
+  'eval_every': _integer(1),
+  'checkpoint_every': _integer(1),
+  'model.depth': _integer(1),
+  'model.width': _integer(1),
+  'model.block': _NAME,
+  'model.dtype': _choice(DTYPES),
+  'data.name': _NAME,
+  'data.data_dir': _TEXT,
+  'data.train_split': _NAME,
+  'data.test_split': _NAME,
+  'data.feed': _choice(FEEDS),
+  'data.pad': _integer(0),
+  'data.flip': (lambda value: isinstance(value, bool), 'True or False'),
+  'optimizer.learning_rate': _number(lambda value: 0 < value < _FINITE, 'above 0'),
+  'optimizer.momentum': _number(lambda value: 0 <= value < 1, 'from 0 to below 1'),
+  'optimizer.weight_decay': _number(lambda value: 0 <= value < _FINITE, 'of at least 0'),
+  'optimizer.decay_factor': _number(lambda value: 0 < value < _FINITE, 'above 0'),
+  'optimizer.decay_epochs': (_increasing_epochs, 'increasing positive integers, as (60, 120, 160)'),
+  'distill.teacher': _TEXT,
+  'distill.alpha': _number(lambda value: 0 <= value <= 1, 'from 0 to 1'),
+  'distill.beta': _number(lambda value: 0 <= value < _FINITE, 'of at least 0'),
+  'distill.temperature': _number(lambda value: 0 < value < _FINITE, 'above 0'),
+  'distill.kd_form': _choice(losses.KD_FORMS),
+  'distill.at_form': _choice(losses.AT_FORMS),
+}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError, naming the field, its value and what would be right, for a config that cannot be run."""
+  values = flatten(config)
+  for name in values:
+    if name not in FIELDS:
+      raise UserError(f'config.{name}: no such field: expected {", ".join(FIELDS)}')
+  for name, (valid, expected) in FIELDS.items():
+    if name not in values:
+      raise UserError(f'config.{name}: missing: expected {expected}')
+    if not valid(values[name]):
+      raise UserError(f'config.{name}={values[name]!r}: expected {expected}')
+  model = config.model
+  try:
+    wide_resnet.blocks_per_group(model.depth)
+  except ValueError as error:
+    raise UserError(f'config.model.depth={model.depth}: {error}') from error
+  try:
+    wide_resnet.check(model.depth, model.width, model.block)
+  except ValueError as error:
+    raise UserError(f'config.model.block={model.block!r}: {error}') from error
+
+
+def loaded(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The value of a config flag, whose file ml_collections reports as missing only once it is looked into."""
+  try:
+    config.items()
+  except OSError as error:
+    raise UserError(f'--config: {error.__cause__}') from error
+  return config
+
+
+def regime(config: ml_collections.ConfigDict) -> str:
+  """How the network learns: 'none', 'KD', 'AT' or 'KD+AT'."""
+  if not config.distill.teacher:
+    return 'none'
+  return '+'.join([name for name, weight in (('KD', config.distill.alpha), ('AT', config.distill.beta)) if weight]
+                 ) or 'none'
+
+
+def flatten(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, Any]:
+  """{'model.depth': 40, ...}: the values by their dotted names."""
+  values = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      values.update(flatten(value, f'{prefix}{name}.'))
+    else:
+      values[prefix + name] = value
+  return values
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config as plain JSON values."""
+  return json.loads(config.to_json())
+
+
+def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
+  """The config of `to_json`; JSON's lists become the tuples that they were."""
+
+  def restore(value):
+    if isinstance(value, dict):
+      return {name: restore(each) for name, each in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+  return ml_collections.ConfigDict(restore(values))

@@ -1,0 +1,198 @@
+"""Image classification data by name: TFDS's data sets without TensorFlow, and the embedded `digits`.
+
+A data set is read whole into uint8 arrays. TFDS's are decoded once and kept beside the prepared data, since decoding
+takes ten times as long as reading the arrays.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from moonshine_jax.errors import UserError
+
+CHUNK = 1000  # examples decoded at a time: TFDS is twice as fast by batches as one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """images: uint8 (examples, height, width, channels), perhaps memory-mapped; labels: int32 (examples,)."""
+
+  images: np.ndarray
+  labels: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What a network must know of its data.
+
+  Attributes:
+    image_shape: (height, width, channels).
+    num_classes: number of labels.
+    mean: of the training pixels, for each channel, in the units of uint8.
+    std: their standard deviation, likewise.
+  """
+
+  image_shape: tuple[int, ...]
+  num_classes: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+  def to_json(self) -> dict[str, Any]:
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_json(cls, values: dict[str, Any]) -> 'Facts':
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+class Source(Protocol):
+  """A data set by name: its shape is known before anything is downloaded, prepared or read."""
+
+  image_shape: tuple[int, ...]
+  num_classes: int
+
+  def read(self, split: str) -> Split:
+    """The whole split. Raises UserError where it cannot be had."""
+
+
+def open_source(config: ml_collections.ConfigDict) -> Source:
+  """The source of `config.data`. Raises UserError for a data set that is unknown or not of images and labels."""
+  return DigitsSource() if config.name == 'digits' else TfdsSource(config.name, config.data_dir or None)
+
+
+def measure(source: Source, train: Split) -> Facts:
+  """The facts of a data set, its channel statistics those of the training split (exact, from the histograms)."""
+  channels = source.image_shape[-1]
+  counts = np.zeros((channels, 256), np.int64)
+  for start in range(0, len(train), CHUNK):
+    pixels = train.images[start:start + CHUNK]
+    for channel in range(channels):
+      counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+  values = np.arange(256)
+  mean = counts @ values / counts.sum(axis=1)
+  std = np.sqrt(counts @ values**2 / counts.sum(axis=1) - mean**2)
+  std[std == 0] = 1.0  # a channel that never changes
+  return Facts(tuple(source.image_shape), source.num_classes, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+class DigitsSource:
+  """The UCI handwritten digits that scikit-learn carries: 1,797 images of 8x8 pixels, 10 classes.
+
+  The first 1,297 are for training and the last 500 for the test: the images are in the order in which they were
+  collected, so most of the test's writers are not among the training's.
+  """
+
+  image_shape = (8, 8, 1)
+  num_classes = 10
+  SLICES = {'train': slice(0, 1297), 'test': slice(1297, 1797)}
+
+  def read(self, split: str) -> Split:
+    from sklearn.datasets import load_digits  # takes a second to import, which other data sets need not pay
+
+    if split not in self.SLICES:
+      raise UserError(f'data set digits has no split {split!r}: expected train or test')
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    return Split(images[self.SLICES[split]], digits.target.astype(np.int32)[self.SLICES[split]])
+
+
+class TfdsSource:
+  """A data set of TFDS with features `image` (uint8, of one size, 1 or 3 channels) and `label` (a class).
+
+  Data prepared as `array_record` is read without TensorFlow; only preparing needs it.
+  """
+
+  def __init__(self, name: str, data_dir: str | None):
+    import tensorflow_datasets as tfds  # takes a second to import
+
+    self._name = name
+    try:
+      self._builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+      raise UserError(f'config.data.name={name!r}: TFDS knows no such data set, nor is it in {data_dir!r}') from error
+    except (AssertionError, ValueError, RuntimeError) as error:
+      raise UserError(f'config.data.name={name!r}: {error}') from error
+    features = self._builder.info.features
+    features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    image, label = features.get('image'), features.get('label')
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+      raise UserError(f'config.data.name={name!r}: expected an image classification data set with image and label')
+    if image.np_dtype != np.uint8 or None in image.shape or image.shape[-1] not in (1, 3):
+      raise UserError(
+        f'config.data.name={name!r}: images of {image.np_dtype} {image.shape}: expected uint8 of one size, 1 or 3 channels')
+    self.image_shape = tuple(image.shape)
+    self.num_classes = label.num_classes
+
+  def read(self, split: str) -> Split:
+    if not self._builder.is_prepared():
+      self._prepare()
+    try:
+      examples = self._builder.as_data_source(split=split)
+    except NotImplementedError as error:
+      raise UserError(
+        f'{self._builder.data_dir}: prepared as {self._builder.info.file_format.value}, which cannot be read without '
+        f'TensorFlow: prepare it as array_record (tfds build {self._name} --file_format=array_record)') from error
+    except ValueError as error:  # an unknown split, or one that slices beyond the end
+      raise UserError(f'data set {self._name}, split {split!r}: {error}') from error
+    images_path, labels_path = self._cache_paths(split)
+    if not labels_path.exists():
+      self._decode(examples, split, images_path, labels_path)
+    return Split(np.load(images_path, mmap_mode='r'), np.load(labels_path))
+
+  def _prepare(self) -> None:
+    """Downloads the data set and writes it as array_record."""
+    if importlib.util.find_spec('tensorflow') is None:
+      raise UserError(
+        f'data set {self._name} is not prepared in {self._builder.data_dir}, and preparing it needs TensorFlow: '
+        "pip install 'moonshine-jax[prepare]', or set config.data.data_dir to where it is")
+    import tensorflow_datasets as tfds
+
+    logging.warning('preparing data set %s in %s', self._name, self._builder.data_dir)
+    self._builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
+
+  def _cache_paths(self, split: str) -> tuple[Path, Path]:
+    """The arrays of a split, named after the files that they were decoded from: newly prepared data is new."""
+    identity = [str(self._builder.data_dir), split, *self.image_shape]
+    for each in self._builder.info.splits.values():
+      for path in each.filepaths:
+        status = os.stat(path)
+        identity += [os.path.basename(path), status.st_size, status.st_mtime_ns]
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+    folder = Path(self._builder.data_dir) / 'decoded'
+    if not os.access(self._builder.data_dir, os.W_OK):  # shared data that only others may write
+      folder = Path.home() / '.cache' / 'moonshine_jax'
+    stem = f'{re.sub("[^a-z0-9]+", "-", split.lower())}-{digest}'
+    return folder / f'{stem}.images.npy', folder / f'{stem}.labels.npy'
+
+  def _decode(self, examples: Any, split: str, images_path: Path, labels_path: Path) -> None:
+    """Writes the arrays, each whole or not at all; the labels last, since they stand for both."""
+    logging.warning('decoding %d images of %s, once, into %s', len(examples), split, images_path)
+    images_path.parent.mkdir(parents=True, exist_ok=True)
+    labels = np.empty(len(examples), np.int32)
+    partial = images_path.with_name(f'{images_path.name}.{os.getpid()}.tmp')
+    try:
+      images = np.lib.format.open_memmap(partial, 'w+', np.uint8, (len(examples), *self.image_shape))
+      for start in range(0, len(examples), CHUNK):
+        chunk = examples.__getitems__(range(start, min(start + CHUNK, len(examples))))
+        images[start:start + CHUNK] = [example['image'] for example in chunk]
+        labels[start:start + CHUNK] = [example['label'] for example in chunk]
+      images.flush()
+      if labels.min() < 0:
+        raise UserError(f'data set {self._name}, split {split!r}: some examples have no label')
+      os.replace(partial, images_path)
+      with open(partial, 'wb') as file:
+        np.save(file, labels)
+      os.replace(partial, labels_path)
+    finally:
+      partial.unlink(missing_ok=True)

@@ -1,0 +1,62 @@
+"""The one exception for what a user can put right, and the one line that a command prints for it."""
+
+import re
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+
+class UserError(Exception):
+  """A mistake in the config, the flags or the files given: the message says what, where and what would be right."""
+
+
+def run_command(main: Callable[..., None], *arguments: str) -> None:
+  """Parses the flags and runs a command; a user's mistake becomes one line on stderr and exit status 2.
+
+  Args:
+    main: called with the command's arguments other than flags.
+    arguments: the names of these, for the line that says that one is missing.
+  """
+
+  def parse(argv):
+    try:
+      given = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+      _exit(_explain_flags(error, argv))
+    if len(given) - 1 > len(arguments):
+      _exit(f'unexpected argument {given[len(arguments) + 1]!r}: flags are written --name=value')
+    if len(given) - 1 < len(arguments):
+      _exit(f'the argument {arguments[len(given) - 1]} is missing')
+    return given
+
+  def guarded(argv):
+    try:
+      main(*argv[1:])
+    except UserError as error:
+      _exit(str(error))
+
+  flags.FLAGS.verbosity = logging.WARNING  # INFO, absl's own choice, tells of every step that Orbax takes
+  app.run(guarded, flags_parser=parse)
+
+
+def require_flags(**values: object) -> None:
+  """Raises UserError for the first flag without a value."""
+  for name, value in values.items():
+    if not value:
+      raise UserError(f'--{name} is missing')
+
+
+def _exit(message: str) -> None:
+  print('error: ' + ' '.join(message.split()), file=sys.stderr)
+  sys.exit(2)
+
+
+def _explain_flags(error: Exception, argv: list[str]) -> str:
+  """A config override of an unknown field reaches us as a bare KeyError or AttributeError: name its flag."""
+  if not isinstance(error, AttributeError | KeyError):
+    return str(error)
+  message = re.sub(r'\\n|[\'"\\]', lambda match: ' ' if match[0] == r'\n' else '', str(error.args[0]))
+  field = message.split()[0]
+  flag = next((arg for arg in argv if re.match(rf'--?config\.(\w+\.)*{re.escape(field)}\b', arg)), None)
+  return f'{flag.split("=")[0] if flag else "--config"}: no such config field: {message}'

@@ -1,0 +1,69 @@
+"""Evaluates a trained network from its workdir alone: `python -m moonshine_jax.evaluate --workdir=DIR [--json]`."""
+
+import json
+from typing import Any
+
+from absl import flags
+
+from moonshine_jax import checkpoint, config, cost, datasets, errors, feeds, steps, train
+from moonshine_jax.parallel import Replicas
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'The workdir of a training run.')
+DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data is, in place of the config's data.data_dir.")
+JSON = flags.DEFINE_bool('json', False, 'Prints JSON.')
+
+
+def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
+  """Evaluates the newest checkpoint of a workdir on its config's test split.
+
+  Returns:
+    What was evaluated ('workdir', 'step', 'network', 'block', 'regime', 'data'), 'test_error' in percent, 'test_loss',
+    'examples', 'parameters' as the paper counts them, and 'multiply_adds' for one image.
+
+  Raises:
+    UserError: where there is no checkpoint or no data.
+  """
+  checkpoints = checkpoint.Checkpoints(workdir)
+  run, facts = checkpoints.metadata()
+  if data_dir is not None:
+    run.data.data_dir = data_dir
+  source = datasets.open_source(run.data)
+  if (source.num_classes, source.image_shape) != (facts.num_classes, facts.image_shape):
+    raise errors.UserError(f'{workdir}: trained on other data than {run.data.name} is now: {facts}')
+  network, variables = checkpoints.network()
+  replicas = Replicas()
+  split = source.read(run.data.test_split)
+  feed = feeds.FEEDS[run.data.feed](split, replicas)
+  eval_step = replicas.compile(steps.make_eval_step(network, feed.gather, replicas))
+  result = train.evaluate(eval_step, replicas.replicate(variables), feed, len(split), run.batch_size, replicas)
+  counted = cost.count(network.model, facts.image_shape)
+  return {
+    'workdir': str(workdir),
+    'step': checkpoints.newest,
+    'network': f'WRN-{run.model.depth}-{run.model.width}',
+    'block': run.model.block,
+    'regime': config.regime(run),
+    'data': run.data.name,
+    **result,
+    'examples': len(split),
+    'parameters': counted.parameters,
+    'multiply_adds': counted.multiply_adds,
+  }
+
+
+def main() -> None:
+  errors.require_flags(workdir=WORKDIR.value)
+  result = evaluate(WORKDIR.value, DATA_DIR.value)
+  if JSON.value:
+    print(json.dumps(result))
+    return
+  print(f'{result["network"]} {result["block"]}, distillation {result["regime"]}, step {result["step"]}, '
+        f'on {result["examples"]:,} test images of {result["data"]}')
+  print(f'test error     {result["test_error"]:.2f}%')
+  print(f'test loss      {result["test_loss"]:.4f}')
+  print(f'parameters     {result["parameters"]:,}')
+  print(f'multiply-adds  {result["multiply_adds"]:,}')
+
+
+if __name__ == '__main__':
+  errors.run_command(main)

@@ -1,0 +1,93 @@
+"""Batches for the devices: two feeds of the same examples in the same order.
+
+* `ResidentFeed`: the whole split as uint8 on every device; a batch is its indices, gathered inside the step.
+* `StreamFeed`: a batch is gathered on the host and copied ahead of the step that takes it.
+
+A step is given `feed.data` and a batch, and calls `feed.gather(data, batch)` for images and labels.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from moonshine_jax.datasets import Split
+from moonshine_jax.parallel import Replicas
+
+AHEAD = 2  # batches that are on their way to the device while a step runs
+
+
+def epoch_batches(key: jax.Array, epoch: int, examples: int, batch_size: int) -> np.ndarray:
+  """The indices of an epoch's batches, (steps, batch_size): a permutation by (key, epoch), the remainder dropped."""
+  order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), examples))
+  steps = examples // batch_size
+  return order[:steps * batch_size].reshape(steps, batch_size).astype(np.int32)
+
+
+def masked_batches(examples: int, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+  """Batches {'index', 'mask'} that hold every example once, in order; the last is filled up under a mask of zeros."""
+  for start in range(0, examples, batch_size):
+    index = np.arange(start, start + batch_size, dtype=np.int32)
+    yield {'index': np.minimum(index, examples - 1), 'mask': (index < examples).astype(np.float32)}
+
+
+class ResidentFeed:
+  """The split on the devices."""
+
+  def __init__(self, split: Split, replicas: Replicas):
+    self.data = replicas.replicate({'image': np.asarray(split.images), 'label': split.labels})
+    self._replicas = replicas
+
+  def batches(self, batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
+    """Sharded batches for host batches that hold 'index' (batch,) and anything else of the same length."""
+    return map(self._replicas.shard, batches)
+
+  @staticmethod
+  def gather(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Inside the step: {'image': uint8 (batch, height, width, channels), 'label': int32 (batch,), ...}."""
+    return {**batch, **{name: values[batch['index']] for name, values in data.items()}}
+
+
+class StreamFeed:
+  """The split on the host."""
+
+  def __init__(self, split: Split, replicas: Replicas):
+    self.data: dict[str, jax.Array] = replicas.replicate({})
+    self._split = split
+    self._replicas = replicas
+
+  def batches(self, batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
+    """As the resident feed's, with the images and labels in them."""
+
+    def load(batch):
+      # Read in the order of the memory map, then put into the batch's.
+      ranks = np.argsort(batch['index'])
+      images = np.empty((len(ranks), *self._split.images.shape[1:]), np.uint8)
+      images[ranks] = self._split.images[batch['index'][ranks]]
+      return self._replicas.shard({**batch, 'image': images, 'label': self._split.labels[batch['index']]})
+
+    return _ahead(load, batches)
+
+  @staticmethod
+  def gather(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Inside the step: the batch holds its images and labels."""
+    del data
+    return batch
+
+
+FEEDS = {'resident': ResidentFeed, 'stream': StreamFeed}
+
+
+def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+  """map(function, items), computed on another thread up to AHEAD items ahead."""
+  with ThreadPoolExecutor(max_workers=1) as pool:
+    pending: collections.deque = collections.deque()
+    for item in items:
+      pending.append(pool.submit(function, item))
+      if len(pending) > AHEAD:
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()

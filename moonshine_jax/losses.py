@@ -1,0 +1,92 @@
+"""Cross entropy, knowledge distillation and attention transfer, per example, in float32.
+
+The paper's equations, the code behind its numbers and what the field settled on later differ, so each has a name:
+
+* `released`: what made the paper's tables. The loss of Hinton et al. was written with PyTorch's mean over all elements,
+  so the teacher's part is divided by the number of classes; attention maps are compared by their mean squared
+  difference.
+* `equation`: equations 1 and 2 as printed.
+* `hinton`: knowledge distillation alone; T^2 alpha KL, the form that the released code of attention transfer got later.
+
+The mean over the batch, alpha's complement on the cross entropy and beta are left to the caller.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+KD_FORMS = ('released', 'equation', 'hinton')
+AT_FORMS = ('released', 'equation')
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """The cross entropy of the softmax of logits (batch, classes) against integer labels (batch,): (batch,)."""
+  log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
+
+
+def knowledge_distillation(
+  student_logits: jax.Array, teacher_logits: jax.Array, temperature: float, form: str = 'released'
+) -> jax.Array:
+  """The part of equation 1 that alpha multiplies: the student's softened predictions against the teacher's.
+
+  Args:
+    student_logits: (batch, classes).
+    teacher_logits: (batch, classes).
+    temperature: T > 0.
+    form: with p and q the softmax of the teacher's and the student's logits over T, 'released' gives
+      2 T^2 KL(p, q) / classes, 'equation' 2 T^2 CE(p, q), 'hinton' T^2 KL(p, q).
+
+  Returns:
+    (batch,). Raises ValueError for another form.
+  """
+  log_p = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature)
+  log_q = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
+  p = jnp.exp(log_p)
+  if form == 'released':
+    return 2 * temperature**2 * jnp.mean(p * (log_p - log_q), axis=-1)
+  if form == 'equation':
+    return -2 * temperature**2 * jnp.sum(p * log_q, axis=-1)
+  if form == 'hinton':
+    return temperature**2 * jnp.sum(p * (log_p - log_q), axis=-1)
+  raise ValueError(f'{form!r} is not a form of knowledge distillation: expected one of {", ".join(KD_FORMS)}')
+
+
+def attention_map(activation: jax.Array) -> jax.Array:
+  """The mean over channels of the squared activation (batch, height, width, channels), flattened and L2-normalised.
+
+  Zagoruyko and Komodakis (2017). Returns float32 (batch, height * width) of norm 1, or 0 where the activation is 0.
+  """
+  squares = jnp.mean(jnp.square(activation.astype(jnp.float32)), axis=-1).reshape(activation.shape[0], -1)
+  # Below the least norm the map, and its gradient, go to zero instead of to not-a-number.
+  return squares * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(squares), axis=-1, keepdims=True), 1e-24))
+
+
+def attention_transfer(
+  student_activations: Sequence[jax.Array], teacher_activations: Sequence[jax.Array], form: str = 'released'
+) -> jax.Array:
+  """The part of equation 2 that beta multiplies: the distance between attention maps, summed over the layers.
+
+  Args:
+    student_activations: one (batch, height, width, channels) a layer.
+    teacher_activations: as many, of the same batch, height and width a layer; the channels may differ.
+    form: the distance of two maps, 'released' their mean squared difference, 'equation' the L2 norm of it.
+
+  Returns:
+    (batch,). Raises ValueError for another form, or where the layers do not correspond.
+  """
+  total = 0.0
+  for student, teacher in zip(student_activations, teacher_activations, strict=True):
+    if student.shape[:3] != teacher.shape[:3]:
+      raise ValueError(f'attention maps differ in size: student {student.shape[1:3]}, teacher {teacher.shape[1:3]}')
+    squares = jnp.square(attention_map(student) - attention_map(teacher))
+    if form == 'released':
+      total += jnp.mean(squares, axis=-1)
+    elif form == 'equation':
+      distance = jnp.sum(squares, axis=-1)
+      # The square root has no gradient at zero, where the maps agree; the inner choice keeps it finite there.
+      total += jnp.where(distance > 0, jnp.sqrt(jnp.where(distance > 0, distance, 1.0)), 0.0)
+    else:
+      raise ValueError(f'{form!r} is not a form of attention transfer: expected one of {", ".join(AT_FORMS)}')
+  return total

@@ -1,0 +1,23 @@
+"""Trains or distils a network: `python -m moonshine_jax.main --config=configs/cifar10.py --workdir=DIR`."""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from moonshine_jax import config, errors, train
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'The config; each of its fields is a flag --config.FIELD.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for checkpoints, metrics and the config.')
+
+
+def main() -> None:
+  errors.require_flags(config=CONFIG.value, workdir=WORKDIR.value)
+  train.cache_compilations(Path(WORKDIR.value).absolute().parent / '.jax_cache')
+  record = train.train_and_evaluate(config.loaded(CONFIG.value), WORKDIR.value)
+  print(f'{WORKDIR.value}: test error {record["test_error"]:.2f}% after {record["epoch"]} epochs '
+        f'(the best epoch had {record["best_test_error"]:.2f}%)')
+
+
+if __name__ == '__main__':
+  errors.run_command(main)

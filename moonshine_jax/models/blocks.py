@@ -1,0 +1,202 @@
+"""The paper's convolutional blocks (Table 1), their notation and their one Flax module.
+
+A block is a list of convolutions, each preceded by batch normalisation and ReLU, beside a shortcut:
+
+| notation  | convolutions                                                                            |
+|-----------|-----------------------------------------------------------------------------------------|
+| `S`       | 3x3, 3x3                                                                                |
+| `S-2x2`   | the same with 2x2 kernels, dilated by 2                                                 |
+| `G(g)`    | 3x3 in g groups (in to in), 1x1 (in to out), 3x3 in g groups (out to out), 1x1          |
+| `B(b)`    | 1x1 (in to m = out/b), 3x3 (m to m), 1x1 (m to out)                                     |
+| `BG(b,g)` | as `B(b)`, the 3x3 in g groups                                                          |
+
+The number of groups g is an integer, or a fraction of the channels that the grouped convolution sees, called N in `G`
+and M in `BG`: `N` is depthwise, `N/8` has 8 channels in each group. The block's stride is that of its first kxk
+convolution.
+"""
+
+import dataclasses
+import functools
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# The released code's: normal with variance 2 / (k * k * out_channels), the groups not divided out.
+conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+NOTATIONS = 'S, S-2x2, G(g), B(b) or BG(b,g), with g an integer or N, N/2, ... in G and M, M/2, ... in BG'
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+  """One convolution of a block: kernel size, output channels, strides, groups and dilation of a square kernel."""
+
+  kernel: int
+  features: int
+  strides: int = 1
+  groups: int = 1
+  dilation: int = 1
+
+  @property
+  def padding(self) -> int:
+    """Zeros on each side, as in PyTorch: an output of ceil(size / strides) for the kernels used here."""
+    return self.dilation * (self.kernel - 1) // 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """A block of Table 1, whatever its channels.
+
+  Attributes:
+    kind: 'S', 'S-2x2', 'G', 'B' or 'BG'.
+    bottleneck: b, the factor by which `B` and `BG` contract the output channels.
+    groups: g where the notation gives a number, else None.
+    group_size: k where the notation gives N/k or M/k channels (1 for N and M alone), else None.
+  """
+
+  kind: str
+  bottleneck: int = 1
+  groups: int | None = 1
+  group_size: int | None = None
+
+  @classmethod
+  def parse(cls, notation: str) -> 'Block':
+    """The block of a notation such as 'BG(2,M/8)'. Raises ValueError for what is none."""
+    match = re.fullmatch(r'(S-2x2|S|BG|B|G)(?:\(([^()]*)\))?', notation.replace(' ', ''))
+    kind, arguments = (match[1], match[2]) if match else (None, None)
+    arguments = arguments.split(',') if arguments is not None else []
+    if kind is None or len(arguments) != {'S': 0, 'S-2x2': 0, 'G': 1, 'B': 1, 'BG': 2}[kind]:
+      raise ValueError(f'{notation!r} is not a block: expected {NOTATIONS}')
+    bottleneck, groups, group_size = 1, 1, None
+    if kind in ('B', 'BG'):
+      bottleneck = _positive_integer(arguments[0], notation)
+    if kind in ('G', 'BG'):
+      letter = 'N' if kind == 'G' else 'M'
+      fraction = re.fullmatch(rf'{letter}(?:/(.*))?', arguments[-1])
+      if fraction:
+        groups, group_size = None, _positive_integer('1' if fraction[1] is None else fraction[1], notation)
+      else:
+        groups = _positive_integer(arguments[-1], notation)
+    return cls(kind, bottleneck, groups, group_size)
+
+  @classmethod
+  def parse_list(cls, notations: str) -> tuple['Block', ...]:
+    """The blocks of notations separated by commas, such as 'S,G(2),BG(2,M/8)'. Raises ValueError."""
+    return tuple(cls.parse(notation) for notation in re.split(r',(?![^()]*\))', notations))
+
+  def __str__(self) -> str:
+    """The notation that parses to this block."""
+    groups = self.groups
+    if groups is None:
+      groups = ('N' if self.kind == 'G' else 'M') + (f'/{self.group_size}' if self.group_size > 1 else '')
+    return {'G': f'G({groups})', 'B': f'B({self.bottleneck})', 'BG': f'BG({self.bottleneck},{groups})'}.get(
+      self.kind, self.kind)
+
+  def convolutions(self, in_features: int, out_features: int, strides: int) -> tuple[Convolution, ...]:
+    """The block's convolutions for these channels. Raises ValueError where they cannot be divided as it asks."""
+    if self.kind in ('S', 'S-2x2'):
+      kernel, dilation = (3, 1) if self.kind == 'S' else (2, 2)
+      return (
+        Convolution(kernel, out_features, strides, dilation=dilation),
+        Convolution(kernel, out_features, dilation=dilation),
+      )
+    if self.kind == 'G':
+      return (
+        Convolution(3, in_features, strides, self._groups_of(in_features)),
+        Convolution(1, out_features),
+        Convolution(3, out_features, 1, self._groups_of(out_features)),
+        Convolution(1, out_features),
+      )
+    if out_features % self.bottleneck:
+      raise ValueError(f'block {self}: {self.bottleneck} does not divide the {out_features} channels that it contracts')
+    middle = out_features // self.bottleneck
+    return (
+      Convolution(1, middle),
+      Convolution(3, middle, strides, self._groups_of(middle)),
+      Convolution(1, out_features),
+    )
+
+  def _groups_of(self, channels: int) -> int:
+    """The number of groups for so many channels; one group where N/k or M/k is below one."""
+    if self.group_size is None:
+      if channels % self.groups:
+        raise ValueError(f'block {self}: {self.groups} groups do not divide the {channels} channels that they split')
+      return self.groups
+    if channels > self.group_size and channels % self.group_size:
+      raise ValueError(f'block {self}: groups of {self.group_size} channels do not divide the {channels} channels that they split')
+    return max(channels // self.group_size, 1)
+
+
+def _positive_integer(text: str, notation: str) -> int:
+  # The length is bounded because Python refuses to convert numbers of thousands of digits.
+  if not re.fullmatch(r'0*[1-9][0-9]{0,8}', text, re.ASCII):
+    raise ValueError(f'{notation!r} is not a block: {text!r} is not a positive integer; expected {NOTATIONS}')
+  return int(text)
+
+
+class ResidualBlock(nn.Module):
+  """A pre-activation residual block of any kind.
+
+  When the channels change, the first BN+ReLU is shared by both branches and the shortcut is a 1x1 convolution with the
+  block's stride; otherwise the shortcut is the raw input.
+
+  Attributes:
+    block: which of Table 1.
+    features: output channels.
+    strides: of the first kxk convolution and of the shortcut.
+    dtype: of the computation; parameters and BN statistics are float32.
+    axis_name: the pmapped axis over which BN takes its batch statistics, or None.
+  """
+
+  block: Block
+  features: int
+  strides: int = 1
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
+    """(batch, height, width, channels) -> (batch, ceil(height / strides), ceil(width / strides), features)."""
+    normalise = functools.partial(batch_norm_relu, train=train, dtype=self.dtype, axis_name=self.axis_name)
+    convolutions = self.block.convolutions(inputs.shape[-1], self.features, self.strides)
+    branch = normalise(inputs, name='bn1')
+    shortcut = inputs
+    if inputs.shape[-1] != self.features:
+      shortcut = convolve(Convolution(1, self.features, self.strides), branch, self.dtype, 'shortcut')
+    branch = convolve(convolutions[0], branch, self.dtype, 'conv1')
+    for i, convolution in enumerate(convolutions[1:], start=2):
+      branch = convolve(convolution, normalise(branch, name=f'bn{i}'), self.dtype, f'conv{i}')
+    return shortcut + branch
+
+
+def convolve(convolution: Convolution, inputs: jax.Array, dtype: Any, name: str) -> jax.Array:
+  """Adds a convolution without bias to the calling compact module and applies it to NHWC inputs."""
+  return nn.Conv(
+    features=convolution.features,
+    kernel_size=(convolution.kernel, convolution.kernel),
+    strides=convolution.strides,
+    padding=convolution.padding,
+    kernel_dilation=convolution.dilation,
+    feature_group_count=convolution.groups,
+    use_bias=False,
+    dtype=dtype,
+    kernel_init=conv_init,
+    name=name,
+  )(inputs)
+
+
+def batch_norm_relu(inputs: jax.Array, train: bool, dtype: Any, axis_name: str | None, name: str) -> jax.Array:
+  """Adds batch normalisation to the calling compact module and applies it and ReLU; the statistics are float32."""
+  return nn.relu(
+    nn.BatchNorm(
+      use_running_average=not train,
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=dtype,
+      axis_name=axis_name,
+      name=name,
+    )(inputs)
+  )

@@ -1,0 +1,97 @@
+"""Wide residual networks (Table 2 of the paper; Zagoruyko and Komodakis, 2016) of any of the paper's blocks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from moonshine_jax.models.blocks import Block, Convolution, ResidualBlock, batch_norm_relu, convolve
+
+STEM_FEATURES = 16
+GROUP_STRIDES = (1, 2, 2)  # of conv2, conv3 and conv4
+
+# PyTorch's default for a linear layer: uniform within 1 / sqrt(fan_in).
+fc_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+class WideResNet(nn.Module):
+  """WRN-depth-width: a stem of 16 channels, three groups of (depth - 4) / 6 blocks, average pool, fully connected.
+
+  Attributes:
+    depth: 6n + 4.
+    width: the factor k of the groups' 16k, 32k and 64k channels.
+    block: a notation of `models.blocks`; or three, one for each group; or one for each of the 3n blocks, as a sequence
+      or separated by commas.
+    num_classes: size of the logits.
+    dtype: of the computation, float32 or bfloat16; parameters, BN statistics and logits are float32.
+    axis_name: the pmapped axis over which BN takes its batch statistics, or None.
+  """
+
+  depth: int
+  width: int
+  block: str | Sequence[str]
+  num_classes: int
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Applies the network to normalised images.
+
+    Args:
+      images: (batch, height, width, channels).
+      train: whether BN uses the statistics of the batch, and updates the running ones if they are mutable.
+
+    Returns:
+      logits: float32 (batch, num_classes).
+      activations: the raw outputs of conv2, conv3 and conv4, (batch, height / s, width / s, channels), s = 1, 2, 4.
+    """
+    x = convolve(Convolution(3, STEM_FEATURES), images, self.dtype, 'conv1')
+    activations = []
+    for group, blocks in enumerate(group_blocks(self.depth, self.block)):
+      for i, block in enumerate(blocks):
+        x = ResidualBlock(
+          block=block,
+          features=group_features(self.width)[group],
+          strides=GROUP_STRIDES[group] if i == 0 else 1,
+          dtype=self.dtype,
+          axis_name=self.axis_name,
+          name=f'conv{group + 2}_block{i + 1}',
+        )(x, train)
+      activations.append(x)
+    x = batch_norm_relu(x, train, self.dtype, self.axis_name, 'bn')
+    x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    return nn.Dense(self.num_classes, kernel_init=fc_init, name='fc')(x), tuple(activations)
+
+
+def group_features(width: int) -> tuple[int, int, int]:
+  """The channels of conv2, conv3 and conv4."""
+  return 16 * width, 32 * width, 64 * width
+
+
+def blocks_per_group(depth: int) -> int:
+  """n of depth = 6n + 4. Raises ValueError for another depth."""
+  if depth < 10 or (depth - 4) % 6:
+    lower = max(depth - (depth - 4) % 6, 10)
+    raise ValueError(f'a depth is 6n + 4 with n of at least 1: the nearest are {lower} and {lower + 6}')
+  return (depth - 4) // 6
+
+
+def group_blocks(depth: int, block: str | Sequence[str]) -> tuple[tuple[Block, ...], ...]:
+  """The blocks of conv2, conv3 and conv4. Raises ValueError for a depth or a number of notations that does not fit."""
+  n = blocks_per_group(depth)
+  blocks = Block.parse_list(block) if isinstance(block, str) else tuple(Block.parse(each) for each in block)
+  if len(blocks) not in (1, 3, 3 * n):
+    raise ValueError(f'{len(blocks)} blocks: expected 1, 3 (one for each group) or {3 * n} (every block of this depth)')
+  return tuple(tuple(blocks[(group * n + i) * len(blocks) // (3 * n)] for i in range(n)) for group in range(3))
+
+
+def check(depth: int, width: int, block: str | Sequence[str]) -> None:
+  """Raises ValueError, with a message that says what would be right, where no such network can be built."""
+  in_features = STEM_FEATURES
+  for blocks, features, strides in zip(group_blocks(depth, block), group_features(width), GROUP_STRIDES, strict=True):
+    for i, each in enumerate(blocks):
+      each.convolutions(in_features, features, strides if i == 0 else 1)
+      in_features = features

@@ -1,0 +1,81 @@
+"""Several devices: the only file that knows of them. `jit` on one device, `pmap` across many, behind one call.
+
+A step is written for one replica. It reduces over the others with `mean` and `total` and takes its share of something
+that was drawn for the whole batch with `own_share`; on one device all three change nothing.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+AXIS = 'batch'
+
+
+class Replicas:
+  """The devices of one data-parallel computation.
+
+  Attributes:
+    axis_name: what a step passes to the functions below and a model to BN; None on one device.
+  """
+
+  def __init__(self, devices: Sequence[jax.Device] | None = None):
+    self.devices = tuple(devices or jax.local_devices())
+    self.axis_name = AXIS if len(self.devices) > 1 else None
+    if self.axis_name:
+      mesh = jax.sharding.Mesh(np.array(self.devices), AXIS)
+      self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+  def __len__(self) -> int:
+    return len(self.devices)
+
+  def round_up(self, batch_size: int) -> int:
+    """The least multiple of the devices that is no less."""
+    return -(-batch_size // len(self)) * len(self)
+
+  def compile(self, step: Callable, donate_argnums: Sequence[int] = ()) -> Callable:
+    """The step for all replicas: takes and returns trees of `replicate` and `shard`."""
+    if self.axis_name is None:
+      return jax.jit(step, donate_argnums=donate_argnums)
+    return jax.pmap(step, axis_name=AXIS, devices=self.devices, donate_argnums=donate_argnums)
+
+  def replicate(self, tree: Any) -> Any:
+    """The same arrays on every device."""
+    if self.axis_name is None:
+      return jax.device_put(tree, self.devices[0])
+    stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(self), *np.shape(x))), tree)
+    return jax.device_put(stacked, self._sharding)
+
+  def shard(self, batch: Any) -> Any:
+    """A batch of host arrays (batch, ...), the batch a multiple of the devices: its shares in order, on the devices."""
+    if self.axis_name is None:
+      return jax.device_put(batch, self.devices[0])
+    shares = jax.tree.map(lambda x: x.reshape(len(self), -1, *x.shape[1:]), batch)
+    return jax.device_put(shares, self._sharding)
+
+  def fetch(self, tree: Any) -> Any:
+    """The first replica's arrays as NumPy copies, that a later donation cannot touch."""
+    if self.axis_name is None:
+      return jax.tree.map(np.array, jax.device_get(tree))
+    return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data)[0], tree)
+
+
+def mean(tree: Any, axis_name: str | None) -> Any:
+  """The mean over the replicas."""
+  return tree if axis_name is None else lax.pmean(tree, axis_name)
+
+
+def total(tree: Any, axis_name: str | None) -> Any:
+  """The sum over the replicas."""
+  return tree if axis_name is None else lax.psum(tree, axis_name)
+
+
+def own_share(tree: Any, size: int, axis_name: str | None) -> Any:
+  """Of arrays (batch, ...) that every replica holds whole, the `size` rows of this replica."""
+  if axis_name is None:
+    return tree
+  start = lax.axis_index(axis_name) * size
+  return jax.tree.map(functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size), tree)

@@ -1,0 +1,39 @@
+"""Packaging of Moonshine JAX: `pip install -e .[test]` from the root of the repository."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+  name='moonshine-jax',
+  version='0.1.0',
+  description='Distil trained convolutional networks into students with cheap convolutions, in JAX and Flax.',
+  long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  packages=find_packages(include=['moonshine_jax', 'moonshine_jax.*']),
+  python_requires='>=3.11',
+  install_requires=[
+    'absl-py>=2.0',
+    'array_record>=0.8; platform_system != "Windows"',  # the format in which TFDS is read without TensorFlow
+    'flax>=0.12,<0.13',
+    'importlib_resources>=6',  # TFDS needs it, through etils, and does not say so
+    'jax>=0.10,<0.13',
+    'ml-collections>=1.1,<2',
+    'numpy>=2.0',
+    'optax>=0.2.5,<0.3',
+    'orbax-checkpoint>=0.11.30,<0.13',
+    'pillow>=10',  # decodes the images of TFDS without TensorFlow
+    'scikit-learn>=1.5',  # carries the embedded data set `digits`
+    'tensorboardX>=2.6.2,<3',
+    'tensorflow-datasets>=4.9.9,<5',
+    'tqdm>=4.66',
+  ],
+  extras_require={
+    'cuda': ['jax[cuda13]>=0.10,<0.13'],
+    'tpu': ['jax[tpu]>=0.10,<0.13'],
+    # TFDS prepares image data sets with TensorFlow; a data set that is prepared already needs none.
+    'prepare': ['tensorflow>=2.20'],
+    'test': ['pytest>=8', 'ruff>=0.14'],
+  },
+)

@@ -1,0 +1,55 @@
+"""Several devices on one CPU for the data-parallel tests, and a small data set as TFDS prepares it."""
+
+import io
+import os
+
+os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from configs import digits
+
+
+class TinyImages(tfds.core.GeneratorBasedBuilder):
+  """40 training and 13 test images of 8x8 RGB noise in 3 classes. Encoded here, since TFDS encodes with TensorFlow."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
+      'image': tfds.features.Image(shape=(8, 8, 3)), 'label': tfds.features.ClassLabel(num_classes=3)}))
+
+  def _split_generators(self, dl_manager):
+    return {'train': self._generate_examples(0, 40), 'test': self._generate_examples(1, 13)}
+
+  def _generate_examples(self, seed, examples):
+    images = np.random.default_rng(seed).integers(0, 256, (examples, 8, 8, 3), np.uint8)
+    for i, image in enumerate(images):
+      file = io.BytesIO()
+      Image.fromarray(image).save(file, 'PNG')
+      yield i, {'image': file.getvalue(), 'label': i % 3}
+
+
+@pytest.fixture(scope='session')
+def tiny_images(tmp_path_factory):
+  """The data_dir in which the data set `tiny_images` is prepared as array_record."""
+  data_dir = tmp_path_factory.mktemp('tfds')
+  TinyImages(data_dir=data_dir, file_format='array_record').download_and_prepare()
+  return str(data_dir)
+
+
+@pytest.fixture
+def config(tiny_images):
+  """A run of seconds: WRN-10-1 on `tiny_images`."""
+  config = digits.get_config()
+  config.batch_size = 16
+  config.epochs = 2
+  config.checkpoint_every = 1
+  config.model.depth = 10
+  config.data.name = 'tiny_images'
+  config.data.data_dir = tiny_images
+  config.optimizer.decay_epochs = (1,)
+  return config

@@ -1,0 +1,163 @@
+"""The networks against a reference in plain NumPy and float64, and against the paper's counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moonshine_jax import cost, paper
+from moonshine_jax.models import wide_resnet
+from moonshine_jax.models.wide_resnet import WideResNet
+
+
+def reference_convolution(x, kernel, strides=1, groups=1, dilation=1):
+  """Cross-correlation of NHWC with HWIO, padded by dilation * (k - 1) // 2: a sum over the kernel's positions."""
+  k, channels = kernel.shape[0], kernel.shape[2]
+  pad = dilation * (k - 1) // 2
+  padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  height, width = ((size + 2 * pad - dilation * (k - 1) - 1) // strides + 1 for size in x.shape[1:3])
+  out_channels = kernel.shape[3] // groups
+  out = np.zeros((len(x), height, width, kernel.shape[3]))
+  for group in range(groups):
+    ins, outs = slice(group * channels, (group + 1) * channels), slice(group * out_channels, (group + 1) * out_channels)
+    for row in range(k):
+      for column in range(k):
+        shifted = padded[:, row * dilation:, column * dilation:][:, ::strides, ::strides][:, :height, :width, ins]
+        out[..., outs] += shifted @ kernel[row, column][:, outs]
+  return out
+
+
+def reference_bn_relu(x, params, stats, train):
+  mean, variance = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if train else (stats['mean'], stats['var'])
+  return np.maximum((x - mean) / np.sqrt(variance + 1e-5) * params['scale'] + params['bias'], 0)
+
+
+# For each notation its convolutions as (strided?, groups of the channels c it sees, dilation), written out by hand.
+REFERENCE_BLOCKS = {
+  'S': [(True, lambda c: 1, 1), (False, lambda c: 1, 1)],
+  'S-2x2': [(True, lambda c: 1, 2), (False, lambda c: 1, 2)],
+  'G(4)': [(True, lambda c: 4, 1), (False, lambda c: 1, 1), (False, lambda c: 4, 1), (False, lambda c: 1, 1)],
+  'G(N/8)': [(True, lambda c: c // 8, 1), (False, lambda c: 1, 1), (False, lambda c: c // 8, 1), (False, lambda c: 1, 1)],
+  'G(N)': [(True, lambda c: c, 1), (False, lambda c: 1, 1), (False, lambda c: c, 1), (False, lambda c: 1, 1)],
+  'B(2)': [(False, lambda c: 1, 1), (True, lambda c: 1, 1), (False, lambda c: 1, 1)],
+  'BG(2,M/4)': [(False, lambda c: 1, 1), (True, lambda c: c // 4, 1), (False, lambda c: 1, 1)],
+}
+
+
+def reference_network(variables, images, notations, train):
+  """WRN-10-k: one block a group, of the given notations."""
+  params, stats = variables['params'], variables['batch_stats']
+  x = reference_convolution(images, params['conv1']['kernel'])
+  activations = []
+  for group, notation in enumerate(notations):
+    name, stride = f'conv{group + 2}_block1', 1 if group == 0 else 2
+    branch = reference_bn_relu(x, params[name]['bn1'], stats[name]['bn1'], train)
+    shortcut = x
+    if 'shortcut' in params[name]:
+      shortcut = reference_convolution(branch, params[name]['shortcut']['kernel'], stride)
+    for i, (strided, groups, dilation) in enumerate(REFERENCE_BLOCKS[notation], start=1):
+      if i > 1:
+        branch = reference_bn_relu(branch, params[name][f'bn{i}'], stats[name][f'bn{i}'], train)
+      branch = reference_convolution(
+        branch, params[name][f'conv{i}']['kernel'], stride if strided else 1, groups(branch.shape[-1]), dilation)
+    x = shortcut + branch
+    activations.append(x)
+  x = reference_bn_relu(x, params['bn'], stats['bn'], train).mean((1, 2))
+  return x @ params['fc']['kernel'] + params['fc']['bias'], activations
+
+
+def random_variables(model, shape, seed):
+  """Variables of the model's shapes, none of them at a special value."""
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+  def draw(path, leaf):
+    if leaf.ndim > 1:
+      return rng.normal(0, 1 / np.sqrt(np.prod(leaf.shape[:-1])), leaf.shape)
+    return rng.uniform(0.5, 1.5, leaf.shape) if path[-1].key in ('scale', 'var') else rng.normal(0, 0.3, leaf.shape)
+
+  return jax.tree.map_with_path(draw, shapes)
+
+
+@pytest.mark.parametrize('notations', [
+  ('S', 'S', 'S'), ('S-2x2', 'S-2x2', 'S-2x2'), ('G(4)', 'G(N/8)', 'G(N)'), ('B(2)', 'BG(2,M/4)', 'B(2)')], ids=str)
+@pytest.mark.parametrize('train', [False, True])
+def test_forward_pass_equals_the_numpy_reference(notations, train):
+  model = WideResNet(10, 1, notations, num_classes=7)
+  images = np.random.default_rng(1).normal(size=(3, 10, 8, 3))
+  variables = random_variables(model, images.shape, seed=2)
+  expected_logits, expected_activations = reference_network(variables, images, notations, train)
+  variables32, images32 = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (variables, images))
+  if train:
+    (logits, activations), _ = model.apply(variables32, images32, train=True, mutable=['batch_stats'])
+  else:
+    logits, activations = model.apply(variables32, images32)
+  np.testing.assert_allclose(logits, expected_logits, rtol=1e-5, atol=1e-5)
+  assert len(activations) == 3
+  for activation, expected in zip(activations, expected_activations, strict=True):
+    np.testing.assert_allclose(activation, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_running_statistics_move_a_tenth_of_the_way():
+  model = WideResNet(10, 1, 'S', num_classes=7)
+  images = np.random.default_rng(1).normal(size=(3, 8, 8, 3)).astype(np.float32)
+  variables = random_variables(model, images.shape, seed=2)
+  stem = reference_convolution(images, variables['params']['conv1']['kernel'])
+  _, updates = model.apply(variables, images, train=True, mutable=['batch_stats'])
+  before, after = (tree['conv2_block1']['bn1'] for tree in (variables['batch_stats'], updates['batch_stats']))
+  np.testing.assert_allclose(after['mean'], 0.9 * before['mean'] + 0.1 * stem.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(after['var'], 0.9 * before['var'] + 0.1 * stem.var((0, 1, 2)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(('table', 'num_classes'), [(paper.TABLE_3, 10), (paper.TABLE_4, 100)], ids=['table 3', 'table 4'])
+def test_parameters_of_every_network_of_the_paper(table, num_classes):
+  assert len(table) == 26
+  for row in table:
+    expected = paper.MISPRINTED_PARAMETERS.get((row.block, row.parameters), row.parameters)
+    model = WideResNet(row.depth, row.width, row.block, num_classes)
+    assert cost.count(model, (32, 32, 3)).parameters == expected, row
+
+
+def test_initial_values_are_those_of_the_released_code():
+  params = WideResNet(16, 2, 'G(4)', 10).lazy_init(
+    jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))['params']
+  block = params['conv4_block2']
+  for name, expected in [('conv1', np.sqrt(2 / (9 * 128))), ('conv2', np.sqrt(2 / 128))]:  # groups not divided out
+    np.testing.assert_allclose(block[name]['kernel'].std(), expected, rtol=0.05)
+    assert np.abs(block[name]['kernel']).max() > 2.5 * expected  # a normal distribution that is not truncated
+  assert (block['bn1']['scale'] == 1).all() and (block['bn1']['bias'] == 0).all()
+  bound = 1 / np.sqrt(128)
+  assert 0.97 * bound < np.abs(params['fc']['kernel']).max() <= bound
+  np.testing.assert_allclose(params['fc']['kernel'].std(), bound / np.sqrt(3), rtol=0.05)
+  assert (params['fc']['bias'] == 0).all()
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters_statistics_and_logits():
+  model = WideResNet(10, 1, 'G(N/8)', 10, dtype=jnp.bfloat16)
+  images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
+  variables = model.lazy_init(jax.random.key(0), images)
+  (logits, activations), updates = model.apply(variables, images, train=True, mutable=['batch_stats'])
+  assert {x.dtype for x in jax.tree.leaves((variables, updates, logits))} == {jnp.dtype('float32')}
+  assert {x.dtype for x in activations} == {jnp.dtype('bfloat16')}
+  exact, _ = WideResNet(10, 1, 'G(N/8)', 10).apply(variables, images, train=True, mutable=['batch_stats'])
+  np.testing.assert_allclose(logits, exact[0], atol=0.1)
+
+
+def test_blocks_may_be_mixed_by_group_and_by_block():
+  assert [[str(b) for b in group] for group in wide_resnet.group_blocks(16, 'S,G(2),BG(2,M/8)')] == [
+    ['S', 'S'], ['G(2)', 'G(2)'], ['BG(2,M/8)', 'BG(2,M/8)']]
+  assert [[str(b) for b in group] for group in wide_resnet.group_blocks(16, ['S', 'B(2)'] * 3)] == [['S', 'B(2)']] * 3
+  with pytest.raises(ValueError, match='2 blocks: expected 1, 3 .* or 6'):
+    wide_resnet.group_blocks(16, 'S,G(2)')
+
+
+@pytest.mark.parametrize(('depth', 'nearest'), [(0, '10 and 16'), (4, '10 and 16'), (41, '40 and 46'), (-7, '10 and 16')])
+def test_depths_that_are_none(depth, nearest):
+  with pytest.raises(ValueError, match=nearest):
+    wide_resnet.blocks_per_group(depth)
+
+
+def test_check_finds_a_block_that_does_not_fit_the_stem():
+  wide_resnet.check(10, 2, 'G(16)')
+  with pytest.raises(ValueError, match='32 groups do not divide the 16 channels'):
+    wide_resnet.check(10, 2, 'G(32)')

@@ -1,0 +1,105 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import ml_collections
+import numpy as np
+import pytest
+
+from moonshine_jax import datasets
+from moonshine_jax.errors import UserError
+
+
+def data_config(name, data_dir=''):
+  return ml_collections.ConfigDict({'name': name, 'data_dir': data_dir})
+
+
+def test_digits_are_whole_and_split():
+  source = datasets.open_source(data_config('digits'))
+  train, test = source.read('train'), source.read('test')
+  assert (len(train), len(test)) == (1297, 500)
+  assert train.images.shape == (1297, 8, 8, 1) and train.images.dtype == np.uint8
+  assert train.images.min() == 0 and train.images.max() == 255
+  assert set(train.labels) == set(test.labels) == set(range(10))
+  with pytest.raises(UserError, match='expected train or test'):
+    source.read('validation')
+
+
+def test_a_prepared_data_set_is_read_as_it_was_written(tiny_images):
+  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  assert (source.image_shape, source.num_classes) == ((8, 8, 3), 3)
+  for seed, split, examples in [(0, 'train', 40), (1, 'test', 13)]:
+    written = np.random.default_rng(seed).integers(0, 256, (examples, 8, 8, 3), np.uint8)
+    read = source.read(split)
+    # TFDS shuffles: the images are the same as a set, each with its label.
+    label_of = {image.tobytes(): i % 3 for i, image in enumerate(written)}
+    assert {image.tobytes(): label for image, label in zip(read.images, read.labels, strict=True)} == label_of
+
+
+def test_the_decoded_arrays_are_kept_and_read_again(tiny_images, monkeypatch):
+  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  first = source.read('train[:7]')
+  monkeypatch.setattr(source, '_decode', lambda *args: pytest.fail('decoded a second time'))
+  second = source.read('train[:7]')
+  assert len(second) == 7
+  np.testing.assert_array_equal(first.images, second.images)
+  np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def test_data_prepared_anew_is_decoded_anew(tiny_images):
+  """The arrays are named after the files they came from: a file that is touched counts as another."""
+  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  source.read('test')
+  before = source._cache_paths('test')
+  assert all(path.exists() for path in before)
+  for path in pathlib.Path(tiny_images).glob('tiny_images/1.0.0/*test.array_record*'):
+    os.utime(path, (1, 1))
+  assert set(before).isdisjoint(source._cache_paths('test'))
+  assert len(source.read('test')) == 13
+
+
+def test_facts_are_those_of_the_pixels(tiny_images):
+  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  train = source.read('train')
+  facts = datasets.measure(source, train)
+  np.testing.assert_allclose(facts.mean, train.images.mean((0, 1, 2)), rtol=1e-12)
+  np.testing.assert_allclose(facts.std, train.images.std((0, 1, 2)), rtol=1e-9)
+  assert datasets.Facts.from_json(facts.to_json()) == facts
+
+
+def test_a_channel_that_never_changes_is_not_divided_by_zero():
+  images = np.full((3, 2, 2, 1), 7, np.uint8)
+  source = datasets.DigitsSource()
+  assert datasets.measure(source, datasets.Split(images, np.zeros(3, np.int32))).std == (1.0,)
+
+
+@pytest.mark.parametrize(('name', 'message'), [
+  ('no_such_data', "'no_such_data': TFDS knows no such data set"),
+  ('imdb_reviews', 'expected an image classification data set with image and label'),
+  ('imagenet2012', 'expected uint8 of one size')])
+def test_a_data_set_that_does_not_fit_is_refused_before_it_is_downloaded(name, message, tmp_path):
+  with pytest.raises(UserError, match=message):
+    datasets.open_source(data_config(name, str(tmp_path)))
+
+
+def test_an_unknown_split_is_named_with_those_that_are(tiny_images):
+  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  with pytest.raises(UserError, match=r"split 'trian'.*\['test', 'train'\]|\['train', 'test'\]"):
+    source.read('trian')
+
+
+def test_what_is_not_prepared_says_what_to_install(tmp_path, monkeypatch):
+  source = datasets.open_source(data_config('cifar10', str(tmp_path)))
+  assert (source.image_shape, source.num_classes) == ((32, 32, 3), 10)  # known without the data
+  monkeypatch.setattr(datasets.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(UserError, match=r"cifar10 is not prepared in .*pip install 'moonshine-jax\[prepare\]'"):
+    source.read('train')
+
+
+def test_reading_imports_no_tensorflow(tiny_images):
+  program = (
+    'import sys, ml_collections; from moonshine_jax import datasets; import tests.conftest;'
+    f'c = ml_collections.ConfigDict(dict(name="tiny_images", data_dir={tiny_images!r}));'
+    'assert len(datasets.open_source(c).read("test[:5]")) == 5; assert "tensorflow" not in sys.modules')
+  subprocess.run([sys.executable, '-c', program], check=True)

@@ -1,0 +1,69 @@
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from moonshine_jax import feeds
+from moonshine_jax.datasets import Split
+from moonshine_jax.parallel import Replicas
+
+SPLIT = Split(np.random.default_rng(0).integers(0, 256, (21, 4, 4, 3), np.uint8), np.arange(21, dtype=np.int32))
+
+
+def test_an_epoch_holds_every_example_at_most_once_and_drops_the_remainder():
+  batches = feeds.epoch_batches(jax.random.key(0), 0, 21, 4)
+  assert batches.shape == (5, 4) and batches.dtype == np.int32
+  assert len(set(batches.ravel())) == 20 and set(batches.ravel()) <= set(range(21))
+
+
+def test_the_order_follows_from_key_and_epoch():
+  orders = [feeds.epoch_batches(jax.random.key(seed), epoch, 21, 4).tolist()
+            for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0)]]
+  assert orders[0] == orders[1] and orders[0] != orders[2] and orders[0] != orders[3]
+
+
+@pytest.mark.parametrize('examples', [1, 7, 8, 21])
+def test_masked_batches_hold_every_example_once(examples):
+  batches = list(feeds.masked_batches(examples, 8))
+  assert all(batch['index'].shape == batch['mask'].shape == (8,) for batch in batches)
+  seen = np.concatenate([batch['index'][batch['mask'] == 1] for batch in batches])
+  np.testing.assert_array_equal(seen, np.arange(examples))
+  assert max(batch['index'].max() for batch in batches) < examples
+
+
+@pytest.mark.parametrize('devices', [1, 4])
+@pytest.mark.parametrize('name', ['resident', 'stream'])
+def test_both_feeds_give_the_examples_asked_for(name, devices):
+  if len(jax.devices()) < devices:
+    pytest.skip(f'needs {devices} devices')
+  replicas = Replicas(jax.devices()[:devices])
+  feed = feeds.FEEDS[name](SPLIT, replicas)
+  order = feeds.epoch_batches(jax.random.key(3), 0, 21, 8)
+  gather = replicas.compile(feed.gather)
+  batches = [gather(feed.data, batch) for batch in feed.batches({'index': index} for index in order)]
+  assert len(batches) == 2
+  for index, batch in zip(order, batches, strict=True):
+    np.testing.assert_array_equal(np.reshape(batch['image'], (8, 4, 4, 3)), SPLIT.images[index])
+    np.testing.assert_array_equal(np.ravel(batch['label']), SPLIT.labels[index])
+
+
+def test_the_stream_reads_two_batches_ahead_and_no_more():
+  reached = []
+
+  def indices():
+    for i in range(6):
+      reached.append(i)
+      yield {'index': np.array([i])}
+
+  batches = feeds.StreamFeed(SPLIT, Replicas(jax.devices()[:1])).batches(indices())
+  assert next(batches)['label'] == 0 and reached == [0, 1, 2]
+  assert next(batches)['label'] == 1 and reached == [0, 1, 2, 3]
+  assert [int(batch['label'][0]) for batch in batches] == [2, 3, 4, 5]
+
+
+def test_an_error_in_the_stream_reaches_the_caller_and_ends_its_thread():
+  before = threading.active_count()
+  with pytest.raises(IndexError):
+    list(feeds.StreamFeed(SPLIT, Replicas(jax.devices()[:1])).batches([{'index': np.array([99])}]))
+  assert threading.active_count() == before

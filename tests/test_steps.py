@@ -1,0 +1,181 @@
+"""The step's loss against its parts, its gradient against finite differences, eight devices against one."""
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from moonshine_jax import augment, feeds, losses, optim, steps
+from moonshine_jax.datasets import Split
+from moonshine_jax.models import create_model
+from moonshine_jax.parallel import Replicas
+
+SHAPE = (8, 8, 3)
+BATCH = 128
+SPLIT = Split(
+  np.random.default_rng(0).integers(0, 256, (160, *SHAPE), np.uint8),
+  np.random.default_rng(1).integers(0, 10, 160).astype(np.int32))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def smooth():
+  """A smooth activation in place of ReLU: rounding flips ReLU's derivative at 0, which moves gradients by 1e-2."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(flax.linen, 'relu', flax.linen.silu)
+    yield
+
+
+def make_config(**distill):
+  config = digits.get_config()
+  config.batch_size = BATCH
+  config.model.depth = 10
+  config.data.pad = 2
+  config.data.flip = True
+  config.optimizer.learning_rate = 0.01  # small beside beta: a larger one blows rounding up from step to step
+  config.distill.update(distill)
+  return config
+
+
+def make_network(config, block='S', axis_name=None):
+  config.model.block = block
+  return steps.Network(create_model(config.model, 10, axis_name), (120.0, 128.0, 130.0), (60.0, 70.0, 80.0))
+
+
+def make_teacher(config):
+  network = make_network(config)
+  return network, network.model.lazy_init(jax.random.key(5), jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32))
+
+
+def train(config, devices, feed_name, number_of_steps, block='G(N/8)'):
+  """The state and the metrics of each step of a student with a teacher, on so many devices."""
+  replicas = Replicas(jax.devices()[:devices])
+  teacher, teacher_variables = make_teacher(config)
+  student = make_network(config, block, replicas.axis_name)
+  tx = optim.create_optimizer(config, steps_per_epoch=1)
+  state = steps.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
+  feed = feeds.FEEDS[feed_name](SPLIT, replicas)
+  step = replicas.compile(
+    steps.make_train_step(config, student, teacher, tx, feed.gather, replicas), donate_argnums=(0,))
+  state, teacher_variables = replicas.replicate(state), replicas.replicate(teacher_variables)
+  metrics = []
+  for epoch in range(number_of_steps):
+    order = feeds.epoch_batches(jax.random.key(2), epoch, len(SPLIT), BATCH)
+    for batch in feed.batches({'index': index} for index in order):
+      state, each = step(state, teacher_variables, feed.data, batch)
+      metrics.append(replicas.fetch(each))
+  return replicas.fetch(state), metrics
+
+
+@pytest.fixture(scope='module')
+def one_device():
+  return train(make_config(), 1, 'resident', 2)
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason='needs 8 devices')
+def test_eight_devices_with_16_images_compute_what_one_computes_with_128(one_device):
+  state, metrics = train(make_config(), 8, 'resident', 2)
+  for ours, expected in zip(metrics, one_device[1], strict=True):
+    assert ours.keys() == expected.keys() == {'loss', 'ce', 'kd', 'at', 'error'}
+    for name in ours:
+      np.testing.assert_allclose(ours[name], expected[name], rtol=5e-5, err_msg=name)
+  for name in ('params', 'batch_stats', 'opt_state'):
+    for (path, ours), expected in zip(
+        jax.tree.leaves_with_path(getattr(state, name)), jax.tree.leaves(getattr(one_device[0], name)), strict=True):
+      np.testing.assert_allclose(
+        ours, expected, rtol=0, atol=1e-5 * max(np.abs(expected).max(), 1.0), err_msg=name + jax.tree_util.keystr(path))
+
+
+def test_both_feeds_train_the_same(one_device):
+  state, metrics = train(make_config(), 1, 'stream', 2)
+  jax.tree.map(np.testing.assert_array_equal, (state, metrics), one_device)
+
+
+def test_the_loss_is_the_sum_of_its_parts_on_augmented_images(one_device):
+  """The first step's terms, worked out from the networks' outputs outside of the step."""
+  config = make_config()
+  teacher, teacher_variables = make_teacher(config)
+  student = make_network(config, 'G(N/8)')
+  tx = optim.create_optimizer(config, steps_per_epoch=1)
+  state = steps.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
+  index = feeds.epoch_batches(jax.random.key(2), 0, len(SPLIT), BATCH)[0]
+  images, labels = augmented(config, SPLIT.images[index]), SPLIT.labels[index]
+  (logits, activations), _ = student(state.variables, images, train=True, mutable=['batch_stats'])
+  teacher_logits, teacher_activations = teacher(teacher_variables, images, train=False)
+  ce = losses.cross_entropy(logits, labels).mean()
+  kd = losses.knowledge_distillation(logits, teacher_logits, 4.0).mean()
+  at = losses.attention_transfer(activations, teacher_activations).mean()
+  expected = {'ce': ce, 'kd': kd, 'at': at, 'loss': 0.1 * ce + 0.9 * kd + 1000 * at,
+              'error': 100 * (logits.argmax(-1) != labels).mean()}
+  for name, value in expected.items():
+    np.testing.assert_allclose(one_device[1][0][name], value, rtol=1e-4, err_msg=name)
+
+
+def augmented(config, images):
+  """The first step's augmentation, by NumPy."""
+  choices = augment.draw(jax.random.fold_in(jax.random.key(1), 0), BATCH, config.data.pad, config.data.flip)
+  pad = config.data.pad
+  result = []
+  for image, (row, column), flip in zip(images, choices['offset'], choices['flip'], strict=True):
+    crop = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))[row:row + 8, column:column + 8]
+    result.append(crop[:, ::-1] if flip else crop)
+  return np.stack(result)
+
+
+@pytest.mark.parametrize(('distill', 'terms'), [
+  ({'alpha': 0.0, 'beta': 0.0}, {'loss', 'ce', 'error'}),
+  ({'alpha': 0.5, 'beta': 0.0}, {'loss', 'ce', 'kd', 'error'}),
+  ({'alpha': 0.0, 'beta': 10.0}, {'loss', 'ce', 'at', 'error'})])
+def test_a_term_of_no_weight_is_not_computed(distill, terms):
+  config = make_config(**distill)
+  replicas = Replicas(jax.devices()[:1])
+  network, variables = make_teacher(config)
+  tx = optim.create_optimizer(config, steps_per_epoch=1)
+  step = steps.make_train_step(config, network, network, tx, feeds.StreamFeed.gather, replicas)
+  state = jax.eval_shape(
+    lambda key: steps.TrainState(jnp.int32(0), variables['params'], variables['batch_stats'],
+                                 tx.init(variables['params']), jax.random.key_data(key)), jax.random.key(0))
+  batch = {'image': jax.ShapeDtypeStruct((BATCH, *SHAPE), jnp.uint8), 'label': jax.ShapeDtypeStruct((BATCH,), jnp.int32)}
+  assert jax.eval_shape(step, state, variables, {}, batch)[1].keys() == terms
+
+
+def test_the_step_descends_the_gradient_of_the_loss():
+  """Without momentum and decay the first update is -learning_rate times a gradient that finite differences confirm."""
+  config = make_config(alpha=0.5, beta=10.0)
+  config.batch_size = 16
+  config.data.pad, config.data.flip = 0, False
+  config.optimizer.momentum, config.optimizer.weight_decay = 0.0, 0.0
+  network, teacher_variables = make_teacher(config)
+  student = make_network(config, 'BG(2,M/8)')
+  tx = optim.create_optimizer(config, steps_per_epoch=1)
+  state = steps.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
+  step = jax.jit(steps.make_train_step(
+    config, student, network, tx, feeds.StreamFeed.gather, Replicas(jax.devices()[:1])))
+  batch = {'image': SPLIT.images[:16], 'label': SPLIT.labels[:16]}
+
+  def loss(params):
+    return float(step(state.replace(params=params), teacher_variables, {}, batch)[1]['loss'])
+
+  after, metrics = step(state, teacher_variables, {}, batch)
+  gradient = jax.tree.map(lambda before, after: (before - after) / 0.01, state.params, after.params)
+  squared_norm = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(gradient))
+  size = 3e-3 / np.sqrt(squared_norm)
+  ahead, behind = (
+    loss(jax.tree.map(lambda p, g, sign=sign: p + sign * size * g, state.params, gradient)) for sign in (1, -1))
+  np.testing.assert_allclose((ahead - behind) / (2 * size), squared_norm, rtol=0.005)
+  assert metrics['loss'] == loss(state.params)
+  assert after.step == 1
+
+
+def test_evaluation_counts_under_the_mask_alone():
+  config = make_config()
+  network, variables = make_teacher(config)
+  eval_step = jax.jit(steps.make_eval_step(network, feeds.ResidentFeed.gather, Replicas(jax.devices()[:1])))
+  data = {'image': SPLIT.images[:8], 'label': SPLIT.labels[:8]}
+  batch = {'index': np.array([0, 1, 2, 2, 2]), 'mask': np.array([1, 1, 1, 0, 0], np.float32)}
+  logits, _ = network(variables, SPLIT.images[:3], train=False)
+  sums = eval_step(variables, data, batch)
+  assert sums['examples'] == 3
+  assert sums['wrong'] == (np.argmax(logits, -1) != SPLIT.labels[:3]).sum()
+  np.testing.assert_allclose(sums['loss'], losses.cross_entropy(logits, SPLIT.labels[:3]).sum(), rtol=1e-5)

@@ -6,6 +6,7 @@ The config is the teacher's; a student is the same network of another block. Eve
 Started again, it goes on where it was.
 """
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def runs(
   for block in blocks:
     for regime in regimes:
       for seed in range(seeds):
-        student = ml_collections.ConfigDict(teacher)
+        student = copy.deepcopy(teacher)
         student.model.block = block
         student.seed = seed
         if regime != 'none':

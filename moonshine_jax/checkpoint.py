@@ -91,7 +91,10 @@ class Checkpoints:
     self._manager.close()
 
   def _restore(self, **items: Any) -> Any:
-    return self._manager.restore(self.newest, args=ocp.args.Composite(**items))
+    try:
+      return self._manager.restore(self.newest, args=ocp.args.Composite(**items))
+    except ValueError as error:  # trees of other names
+      raise UserError(f'{self.folder}/{self.newest}: not a checkpoint of its config: {str(error)[:200]}') from error
 
   def _checked(self, tree: Any, like: Any) -> Any:
     """Orbax restores an array of another shape without a word."""

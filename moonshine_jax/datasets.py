@@ -130,7 +130,8 @@ class TfdsSource:
       raise UserError(f'config.data.name={name!r}: expected an image classification data set with image and label')
     if image.np_dtype != np.uint8 or None in image.shape or image.shape[-1] not in (1, 3):
       raise UserError(
-        f'config.data.name={name!r}: images of {image.np_dtype} {image.shape}: expected uint8 of one size, 1 or 3 channels')
+        f'config.data.name={name!r}: images are {image.np_dtype} {image.shape}: expected uint8 of one size '
+        'and 1 or 3 channels')
     self.image_shape = tuple(image.shape)
     self.num_classes = label.num_classes
 

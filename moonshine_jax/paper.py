@@ -74,6 +74,6 @@ TABLE_4 = (
   Row(40, 2, 'BG(4,M)', 97060, 33.64, 37.34, 32.89),
 )
 
-# Table 3 prints 234704 parameters for BG(2,M/16). The network has 243,706: with Table 4's 255316 that is the 11,610 more
-# for 90 more classes that every other row of WRN-40-2 has. Two digits were swapped and one misread.
+# Table 3 prints 234704 parameters for BG(2,M/16). The network has 243,706: from there to Table 4's 255316 it is 11,610,
+# for 90 more classes, as in every other row of WRN-40-2.
 MISPRINTED_PARAMETERS = {('BG(2,M/16)', 234704): 243706}

@@ -136,7 +136,8 @@ def test_a_term_of_no_weight_is_not_computed(distill, terms):
   state = jax.eval_shape(
     lambda key: steps.TrainState(jnp.int32(0), variables['params'], variables['batch_stats'],
                                  tx.init(variables['params']), jax.random.key_data(key)), jax.random.key(0))
-  batch = {'image': jax.ShapeDtypeStruct((BATCH, *SHAPE), jnp.uint8), 'label': jax.ShapeDtypeStruct((BATCH,), jnp.int32)}
+  batch = {
+    'image': jax.ShapeDtypeStruct((BATCH, *SHAPE), jnp.uint8), 'label': jax.ShapeDtypeStruct((BATCH,), jnp.int32)}
   assert jax.eval_shape(step, state, variables, {}, batch)[1].keys() == terms
 
 

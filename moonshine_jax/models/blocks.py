@@ -126,7 +126,8 @@ class Block:
         raise ValueError(f'block {self}: {self.groups} groups do not divide the {channels} channels that they split')
       return self.groups
     if channels > self.group_size and channels % self.group_size:
-      raise ValueError(f'block {self}: groups of {self.group_size} channels do not divide the {channels} channels that they split')
+      raise ValueError(
+        f'block {self}: groups of {self.group_size} channels do not divide the {channels} channels that they split')
     return max(channels // self.group_size, 1)
 
 

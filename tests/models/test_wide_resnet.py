@@ -37,7 +37,8 @@ REFERENCE_BLOCKS = {
   'S': [(True, lambda c: 1, 1), (False, lambda c: 1, 1)],
   'S-2x2': [(True, lambda c: 1, 2), (False, lambda c: 1, 2)],
   'G(4)': [(True, lambda c: 4, 1), (False, lambda c: 1, 1), (False, lambda c: 4, 1), (False, lambda c: 1, 1)],
-  'G(N/8)': [(True, lambda c: c // 8, 1), (False, lambda c: 1, 1), (False, lambda c: c // 8, 1), (False, lambda c: 1, 1)],
+  'G(N/8)': [
+    (True, lambda c: c // 8, 1), (False, lambda c: 1, 1), (False, lambda c: c // 8, 1), (False, lambda c: 1, 1)],
   'G(N)': [(True, lambda c: c, 1), (False, lambda c: 1, 1), (False, lambda c: c, 1), (False, lambda c: 1, 1)],
   'B(2)': [(False, lambda c: 1, 1), (True, lambda c: 1, 1), (False, lambda c: 1, 1)],
   'BG(2,M/4)': [(False, lambda c: 1, 1), (True, lambda c: c // 4, 1), (False, lambda c: 1, 1)],
@@ -109,7 +110,8 @@ def test_running_statistics_move_a_tenth_of_the_way():
   np.testing.assert_allclose(after['var'], 0.9 * before['var'] + 0.1 * stem.var((0, 1, 2)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(('table', 'num_classes'), [(paper.TABLE_3, 10), (paper.TABLE_4, 100)], ids=['table 3', 'table 4'])
+@pytest.mark.parametrize(
+  ('table', 'num_classes'), [(paper.TABLE_3, 10), (paper.TABLE_4, 100)], ids=['table 3', 'table 4'])
 def test_parameters_of_every_network_of_the_paper(table, num_classes):
   assert len(table) == 26
   for row in table:
@@ -151,7 +153,8 @@ def test_blocks_may_be_mixed_by_group_and_by_block():
     wide_resnet.group_blocks(16, 'S,G(2)')
 
 
-@pytest.mark.parametrize(('depth', 'nearest'), [(0, '10 and 16'), (4, '10 and 16'), (41, '40 and 46'), (-7, '10 and 16')])
+@pytest.mark.parametrize(
+  ('depth', 'nearest'), [(0, '10 and 16'), (4, '10 and 16'), (41, '40 and 46'), (-7, '10 and 16')])
 def test_depths_that_are_none(depth, nearest):
   with pytest.raises(ValueError, match=nearest):
     wide_resnet.blocks_per_group(depth)

@@ -1,0 +1,69 @@
+import ml_collections
+import pytest
+
+from configs import cifar10, cifar100, digits
+from moonshine_jax import config as config_lib
+from moonshine_jax.errors import UserError
+
+
+@pytest.mark.parametrize('module', [cifar10, cifar100, digits])
+def test_the_configs_that_come_along_are_right_and_survive_json(module):
+  config = module.get_config()
+  config_lib.check(config)
+  assert config_lib.flatten(config).keys() == config_lib.FIELDS.keys()
+  assert config_lib.from_json(config_lib.to_json(config)).to_dict() == config.to_dict()
+
+
+def test_the_recipe_is_the_papers():
+  config = cifar10.get_config()
+  assert (config.batch_size, config.epochs, config.data.pad, config.data.flip) == (128, 200, 4, True)
+  assert config.optimizer.to_dict() == {
+    'learning_rate': 0.1, 'momentum': 0.9, 'weight_decay': 5e-4, 'decay_factor': 0.2, 'decay_epochs': (60, 120, 160)}
+  assert (config.distill.temperature, config.distill.alpha, config.distill.beta) == (4.0, 0.9, 1000.0)
+  assert (config.model.depth, config.model.width, config.model.block) == (40, 2, 'S')
+
+
+@pytest.mark.parametrize(('field', 'value', 'message'), [
+  ('model.block', 'G(3)', r"config.model.block='G\(3\)': block G\(3\): 3 groups do not divide the 16 channels"),
+  ('model.block', 'BG(2)', r"config.model.block='BG\(2\)': 'BG\(2\)' is not a block: expected S, S-2x2"),
+  ('model.block', 'G(N/3)', r"config.model.block='G\(N/3\)': .*groups of 3 channels do not divide the 16"),
+  ('model.block', 'S,S', "config.model.block='S,S': 2 blocks: expected 1, 3"),
+  ('model.block', '', "config.model.block='': expected a string that is not empty"),
+  ('model.depth', 41, r'config.model.depth=41: a depth is 6n \+ 4 .*40 and 46'),
+  ('model.width', 0, 'config.model.width=0: expected an integer of at least 1'),
+  ('model.dtype', 'float16', "config.model.dtype='float16': expected one of float32, bfloat16"),
+  ('distill.alpha', -0.1, 'config.distill.alpha=-0.1: expected a number from 0 to 1'),
+  ('distill.alpha', float('nan'), 'config.distill.alpha=nan: expected a number from 0 to 1'),
+  ('distill.beta', -1.0, 'config.distill.beta=-1.0: expected a number of at least 0'),
+  ('distill.temperature', 0.0, 'config.distill.temperature=0.0: expected a number above 0'),
+  ('distill.kd_form', 'printed', "config.distill.kd_form='printed': expected one of released, equation, hinton"),
+  ('data.feed', 'tape', "config.data.feed='tape': expected one of resident, stream"),
+  ('data.pad', -1, 'config.data.pad=-1: expected an integer of at least 0'),
+  ('optimizer.learning_rate', float('inf'), 'config.optimizer.learning_rate=inf: expected a number above 0'),
+  ('optimizer.decay_epochs', (3, 2), r'config.optimizer.decay_epochs=\(3, 2\): expected increasing positive integers'),
+  ('epochs', True, 'config.epochs=True: expected an integer of at least 1')])
+def test_a_wrong_value_is_named_with_what_would_be_right(field, value, message):
+  config = cifar10.get_config()
+  with config.ignore_type():
+    config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=f'^{message}'):
+    config_lib.check(config)
+
+
+def test_fields_that_are_unknown_or_missing():
+  config = cifar10.get_config()
+  config.model.depht = 40
+  with pytest.raises(UserError, match='config.model.depht: no such field'):
+    config_lib.check(config)
+  config = cifar10.get_config()
+  del config.distill.beta
+  with pytest.raises(UserError, match='config.distill.beta: missing: expected a number of at least 0'):
+    config_lib.check(config)
+
+
+@pytest.mark.parametrize(('teacher', 'alpha', 'beta', 'regime'), [
+  ('', 0.9, 1000.0, 'none'), ('t', 0.0, 0.0, 'none'), ('t', 0.9, 0.0, 'KD'), ('t', 0.0, 1.0, 'AT'),
+  ('t', 1.0, 1.0, 'KD+AT')])
+def test_regimes(teacher, alpha, beta, regime):
+  config = ml_collections.ConfigDict({'distill': {'teacher': teacher, 'alpha': alpha, 'beta': beta}})
+  assert config_lib.regime(config) == regime

@@ -1,0 +1,44 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moonshine_jax import parallel
+
+
+@pytest.fixture(params=[1, 4])
+def replicas(request):
+  if len(jax.devices()) < request.param:
+    pytest.skip(f'needs {request.param} devices')
+  return parallel.Replicas(jax.devices()[:request.param])
+
+
+def test_one_call_reduces_over_all_replicas(replicas):
+  def step(state, batch):
+    return state + 1, parallel.total(batch['x'].sum(), replicas.axis_name), parallel.mean(
+      batch['x'].mean(), replicas.axis_name)
+
+  x = np.arange(8.0, dtype=np.float32)
+  results = replicas.compile(step, donate_argnums=(0,))(replicas.replicate(jnp.int32(5)), replicas.shard({'x': x}))
+  assert tuple(replicas.fetch(results)) == (6, 28.0, 3.5)
+
+
+def test_shares_of_a_draw_are_those_of_the_batch(replicas):
+  whole = np.arange(8)
+
+  def step(batch):
+    return parallel.total(jnp.abs(parallel.own_share(jnp.asarray(whole), len(batch), replicas.axis_name) - batch).sum(),
+                          replicas.axis_name)
+
+  assert replicas.fetch(replicas.compile(step)(replicas.shard(whole))) == 0
+
+
+def test_fetched_arrays_outlive_a_donation(replicas):
+  state = replicas.replicate({'x': np.arange(3.0)})
+  before = replicas.fetch(state)
+  replicas.compile(lambda state: jax.tree.map(lambda x: x * 0, state), donate_argnums=(0,))(state)
+  np.testing.assert_array_equal(before['x'], [0, 1, 2])
+
+
+def test_round_up(replicas):
+  assert [replicas.round_up(size) for size in (4, 5)] == ([4, 5] if len(replicas) == 1 else [4, 8])

@@ -1,0 +1,150 @@
+"""Whole runs: what they leave, going on where they were, distillation, and what is refused before they start."""
+
+import copy
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from moonshine_jax import checkpoint, datasets, evaluate, metrics, report, train
+from moonshine_jax import config as config_lib
+from moonshine_jax.errors import UserError
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_device():
+  """Runs of one device compile in half the time; several are compared with one in test_steps."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, 'local_devices', lambda: jax.devices()[:1])
+    yield
+
+
+@pytest.fixture
+def teacher(config, tmp_path):
+  record = train.train_and_evaluate(config, tmp_path / 'teacher')
+  return str(tmp_path / 'teacher'), record
+
+
+def variables_of(workdir):
+  return checkpoint.Checkpoints(workdir).network()[1]
+
+
+def test_a_run_leaves_all_that_is_needed_of_it(config, teacher, tmp_path):
+  workdir, record = teacher
+  assert record['epoch'] == 2 and record['step'] == 4  # 40 examples, batches of 16: two a epoch, the remainder dropped
+  records = metrics.read(workdir)
+  assert records[-1] == record and [each['epoch'] for each in records] == [1, 2]
+  np.testing.assert_allclose([each['learning_rate'] for each in records], [0.1, 0.02], rtol=1e-6)
+  assert record['best_test_error'] == min(each['test_error'] for each in records)
+  assert record['train_loss'] == record['train_ce'] > 0
+  saved = config_lib.from_json(json.loads((tmp_path / 'teacher' / 'config.json').read_text()))
+  assert saved.to_dict() == config.to_dict()
+
+  result = evaluate.evaluate(workdir)
+  assert result['test_error'] == record['test_error'] and result['examples'] == 13
+  np.testing.assert_allclose(result['test_loss'], record['test_loss'], rtol=1e-5)
+  assert [result[name] for name in ('network', 'block', 'regime', 'data')] == ['WRN-10-1', 'S', 'none', 'tiny_images']
+  wrong = result['test_error'] * 13 / 100
+  assert abs(wrong - round(wrong)) < 1e-9  # of 13 examples, not of 16 places in the batch
+
+
+def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
+  """Stopped after its first epoch and started again, a run ends as one that never stopped, to the bit."""
+  whole, _ = teacher
+  workdir = tmp_path / 'stopped'
+
+  class Stop(Exception):
+    pass
+
+  def stop(self, record):
+    raise Stop
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(metrics.Progress, 'epoch', stop)
+    with pytest.raises(Stop):
+      train.train_and_evaluate(config, workdir)
+  assert [each['epoch'] for each in metrics.read(workdir)] == [1]
+  train.train_and_evaluate(config, workdir)
+  jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), variables_of(whole))
+  for ours, theirs in zip(metrics.read(workdir), metrics.read(whole), strict=True):
+    assert {**ours, 'images_per_second': 0} == {**theirs, 'images_per_second': 0}
+  before = metrics.read(workdir)
+  assert train.train_and_evaluate(config, workdir) == before[-1]  # finished: nothing is done again
+  assert metrics.read(workdir) == before
+
+
+def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
+  workdir, _ = teacher
+  config.model.block = 'G(N/8)'
+  config.epochs = 1
+  for regime, distill, terms in [
+    ('none', {'teacher': ''}, {'ce'}),
+    ('KD', {'teacher': workdir, 'beta': 0.0}, {'ce', 'kd'}),
+    ('AT', {'teacher': workdir, 'alpha': 0.0}, {'ce', 'at'}),
+    ('KD+AT', {'teacher': workdir}, {'ce', 'kd', 'at'})]:
+    student = copy.deepcopy(config)
+    student.distill.update(distill)
+    assert config_lib.regime(student) == regime
+    before = variables_of(workdir)
+    record = train.train_and_evaluate(student, tmp_path / regime)
+    assert {name for name in ('ce', 'kd', 'at') if f'train_{name}' in record} == terms
+    jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), before)  # the teacher stays as it was
+    assert evaluate.evaluate(tmp_path / regime)['regime'] == regime
+  lines = report.table(report.collect(tmp_path)).splitlines()
+  assert len(lines) == 4
+  assert [cell.strip() for cell in lines[2].split('|')[1:3]] == ['WRN-10-1 (teacher)', 'S']
+  assert [cell.strip() for cell in lines[3].split('|')[1:3]] == ['WRN-10-1', 'G(N/8)']
+  assert lines[3].count('(1)') == 4 and lines[2].count('(1)') == 1
+
+
+def forbid_work(patch):
+  """Fails the test where anything is read, prepared or compiled."""
+  for target, name in [
+    (datasets.TfdsSource, 'read'), (datasets.DigitsSource, 'read'), (train.steps, 'create_train_state')]:
+    patch.setattr(target, name, lambda *args, **kwargs: pytest.fail('work was begun'))
+
+
+def test_a_teacher_that_does_not_fit_is_refused_before_any_work(config, teacher, tmp_path, monkeypatch):
+  forbid_work(monkeypatch)
+  config.distill.teacher = teacher[0]
+  config.data.name = 'digits'
+  with pytest.raises(
+      UserError, match=r'config.distill.teacher=.*3 classes and images of \(8, 8, 3\).*10 classes and .*1\)'):
+    train.train_and_evaluate(config, tmp_path / 'student')
+  config.distill.teacher = str(tmp_path / 'nowhere')
+  with pytest.raises(UserError, match='config.distill.teacher=.*nowhere: no such folder'):
+    train.train_and_evaluate(config, tmp_path / 'student')
+  assert not (tmp_path / 'student').exists()
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_difference(config, teacher, monkeypatch):
+  workdir, _ = teacher
+  forbid_work(monkeypatch)
+  config.model.block = 'G(2)'
+  config.optimizer.decay_epochs = (1, 2)
+  with pytest.raises(UserError) as error:
+    train.train_and_evaluate(config, workdir)
+  assert str(error.value).startswith(
+    f"{workdir} holds a run of another config: "
+    "config.model.block='G(2)' (there: 'S'), config.optimizer.decay_epochs=(1, 2) (there: (1,)): ")
+
+
+def test_a_workdir_that_cannot_be_written_is_named(config, tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='file/run: cannot be written as a workdir'):
+    train.claim_workdir(config, tmp_path / 'file' / 'run')
+
+
+def test_a_batch_larger_than_the_data_is_refused(config, tmp_path, monkeypatch):
+  monkeypatch.setattr(train.steps, 'create_train_state', lambda *args: pytest.fail('work was begun'))
+  config.batch_size = 41
+  with pytest.raises(UserError, match='config.batch_size=41: expected at most the 40 training examples'):
+    train.train_and_evaluate(config, tmp_path)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(config, tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, 'local_devices', lambda: [object()] * 3)
+  monkeypatch.setattr(train, 'Replicas', lambda: [object()] * 3)
+  with pytest.raises(UserError, match='config.batch_size=16: expected a multiple of the 3 devices'):
+    train.train_and_evaluate(config, tmp_path)

@@ -160,7 +160,10 @@ class TfdsSource:
     import tensorflow_datasets as tfds
 
     logging.warning('preparing data set %s in %s', self._name, self._builder.data_dir)
-    self._builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
+    try:
+      self._builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
+    except Exception as error:  # whatever the network, the disk and the data set's own script raise
+      raise UserError(f'data set {self._name} cannot be prepared in {self._builder.data_dir}: {error!r}') from error
 
   def _cache_paths(self, split: str) -> tuple[Path, Path]:
     """The arrays of a split, named after the files that they were decoded from: newly prepared data is new."""

@@ -24,6 +24,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moonshine_jax.ops import grouped_conv
+
 # The released code's: normal with variance 2 / (k * k * out_channels), the groups not divided out.
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
@@ -185,6 +187,7 @@ def convolve(convolution: Convolution, inputs: jax.Array, dtype: Any, name: str)
     use_bias=False,
     dtype=dtype,
     kernel_init=conv_init,
+    conv_general_dilated=grouped_conv.conv_general_dilated,
     name=name,
   )(inputs)
 

@@ -13,5 +13,5 @@ def test_every_student_by_every_regime_with_every_seed():
     config_lib.check(config)
   student = runs['G-N-8-AT-seed-1']
   assert (student.model.block, student.seed, config_lib.regime(student)) == ('G(N/8)', 1, 'AT')
-  assert (student.distill.teacher, student.distill.alpha, student.distill.beta) == ('out/teacher', 0.0, 1000.0)
+  assert (student.distill.teacher, student.distill.alpha, student.distill.beta) == ('out/teacher', 0.0, 62.5)
   assert config_lib.regime(runs['B-2-KD-seed-0']) == 'KD' and config_lib.regime(runs['B-2-none-seed-0']) == 'none'

@@ -1,0 +1,37 @@
+"""Timing that a shared machine disturbs least: candidates take turns, and the median of their times counts."""
+
+import statistics
+import time
+
+import jax
+
+
+def interleaved(functions, args, repeats, give_up=8.0):
+  """Milliseconds a call, by name: {name: (median, minimum)}.
+
+  Args:
+    functions: {name: a function of args}; each is compiled, and called once before any timing.
+    args: what all of them are called with.
+    repeats: how many times each is timed, in turns.
+    give_up: a function whose first call took more than this many times the fastest one's is timed once, not again.
+
+  Returns:
+    For each name the median and the minimum of its times.
+  """
+  compiled = {name: jax.jit(function).lower(*args).compile() for name, function in functions.items()}
+  times = {name: [] for name in functions}
+  for name in functions:
+    jax.block_until_ready(compiled[name](*args))
+    times[name].append(_time(compiled[name], args))
+  fastest = min(first for first, in times.values())
+  for _ in range(repeats - 1):
+    for name, seen in times.items():
+      if seen[0] <= give_up * fastest:
+        seen.append(_time(compiled[name], args))
+  return {name: (1e3 * statistics.median(seen), 1e3 * min(seen)) for name, seen in times.items()}
+
+
+def _time(function, args):
+  start = time.perf_counter()
+  jax.block_until_ready(function(*args))
+  return time.perf_counter() - start

@@ -1,0 +1,1 @@
+"""Operations that XLA runs slowly, in forms that it runs fast."""

@@ -1,0 +1,151 @@
+"""`lax.conv_general_dilated`, made of whichever formulation is fastest for the backend, the groups and the channels.
+
+XLA's grouped convolutions are slower than the dense ones that they replace. Milliseconds of XLA's own / of the rule
+below, medians by `benchmarks/grouped_conv.py`, batch 64, float32, jax 0.10.2, two shared cores of an AMD EPYC:
+
+  3x3 of             forward       input gradient  weight gradient
+  32 at 32x32 dense   16.1 / 16.1   16.1 / 15.7       23.5 / 19.2
+    4 groups          65.3 / 15.1   79.5 / 17.1     1395.4 / 15.7
+    16 groups        114.3 / 10.2  128.9 / 5.5      5310.5 / 17.4
+    depthwise         60.1 / 3.2    56.1 / 2.2        18.2 / 13.5
+  128 at 8x8
+    16 groups          9.5 / 5.3    11.0 / 5.4      1690.0 / 5.1
+    depthwise         44.6 / 0.8    60.2 / 1.2        32.3 / 2.4
+
+The kernel keeps the shape of the plain grouped convolution, (KH, KW, C / groups, O), so no checkpoint depends on the
+rule. As a Flax module: `nn.Conv(..., conv_general_dilated=grouped_conv.conv_general_dilated)`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from moonshine_jax.ops.formulations import LAX, MATMUL, NHWC, SHIFTS, Conv, merged
+
+# The rules: one for each platform, from the shape of x (N, H, W, C), that of the kernel and the rest of the
+# convolution to the formulation. `python -m benchmarks.grouped_conv` prints what they should say.
+
+
+def cpu_rule(x_shape, kernel_shape, conv):
+  """Measured: the last table of `benchmarks/grouped_conv.py`, slowdowns against the fastest over the G shapes.
+
+  Depthwise, the shifts win every part (the next best is 5.2, 5.9 and 1.7 times slower). With 2 channels in a group
+  they win forward (1.8) and, for most shapes, input gradient (about 2), but not the weight gradient; with 4, they do
+  not win forward. Elsewhere blocks of 16 channels are within 1.2 of the fastest in every part, with half as many
+  convolutions to compile as blocks of 8. More than 16 blocks, or wider layers, are not measured.
+  """
+  height, width, inputs, outputs = kernel_shape
+  groups = conv.feature_group_count
+  if (height, width, groups, conv.padding) == (1, 1, 1, ((0, 0), (0, 0))):
+    return MATMUL
+  blocks = max(n for n in range(1, 17) if groups % n == 0 and (n == 1 or x_shape[3] // n >= 16))
+  if inputs == 1 and outputs // groups <= 2:
+    return SHIFTS
+  if inputs == 2 and outputs // groups <= 2:
+    return SHIFTS._replace(weight_gradient=merged(blocks).weight_gradient)
+  return merged(blocks)
+
+
+def tpu_rule(x_shape, kernel_shape, conv):
+  """Estimated by XLA's compiler for a v5e, `benchmarks/grouped_conv_tpu.py`: one dense block up to 128 channels.
+
+  Thousands of cycles for a unit's forward and backward pass in bfloat16, images 128x32x32x32, XLA's own / one block:
+  1 channel in a group 889 / 421, 2 1189 / 426, 4 877 / 425, 8 423 / 420, 16 748 / 424. Depthwise with XLA's own
+  weight gradient: 371. At 128x8x8x128: 135 / 142 (132), 332 / 155, 249 / 150, 137 / 141, 210 / 148, and 32 channels
+  214 / 149. Wider layers are not estimated, and left to XLA.
+  """
+  if conv.feature_group_count == 1 or x_shape[3] > 128:
+    return LAX
+  if kernel_shape[2] == 1:
+    return merged(1)._replace(weight_gradient=LAX.weight_gradient)
+  return merged(1)
+
+
+def lax_rule(x_shape, kernel_shape, conv):
+  """XLA's own, for every platform that is not measured; GPU ('cuda') is one until the benchmark has run there."""
+  del x_shape, kernel_shape, conv
+  return LAX
+
+
+RULES = {'cpu': cpu_rule, 'tpu': tpu_rule}
+
+
+def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None, rhs_dilation=None,
+                         dimension_numbers=None, feature_group_count=1, batch_group_count=1, precision=None,
+                         preferred_element_type=None, out_sharding=None):
+  """`lax.conv_general_dilated`: the same arguments, result, dtype and errors, to float32 rounding the same values.
+
+  The rule applies to real floating-point images and kernels of one dtype, (N, H, W, C) and (KH, KW, C / groups, O),
+  with any stride, padding, `rhs_dilation` and number of groups. Everything else (other ranks and layouts,
+  `lhs_dilation`, `batch_group_count`, `preferred_element_type`, `out_sharding`) is lax's own function.
+
+  Where the rule applies, the two gradients are formulations of their own (`jax.custom_vjp`): reverse mode works, to
+  the first order, under `jit`, `pmap`, `vmap`, `lax.scan` and `jax.checkpoint`, and under `jax.shard_map` with
+  `check_vma=False`; forward mode (`jax.jvp`, `jax.hessian`) raises a TypeError.
+
+  Args:
+    lhs: images, (N, H, W, C) where the rule is to apply.
+    rhs: kernel, (KH, KW, C / feature_group_count, O).
+    window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, batch_group_count,
+      precision, preferred_element_type, out_sharding: as in `lax.conv_general_dilated`.
+
+  Returns:
+    The convolution, (N, H', W', O).
+  """
+  original = functools.partial(
+      lax.conv_general_dilated, window_strides=window_strides, padding=padding, lhs_dilation=lhs_dilation,
+      rhs_dilation=rhs_dilation, dimension_numbers=dimension_numbers, feature_group_count=feature_group_count,
+      batch_group_count=batch_group_count, precision=precision, preferred_element_type=preferred_element_type,
+      out_sharding=out_sharding)
+  out = jax.eval_shape(original, lhs, rhs)  # So that lax refuses what it would refuse, in its own words.
+  layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+  if (lhs.ndim != 4 or layout != lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
+      or any(dilation != 1 for dilation in lhs_dilation or ()) or batch_group_count != 1
+      or preferred_element_type is not None or out_sharding is not None
+      or lhs.dtype != rhs.dtype or not jnp.issubdtype(lhs.dtype, jnp.floating)
+      or 0 in (lhs.size, rhs.size, out.size)):
+    return original(lhs, rhs)
+
+  rhs_dilation = tuple(rhs_dilation or (1, 1))
+  if isinstance(padding, str):
+    extents = [(k - 1) * dilation + 1 for k, dilation in zip(rhs.shape[:2], rhs_dilation, strict=True)]
+    padding = lax.padtype_to_pads(lhs.shape[1:3], extents, window_strides, padding)
+  padding = tuple((int(low), int(high)) for low, high in padding)
+  return _conv(lhs, rhs, Conv(tuple(window_strides), padding, rhs_dilation, feature_group_count, precision))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x, kernel, conv):
+  return _run('forward', (x.shape, kernel.shape, conv), x, kernel)
+
+
+def _conv_forward(x, kernel, conv):
+  return _conv(x, kernel, conv), (x, kernel)
+
+
+def _conv_backward(conv, residuals, dy):
+  x, kernel = residuals
+  shapes = (x.shape, kernel.shape, conv)
+  return _run('input_gradient', shapes, dy, kernel), _run('weight_gradient', shapes, x, dy)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+# Traced once for each shape (`jit`), not once for each of a network's layers. The platform is not the process's
+# default but the one that the computation is lowered for (`platform_dependent`), which decides before XLA compiles,
+# so that compiling for a TPU ahead of time on a CPU and exporting give what the device should run.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(part, shapes, *operands):
+  """`part` of a Formulation, as the rule of the platform has it; shapes are a rule's arguments."""
+  x_shape, kernel_shape, conv = shapes
+  static = {'forward': (conv,), 'input_gradient': (x_shape, conv), 'weight_gradient': (kernel_shape, conv)}[part]
+
+  def run_by(rule):
+    formulation = rule(*shapes)
+    return lambda *operands: getattr(formulation, part)(*operands, *static)
+
+  return lax.platform_dependent(
+      *operands, default=run_by(lax_rule), **{platform: run_by(rule) for platform, rule in RULES.items()})

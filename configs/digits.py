@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
   config = cifar10.get_config()
   config.batch_size = 64
   config.epochs = 20
+  config.steps_per_dispatch = 20  # an epoch
   config.checkpoint_every = 10
   config.model.depth = 16
   config.model.width = 1

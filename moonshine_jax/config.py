@@ -43,6 +43,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
   'seed': _integer(0),
   'batch_size': _integer(1),
   'epochs': _integer(1),
+  'steps_per_dispatch': _integer(1),
   'eval_every': _integer(1),
   'checkpoint_every': _integer(1),
   'model.depth': _integer(1),

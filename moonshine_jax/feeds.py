@@ -41,9 +41,13 @@ class ResidentFeed:
     self.data = replicas.replicate({'image': np.asarray(split.images), 'label': split.labels})
     self._replicas = replicas
 
-  def batches(self, batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
-    """Sharded batches for host batches that hold 'index' (batch,) and anything else of the same length."""
-    return map(self._replicas.shard, batches)
+  def batches(self, batches: Iterable[dict[str, np.ndarray]], axis: int = 0) -> Iterator[dict[str, jax.Array]]:
+    """Sharded batches for host batches that hold 'index' and anything else of its shape; `axis` is the examples'."""
+    return (self._replicas.shard(batch, axis) for batch in batches)
+
+  def stacks(self, index: np.ndarray, steps: int) -> Iterator[dict[str, jax.Array]]:
+    """The batches of indices (all steps, batch), sharded, `steps` of them at a time along a first axis."""
+    return self.batches(({'index': index[start:start + steps]} for start in range(0, len(index), steps)), axis=1)
 
   @staticmethod
   def gather(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -59,17 +63,24 @@ class StreamFeed:
     self._split = split
     self._replicas = replicas
 
-  def batches(self, batches: Iterable[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
+  def batches(self, batches: Iterable[dict[str, np.ndarray]], axis: int = 0) -> Iterator[dict[str, jax.Array]]:
     """As the resident feed's, with the images and labels in them."""
 
     def load(batch):
       # Read in the order of the memory map, then put into the batch's.
-      ranks = np.argsort(batch['index'])
-      images = np.empty((len(ranks), *self._split.images.shape[1:]), np.uint8)
-      images[ranks] = self._split.images[batch['index'][ranks]]
-      return self._replicas.shard({**batch, 'image': images, 'label': self._split.labels[batch['index']]})
+      index = batch['index'].ravel()
+      ranks = np.argsort(index)
+      images = np.empty((len(index), *self._split.images.shape[1:]), np.uint8)
+      images[ranks] = self._split.images[index[ranks]]
+      images = images.reshape(*batch['index'].shape, *images.shape[1:])
+      return self._replicas.shard({**batch, 'image': images, 'label': self._split.labels[batch['index']]}, axis)
 
     return _ahead(load, batches)
+
+  def stacks(self, index: np.ndarray, steps: int) -> Iterator[dict[str, jax.Array]]:
+    """As the resident feed's, but one at a time: what two are ahead is then two batches of images, and no more."""
+    del steps
+    return self.batches(({'index': each[None]} for each in index), axis=1)
 
   @staticmethod
   def gather(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -55,9 +55,9 @@ class Progress:
       total=epochs * steps_per_epoch * batch_size, initial=first_step * batch_size, unit='img', unit_scale=True,
       disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05)
 
-  def advance(self) -> None:
-    """Counts a step."""
-    self._bar.update(self._batch_size)
+  def advance(self, steps: int) -> None:
+    """Counts steps that are on their way."""
+    self._bar.update(steps * self._batch_size)
 
   def epoch(self, record: dict[str, Any]) -> None:
     """Tells of an epoch's record."""

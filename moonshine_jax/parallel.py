@@ -49,11 +49,11 @@ class Replicas:
     stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(self), *np.shape(x))), tree)
     return jax.device_put(stacked, self._sharding)
 
-  def shard(self, batch: Any) -> Any:
-    """A batch of host arrays (batch, ...), the batch a multiple of the devices: its shares in order, on the devices."""
+  def shard(self, batch: Any, axis: int = 0) -> Any:
+    """Host arrays, their axis of examples a multiple of the devices: the shares in order, on the devices."""
     if self.axis_name is None:
       return jax.device_put(batch, self.devices[0])
-    shares = jax.tree.map(lambda x: x.reshape(len(self), -1, *x.shape[1:]), batch)
+    shares = jax.tree.map(lambda x: np.stack(np.split(x, len(self), axis)), batch)
     return jax.device_put(shares, self._sharding)
 
   def fetch(self, tree: Any) -> Any:

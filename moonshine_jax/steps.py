@@ -118,6 +118,19 @@ def make_train_step(
   return train_step
 
 
+def make_train_loop(train_step: Callable) -> Callable:
+  """The loop (state, teacher's variables, data, batches) -> (state, metrics) of many steps in one dispatch.
+
+  The batches and the metrics are the step's, stacked along a new first axis. Free on CPU too, since no convolution of
+  ours leaves its gradients to XLA: inside a loop XLA:CPU computes those naively (`ops/formulations.py`).
+  """
+
+  def train_loop(state, teacher_variables, data, batches):
+    return jax.lax.scan(lambda state, batch: train_step(state, teacher_variables, data, batch), state, batches)
+
+  return train_loop
+
+
 def make_eval_step(network: Network, gather: Callable, replicas: parallel.Replicas) -> Callable:
   """The step (variables, data, batch) -> sums over the whole batch's examples under its mask, of one replica.
 

@@ -18,7 +18,7 @@ from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
 from moonshine_jax.parallel import Replicas
 
-IN_FLIGHT = 8  # steps that the host may be ahead of the devices: enough to keep them busy, few enough to be told of
+IN_FLIGHT = 4  # dispatches that the host is ahead of the devices: enough to keep them busy, few enough to be told of
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
@@ -66,24 +66,24 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
 
   state = replicas.replicate(state)
   teacher_variables = replicas.replicate(teacher_variables)
-  train_step = replicas.compile(
-    steps.make_train_step(config, student, teacher, tx, train_feed.gather, replicas), donate_argnums=(0,))
+  train_step = steps.make_train_step(config, student, teacher, tx, train_feed.gather, replicas)
+  train_loop = replicas.compile(steps.make_train_loop(train_step), donate_argnums=(0,))
   eval_step = replicas.compile(steps.make_eval_step(student, test_feed.gather, replicas))
 
   for epoch in range(first_epoch, config.epochs):
     start = time.perf_counter()
     order = feeds.epoch_batches(order_key, epoch, len(train_split), config.batch_size)
-    step_metrics = []
-    for batch in train_feed.batches({'index': index} for index in order):
-      state, each = train_step(state, teacher_variables, train_feed.data, batch)
-      step_metrics.append(each)
-      jax.block_until_ready(step_metrics[-IN_FLIGHT:][0])
-      progress.advance()
+    epoch_metrics = []
+    for batches in train_feed.stacks(order, config.steps_per_dispatch):
+      state, each = train_loop(state, teacher_variables, train_feed.data, batches)
+      epoch_metrics.append(each)
+      jax.block_until_ready(epoch_metrics[-IN_FLIGHT:][0])
+      progress.advance(each['loss'].size // len(replicas))
     record = {
       'epoch': epoch + 1,
       'step': (epoch + 1) * steps_per_epoch,
       'learning_rate': float(learning_rate_fn(epoch * steps_per_epoch)),
-      **epoch_means(replicas.fetch(step_metrics)),
+      **epoch_means(replicas.fetch(epoch_metrics)),
       'images_per_second': round(order.size / (time.perf_counter() - start), 1),
     }
     last = epoch + 1 == config.epochs
@@ -151,13 +151,12 @@ def claim_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike)
     raise UserError(f'{workdir}: cannot be written as a workdir: {error.strerror}') from error
 
 
-def epoch_means(step_metrics: list[dict[str, Any]]) -> dict[str, float]:
-  """The means over an epoch's steps: {'train_loss': ..., ...}."""
-  values = collections.defaultdict(list)
-  for each in step_metrics:
-    for name, value in each.items():
-      values[f'train_{name}'].append(value)
-  return {name: float(np.mean(value, dtype=np.float64)) for name, value in values.items()}
+def epoch_means(dispatches: list[dict[str, np.ndarray]]) -> dict[str, float]:
+  """The means over an epoch's steps of metrics (steps,) of each dispatch: {'train_loss': ..., ...}."""
+  return {
+    f'train_{name}': float(np.mean(np.concatenate([each[name] for each in dispatches]), dtype=np.float64))
+    for name in dispatches[0]
+  }
 
 
 def evaluate(eval_step: Callable, variables: Any, feed: feeds.ResidentFeed | feeds.StreamFeed, examples: int,

@@ -56,15 +56,18 @@ def train(config, devices, feed_name, number_of_steps, block='G(N/8)'):
   tx = optim.create_optimizer(config, steps_per_epoch=1)
   state = steps.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
   feed = feeds.FEEDS[feed_name](SPLIT, replicas)
-  step = replicas.compile(
-    steps.make_train_step(config, student, teacher, tx, feed.gather, replicas), donate_argnums=(0,))
+  loop = replicas.compile(
+    steps.make_train_loop(steps.make_train_step(config, student, teacher, tx, feed.gather, replicas)),
+    donate_argnums=(0,))
   state, teacher_variables = replicas.replicate(state), replicas.replicate(teacher_variables)
+  # One step an epoch, all of them in one dispatch from the resident feed, each in its own from the stream.
+  order = np.concatenate([
+    feeds.epoch_batches(jax.random.key(2), epoch, len(SPLIT), BATCH) for epoch in range(number_of_steps)])
   metrics = []
-  for epoch in range(number_of_steps):
-    order = feeds.epoch_batches(jax.random.key(2), epoch, len(SPLIT), BATCH)
-    for batch in feed.batches({'index': index} for index in order):
-      state, each = step(state, teacher_variables, feed.data, batch)
-      metrics.append(replicas.fetch(each))
+  for batches in feed.stacks(order, number_of_steps):
+    state, stacked = loop(state, teacher_variables, feed.data, batches)
+    stacked = replicas.fetch(stacked)
+    metrics += [{name: values[i] for name, values in stacked.items()} for i in range(len(stacked['loss']))]
   return replicas.fetch(state), metrics
 
 
@@ -87,7 +90,7 @@ def test_eight_devices_with_16_images_compute_what_one_computes_with_128(one_dev
         ours, expected, rtol=0, atol=1e-5 * max(np.abs(expected).max(), 1.0), err_msg=name + jax.tree_util.keystr(path))
 
 
-def test_both_feeds_train_the_same(one_device):
+def test_both_feeds_train_the_same_in_one_dispatch_or_in_many(one_device):
   state, metrics = train(make_config(), 1, 'stream', 2)
   jax.tree.map(np.testing.assert_array_equal, (state, metrics), one_device)
 

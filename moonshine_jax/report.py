@@ -6,7 +6,7 @@ import os
 import statistics
 from pathlib import Path
 
-from moonshine_jax import checkpoint, config, cost, metrics
+from moonshine_jax import checkpoint, config, cost, metrics, train
 from moonshine_jax.errors import UserError, run_command
 from moonshine_jax.models import create_model
 
@@ -29,7 +29,7 @@ def collect(folder: str | os.PathLike) -> dict[Network, dict[str, list[float]]]:
   Teachers come first. Raises UserError where there is no finished run.
   """
   configs = {}
-  for path in sorted(Path(folder).glob('**/config.json')):
+  for path in sorted(Path(folder).glob(f'**/{train.CONFIG_FILE}')):
     configs[path.parent] = config.from_json(json.loads(path.read_text()))
   teachers = {Path(run.distill.teacher).resolve() for run in configs.values() if run.distill.teacher}
   errors: dict[Network, dict[str, list[float]]] = {}

@@ -18,6 +18,8 @@ from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
 from moonshine_jax.parallel import Replicas
 
+CONFIG_FILE = 'config.json'
+MAY_DIFFER = {'data.data_dir', 'data.feed', 'steps_per_dispatch'}  # fields that change no bit of a run
 IN_FLIGHT = 4  # dispatches that the host is ahead of the devices: enough to keep them busy, few enough to be told of
 
 
@@ -42,7 +44,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     raise UserError(f'config.batch_size={config.batch_size}: expected a multiple of the {len(replicas)} devices')
   source = datasets.open_source(config.data)
   teacher, teacher_variables = load_teacher(config, source)
-  claim_workdir(config, workdir)
+  check_workdir(config, workdir)
 
   train_split, test_split = source.read(config.data.train_split), source.read(config.data.test_split)
   if config.batch_size > len(train_split):
@@ -57,6 +59,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
   student = steps.Network(create_model(config.model, facts.num_classes, replicas.axis_name), facts.mean, facts.std)
   state = steps.create_train_state(student, facts.image_shape, tx, init_key, step_key)
 
+  write_config(config, workdir)
   checkpoints = checkpoint.Checkpoints(workdir, create=True)
   if checkpoints.newest is not None:
     state = checkpoints.state(state)
@@ -91,9 +94,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
       record |= evaluate(eval_step, state.variables, test_feed, len(test_split), config.batch_size, replicas)
       errors = [each['test_error'] for each in writer.records if 'test_error' in each]
       record['best_test_error'] = min([*errors, record['test_error']])
+    writer.write(record)  # before the checkpoint: a record without one is dropped, a step without one would be lost
     if last or (epoch + 1) % config.checkpoint_every == 0:
       checkpoints.save(replicas.fetch(state), config, facts)
-    writer.write(record)
     progress.epoch(record)
 
   checkpoints.close()
@@ -128,20 +131,26 @@ def load_teacher(config: ml_collections.ConfigDict, source: datasets.Source) -> 
   return network, variables
 
 
-def claim_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
-  """Makes the workdir and writes the config into it. Raises UserError where another config's run is in it."""
-  path = Path(workdir) / 'config.json'
-  if path.exists():
-    theirs = config_lib.flatten(config_lib.from_json(json.loads(path.read_text())))
-    ours = config_lib.flatten(config)
-    differing = [
-      f'config.{name}={ours.get(name)!r} (there: {theirs.get(name)!r})'
-      for name in sorted({*ours, *theirs})
-      if ours.get(name) != theirs.get(name) and name != 'data.data_dir'  # where the data lies is no part of the run
-    ]
-    if differing:
-      raise UserError(f'{workdir} holds a run of another config: {", ".join(differing)}: '
-                      'expected the same config, to go on, or another workdir')
+def check_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+  """Raises UserError where a run of another config is in the workdir."""
+  path = Path(workdir) / CONFIG_FILE
+  if not path.exists():
+    return
+  theirs = config_lib.flatten(config_lib.from_json(json.loads(path.read_text())))
+  ours = config_lib.flatten(config)
+  differing = [
+    f'config.{name}={ours.get(name)!r} (there: {theirs.get(name)!r})'
+    for name in sorted({*ours, *theirs} - MAY_DIFFER)
+    if ours.get(name) != theirs.get(name)
+  ]
+  if differing:
+    raise UserError(f'{workdir} holds a run of another config: {", ".join(differing)}: '
+                    'expected the same config, to go on, or another workdir')
+
+
+def write_config(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+  """Makes the workdir and writes the config into it. Raises UserError where that cannot be done."""
+  path = Path(workdir) / CONFIG_FILE
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix('.tmp')

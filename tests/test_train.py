@@ -123,6 +123,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(config, teac
   forbid_work(monkeypatch)
   config.model.block = 'G(2)'
   config.optimizer.decay_epochs = (1, 2)
+  config.data.feed = 'stream'  # makes no difference to the run, and so none here
   with pytest.raises(UserError) as error:
     train.train_and_evaluate(config, workdir)
   assert str(error.value).startswith(
@@ -133,14 +134,15 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(config, teac
 def test_a_workdir_that_cannot_be_written_is_named(config, tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(UserError, match='file/run: cannot be written as a workdir'):
-    train.claim_workdir(config, tmp_path / 'file' / 'run')
+    train.write_config(config, tmp_path / 'file' / 'run')
 
 
 def test_a_batch_larger_than_the_data_is_refused(config, tmp_path, monkeypatch):
   monkeypatch.setattr(train.steps, 'create_train_state', lambda *args: pytest.fail('work was begun'))
   config.batch_size = 41
   with pytest.raises(UserError, match='config.batch_size=41: expected at most the 40 training examples'):
-    train.train_and_evaluate(config, tmp_path)
+    train.train_and_evaluate(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(config, tmp_path, monkeypatch):

@@ -34,6 +34,7 @@ setup(
     'tpu': ['jax[tpu]>=0.10,<0.13'],
     # TFDS prepares image data sets with TensorFlow; a data set that is prepared already needs none.
     'prepare': ['tensorflow>=2.20'],
+    'benchmarks': ['matplotlib>=3.8', 'torch>=2.4'],
     'test': ['pytest>=8', 'ruff>=0.14'],
   },
 )

@@ -19,7 +19,7 @@ import ml_collections
 
 def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
-  config.seed = 0
+  config.seed = 0  # of the order of the examples and their augmentation
   config.batch_size = 128  # in all, over all devices
   config.epochs = 200
   # Steps that the device runs without hearing from the host (resident feed); the 390 of an epoch are 10 times 39.
@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.checkpoint_every = 5  # epochs
 
   config.model = ml_collections.ConfigDict()
+  config.model.seed = 0  # of the initial parameters
   config.model.depth = 40
   config.model.width = 2
   # One notation for the network; three, separated by commas, for its groups; or one for every block.
@@ -52,6 +53,9 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.distill = ml_collections.ConfigDict()
   config.distill.teacher = ''  # the teacher's workdir; empty for no distillation
+  # Several students in one run, from one forward pass of the teacher a step, each in a folder of its own in the
+  # workdir: ('block=G(N/8) alpha=0', 'block=BG(2,M/8) alpha=0 seed=1'). What one does not name is as below and above.
+  config.distill.students = ()
   config.distill.alpha = 0.9  # weight of knowledge distillation; 0 for none
   config.distill.beta = 1000.0  # weight of attention transfer; 0 for none
   config.distill.temperature = 4.0

@@ -36,7 +36,7 @@ def runs(
       for seed in range(seeds):
         student = copy.deepcopy(teacher)
         student.model.block = block
-        student.seed = seed
+        student.seed = student.model.seed = seed
         if regime != 'none':
           student.distill.teacher = str(out / 'teacher')
           student.distill.alpha = teacher.distill.alpha if 'KD' in regime else 0.0
@@ -59,7 +59,7 @@ def main() -> None:
     config_lib.check(config)
   train.cache_compilations(out / '.jax_cache')
   for i, (name, config) in enumerate(todo, start=1):
-    record = train.train_and_evaluate(config, out / name)
+    record, = train.train_and_evaluate(config, out / name).values()
     print(f'[{i}/{len(todo)}] {name}: test error {record["test_error"]:.2f}%', flush=True)
   print()
   print(report.table(report.collect(out)))

@@ -44,9 +44,20 @@ class Checkpoints:
       raise UserError(f'{workdir}: no checkpoint in it: expected the workdir of a training run')
 
   @property
+  def steps(self) -> list[int]:
+    """The steps of all checkpoints, in order."""
+    return sorted(self._manager.all_steps())
+
+  @property
   def newest(self) -> int | None:
     """The step of the newest checkpoint."""
     return self._manager.latest_step()
+
+  def go_back(self, step: int) -> None:
+    """Deletes the checkpoints after a step, which are to be made again."""
+    for later in self.steps:
+      if later > step:
+        self._manager.delete(later)
 
   def save(self, state: TrainState, config: ml_collections.ConfigDict, facts: Facts) -> None:
     """Writes a checkpoint of host arrays in the background; it counts once it is whole."""

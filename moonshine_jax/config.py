@@ -1,6 +1,8 @@
 """What a config may hold: checked whole, before anything is read, downloaded or compiled."""
 
+import copy
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +48,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
   'steps_per_dispatch': _integer(1),
   'eval_every': _integer(1),
   'checkpoint_every': _integer(1),
+  'model.seed': _integer(0),
   'model.depth': _integer(1),
   'model.width': _integer(1),
   'model.block': _NAME,
@@ -63,6 +66,8 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
   'optimizer.decay_factor': _number(lambda value: 0 < value < _FINITE, 'above 0'),
   'optimizer.decay_epochs': (_increasing_epochs, 'increasing positive integers, as (60, 120, 160)'),
   'distill.teacher': _TEXT,
+  'distill.students': (
+    lambda value: isinstance(value, tuple) and all(isinstance(each, str) for each in value), 'a tuple of strings'),
   'distill.alpha': _number(lambda value: 0 <= value <= 1, 'from 0 to 1'),
   'distill.beta': _number(lambda value: 0 <= value < _FINITE, 'of at least 0'),
   'distill.temperature': _number(lambda value: 0 < value < _FINITE, 'above 0'),
@@ -91,6 +96,52 @@ def check(config: ml_collections.ConfigDict) -> None:
     wide_resnet.check(model.depth, model.width, model.block)
   except ValueError as error:
     raise UserError(f'config.model.block={model.block!r}: {error}') from error
+
+
+# What a student of `distill.students` may have of its own: the word for it, and the config's field.
+STUDENT_FIELDS = {
+  'depth': 'model.depth',
+  'width': 'model.width',
+  'block': 'model.block',
+  'seed': 'model.seed',
+  'alpha': 'distill.alpha',
+  'beta': 'distill.beta',
+  'temperature': 'distill.temperature',
+  'kd_form': 'distill.kd_form',
+  'at_form': 'distill.at_form',
+}
+
+
+def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+  """The config of every student of `distill.students`, as if it were trained alone, by the name of its folder.
+
+  A student is written as words such as 'block=G(N/8) alpha=0 seed=1'; what it does not name is the config's. Without
+  students, the config itself, by the name ''. Raises UserError.
+  """
+  found = {}
+  for words in config.distill.students:
+    alone = copy.deepcopy(config)
+    alone.distill.students = ()
+    for word in words.split():
+      key, _, value = word.partition('=')
+      if key not in STUDENT_FIELDS:
+        raise UserError(
+          f'config.distill.students: {word!r} in {words!r}: expected words like block=G(N/8), of '
+          f'{", ".join(STUDENT_FIELDS)}')
+      field = STUDENT_FIELDS[key]
+      try:
+        alone.update_from_flattened_dict({field: type(flatten(config)[field])(value)})
+      except ValueError as error:
+        raise UserError(f'config.distill.students: {word!r} in {words!r}: {error}') from error
+    name = re.sub('[^A-Za-z0-9.]+', '-', words).strip('-')
+    if name in found:
+      raise UserError(f'config.distill.students: {words!r} is there twice')
+    try:
+      check(alone)
+    except UserError as error:
+      raise UserError(f'config.distill.students: {words!r}: {error}') from error
+    found[name] = alone
+  return found or {'': config}
 
 
 def loaded(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

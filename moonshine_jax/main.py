@@ -14,9 +14,9 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for checkpoints, metrics 
 def main() -> None:
   errors.require_flags(config=CONFIG.value, workdir=WORKDIR.value)
   train.cache_compilations(Path(WORKDIR.value).absolute().parent / '.jax_cache')
-  record = train.train_and_evaluate(config.loaded(CONFIG.value), WORKDIR.value)
-  print(f'{WORKDIR.value}: test error {record["test_error"]:.2f}% after {record["epoch"]} epochs '
-        f'(the best epoch had {record["best_test_error"]:.2f}%)')
+  for workdir, record in train.train_and_evaluate(config.loaded(CONFIG.value), WORKDIR.value).items():
+    print(f'{workdir}: test error {record["test_error"]:.2f}% after {record["epoch"]} epochs '
+          f'(the best epoch had {record["best_test_error"]:.2f}%)')
 
 
 if __name__ == '__main__':

@@ -59,9 +59,9 @@ class Progress:
     """Counts steps that are on their way."""
     self._bar.update(steps * self._batch_size)
 
-  def epoch(self, record: dict[str, Any]) -> None:
-    """Tells of an epoch's record."""
-    line = f'epoch {record["epoch"]}/{self._epochs}'
+  def epoch(self, record: dict[str, Any], student: str = '') -> None:
+    """Tells of an epoch's record; of which student, where there are several."""
+    line = f'epoch {record["epoch"]}/{self._epochs}' + (f'  {student}' if student else '')
     for name, label in (('train_loss', 'loss'), ('train_error', 'train error'), ('test_error', 'test error')):
       if name in record:
         line += f'  {label} {record[name]:.{4 if name == "train_loss" else 2}f}' + ('%' if 'error' in name else '')

@@ -1,7 +1,7 @@
 """The train step and the evaluation step: pure, written once, for one replica."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
@@ -66,67 +66,87 @@ def create_train_state(network: Network, image_shape: tuple[int, ...], tx: optax
 
 
 def make_train_step(
-  config: ml_collections.ConfigDict,
-  student: Network,
+  configs: Sequence[ml_collections.ConfigDict],
+  students: Sequence[Network],
   teacher: Network | None,
   tx: optax.GradientTransformation,
   gather: Callable,
   replicas: parallel.Replicas,
 ) -> Callable:
-  """The step (state, teacher's variables, data, batch) -> (state, metrics) of one replica.
+  """The step (states, teacher's variables, data, batch) -> (states, metrics) of one replica, for one or more students.
 
-  The loss is (1 - alpha) CE + alpha KD + beta AT (equations 1 and 2); without a teacher it is CE. `data` and `gather`
-  are a feed's, `batch` this replica's share. The metrics are means over the whole batch: 'loss', its terms 'ce', 'kd'
-  and 'at' as far as they are used, before their weights, and 'error' in percent.
+  All students see the same images and one forward pass of the teacher; each learns as if it were alone. `data` and
+  `gather` are a feed's, `batch` this replica's share. The configs may differ in `model` and in `distill`.
   """
   axis_name = replicas.axis_name
+  shared = configs[0]
+  updates = [make_update(config, student, teacher, tx, axis_name)
+             for config, student in zip(configs, students, strict=True)]
+
+  def train_step(states, teacher_variables, data, batch):
+    batch = gather(data, batch)
+    labels = batch['label']
+    key = jax.random.fold_in(jax.random.wrap_key_data(states[0].rng), states[0].step)
+    # Drawn for the whole batch, so that an example's choices do not depend on the number of devices.
+    choices = augment.draw(key, shared.batch_size, shared.data.pad, shared.data.flip)
+    choices = parallel.own_share(choices, len(labels), axis_name)
+    images = augment.crop_and_flip(batch['image'], choices, shared.data.pad)
+    targets = jax.lax.stop_gradient(teacher(teacher_variables, images, train=False)) if teacher else None
+    results = [update(state, images, labels, targets) for update, state in zip(updates, states, strict=True)]
+    return tuple(zip(*results, strict=True))
+
+  return train_step
+
+
+def make_update(
+  config: ml_collections.ConfigDict,
+  student: Network,
+  teacher: Network | None,
+  tx: optax.GradientTransformation,
+  axis_name: str | None,
+) -> Callable:
+  """The part of the step that is one student's: (state, images, labels, teacher's outputs) -> (state, metrics).
+
+  The loss is (1 - alpha) CE + alpha KD + beta AT (equations 1 and 2); without a teacher it is CE. The metrics are means
+  over the whole batch: 'loss', its terms 'ce', 'kd' and 'at' as far as they are used, before their weights, and 'error'
+  in percent.
+  """
   distill = config.distill
   alpha, beta = (distill.alpha, distill.beta) if teacher else (0.0, 0.0)
 
-  def train_step(state, teacher_variables, data, batch):
-    batch = gather(data, batch)
-    labels = batch['label']
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    # Drawn for the whole batch, so that an example's choices do not depend on the number of devices.
-    choices = augment.draw(key, config.batch_size, config.data.pad, config.data.flip)
-    choices = parallel.own_share(choices, len(labels), axis_name)
-    images = augment.crop_and_flip(batch['image'], choices, config.data.pad)
-    if teacher:
-      teacher_logits, teacher_activations = jax.lax.stop_gradient(teacher(teacher_variables, images, train=False))
-
+  def update(state, images, labels, targets):
     def loss_fn(params):
       (logits, activations), updates = student(
         {'params': params, 'batch_stats': state.batch_stats}, images, train=True, mutable=['batch_stats'])
       terms = {'ce': losses.cross_entropy(logits, labels).mean()}
       loss = (1 - alpha) * terms['ce']
       if alpha:
-        terms['kd'] = losses.knowledge_distillation(
-          logits, teacher_logits, distill.temperature, distill.kd_form).mean()
+        terms['kd'] = losses.knowledge_distillation(logits, targets[0], distill.temperature, distill.kd_form).mean()
         loss += alpha * terms['kd']
       if beta:
-        terms['at'] = losses.attention_transfer(activations, teacher_activations, distill.at_form).mean()
+        terms['at'] = losses.attention_transfer(activations, targets[1], distill.at_form).mean()
         loss += beta * terms['at']
       metrics = {'loss': loss, **terms, 'error': 100 * (logits.argmax(-1) != labels).mean()}
       return loss, (metrics, updates['batch_stats'])
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = parallel.mean((grads, metrics), axis_name)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    changes, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, changes)
     return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state), metrics
 
-  return train_step
+  return update
 
 
 def make_train_loop(train_step: Callable) -> Callable:
-  """The loop (state, teacher's variables, data, batches) -> (state, metrics) of many steps in one dispatch.
+  """The loop (states, teacher's variables, data, batches) -> (states, metrics) of many steps in one dispatch.
 
   The batches and the metrics are the step's, stacked along a new first axis. Free on CPU too, since no convolution of
   ours leaves its gradients to XLA: inside a loop XLA:CPU computes those naively (`ops/formulations.py`).
   """
 
-  def train_loop(state, teacher_variables, data, batches):
-    return jax.lax.scan(lambda state, batch: train_step(state, teacher_variables, data, batch), state, batches)
+  def train_loop(states, teacher_variables, data, batches):
+    return jax.lax.scan(lambda states, batch: train_step(states, teacher_variables, data, batch), states, batches)
 
   return train_loop
 

@@ -1,16 +1,18 @@
 """Training and distillation: the loop."""
 
 import collections
+import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+import optax
 
 from moonshine_jax import checkpoint, datasets, feeds, metrics, optim, steps
 from moonshine_jax import config as config_lib
@@ -23,86 +25,143 @@ MAY_DIFFER = {'data.data_dir', 'data.feed', 'steps_per_dispatch'}  # fields that
 IN_FLIGHT = 4  # dispatches that the host is ahead of the devices: enough to keep them busy, few enough to be told of
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
+@dataclasses.dataclass
+class Student:
+  """A network that is trained: its config as if it were alone, its workdir, and what is written there."""
+
+  config: ml_collections.ConfigDict
+  workdir: Path
+  network: steps.Network
+  checkpoints: checkpoint.Checkpoints
+  writer: metrics.Writer
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> dict[Path, dict[str, Any]]:
   """Trains the network of a config, by distillation where it names a teacher, and evaluates it after each epoch.
 
-  Goes on from the newest checkpoint in the workdir, if there is one.
+  Goes on from the newest checkpoint in the workdir, if there is one. Where the config names several students, each has
+  a workdir in this one and ends as if it were trained there alone.
 
   Args:
     config: of the form of `configs/cifar10.py`.
     workdir: a folder, made where there is none, for checkpoints, metrics and the config.
 
   Returns:
-    The last epoch's record, as in `metrics.jsonl`; errors are in percent.
+    The last epoch's record, as in `metrics.jsonl`, of each workdir; errors are in percent.
 
   Raises:
     UserError: before anything is downloaded or compiled, for what cannot be run.
   """
   config_lib.check(config)
+  runs = {Path(workdir) / name: each for name, each in config_lib.students(config).items()}
   replicas = Replicas()
   if config.batch_size % len(replicas):
     raise UserError(f'config.batch_size={config.batch_size}: expected a multiple of the {len(replicas)} devices')
   source = datasets.open_source(config.data)
-  teacher, teacher_variables = load_teacher(config, source)
-  check_workdir(config, workdir)
+  teacher, teacher_variables = load_teacher(config, runs.values(), source)
+  for path, each in runs.items():
+    check_workdir(each, path)
 
   train_split, test_split = source.read(config.data.train_split), source.read(config.data.test_split)
   if config.batch_size > len(train_split):
     raise UserError(f'config.batch_size={config.batch_size}: expected at most the {len(train_split)} training examples')
   facts = datasets.measure(source, train_split)
   train_feed, test_feed = (feeds.FEEDS[config.data.feed](split, replicas) for split in (train_split, test_split))
-
   steps_per_epoch = len(train_split) // config.batch_size
   learning_rate_fn = optim.create_learning_rate_fn(config, steps_per_epoch)
   tx = optim.create_optimizer(config, steps_per_epoch)
-  init_key, order_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
-  student = steps.Network(create_model(config.model, facts.num_classes, replicas.axis_name), facts.mean, facts.std)
-  state = steps.create_train_state(student, facts.image_shape, tx, init_key, step_key)
+  _, order_key, _ = split_keys(config.seed)
 
-  write_config(config, workdir)
-  checkpoints = checkpoint.Checkpoints(workdir, create=True)
-  if checkpoints.newest is not None:
-    state = checkpoints.state(state)
-  first_epoch = int(state.step) // steps_per_epoch
-  writer = metrics.Writer(workdir, int(state.step))
-  progress = metrics.Progress(config.epochs, steps_per_epoch, int(state.step), config.batch_size)
-
-  state = replicas.replicate(state)
-  teacher_variables = replicas.replicate(teacher_variables)
-  train_step = steps.make_train_step(config, student, teacher, tx, train_feed.gather, replicas)
+  students, states = open_students(runs, facts, tx, replicas, config.epochs * steps_per_epoch)
+  first_step = int(states[0].step)
+  progress = metrics.Progress(config.epochs, steps_per_epoch, first_step, config.batch_size)
+  states, teacher_variables = replicas.replicate((states, teacher_variables))
+  networks = [student.network for student in students]
+  train_step = steps.make_train_step(list(runs.values()), networks, teacher, tx, train_feed.gather, replicas)
   train_loop = replicas.compile(steps.make_train_loop(train_step), donate_argnums=(0,))
-  eval_step = replicas.compile(steps.make_eval_step(student, test_feed.gather, replicas))
+  eval_steps = [replicas.compile(steps.make_eval_step(network, test_feed.gather, replicas)) for network in networks]
 
-  for epoch in range(first_epoch, config.epochs):
+  for epoch in range(first_step // steps_per_epoch, config.epochs):
     start = time.perf_counter()
     order = feeds.epoch_batches(order_key, epoch, len(train_split), config.batch_size)
     epoch_metrics = []
     for batches in train_feed.stacks(order, config.steps_per_dispatch):
-      state, each = train_loop(state, teacher_variables, train_feed.data, batches)
+      states, each = train_loop(states, teacher_variables, train_feed.data, batches)
       epoch_metrics.append(each)
       jax.block_until_ready(epoch_metrics[-IN_FLIGHT:][0])
-      progress.advance(each['loss'].size // len(replicas))
-    record = {
-      'epoch': epoch + 1,
-      'step': (epoch + 1) * steps_per_epoch,
-      'learning_rate': float(learning_rate_fn(epoch * steps_per_epoch)),
-      **epoch_means(replicas.fetch(epoch_metrics)),
-      'images_per_second': round(order.size / (time.perf_counter() - start), 1),
-    }
+      progress.advance(each[0]['loss'].size // len(replicas))
+    means = epoch_means(replicas.fetch(epoch_metrics))
+    images_per_second = round(order.size / (time.perf_counter() - start), 1)
     last = epoch + 1 == config.epochs
-    if last or (epoch + 1) % config.eval_every == 0:
-      record |= evaluate(eval_step, state.variables, test_feed, len(test_split), config.batch_size, replicas)
-      errors = [each['test_error'] for each in writer.records if 'test_error' in each]
-      record['best_test_error'] = min([*errors, record['test_error']])
-    writer.write(record)  # before the checkpoint: a record without one is dropped, a step without one would be lost
-    if last or (epoch + 1) % config.checkpoint_every == 0:
-      checkpoints.save(replicas.fetch(state), config, facts)
-    progress.epoch(record)
+    for student, state, mean, eval_step in zip(students, states, means, eval_steps, strict=True):
+      record = {
+        'epoch': epoch + 1,
+        'step': (epoch + 1) * steps_per_epoch,
+        'learning_rate': float(learning_rate_fn(epoch * steps_per_epoch)),
+        **mean,
+        'images_per_second': images_per_second,
+      }
+      if last or (epoch + 1) % config.eval_every == 0:
+        record |= evaluate(eval_step, state.variables, test_feed, len(test_split), config.batch_size, replicas)
+        errors = [each['test_error'] for each in student.writer.records if 'test_error' in each]
+        record['best_test_error'] = min([*errors, record['test_error']])
+      student.writer.write(record)  # before the checkpoint: a record without one is dropped, a step would be lost
+      if last or (epoch + 1) % config.checkpoint_every == 0:
+        student.checkpoints.save(replicas.fetch(state), student.config, facts)
+      progress.epoch(record, student.workdir.name if len(students) > 1 else '')
 
-  checkpoints.close()
-  writer.close()
+  for student in students:
+    student.checkpoints.close()
+    student.writer.close()
   progress.close()
-  return writer.records[-1]
+  return {student.workdir: student.writer.records[-1] for student in students}
+
+
+def split_keys(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The keys of the initial parameters, of the order of the examples and of their augmentation."""
+  return tuple(jax.random.split(jax.random.key(seed), 3))
+
+
+def open_students(
+  runs: dict[Path, ml_collections.ConfigDict],
+  facts: datasets.Facts,
+  tx: optax.GradientTransformation,
+  replicas: Replicas,
+  last_step: int,
+) -> tuple[list[Student], tuple[steps.TrainState, ...]]:
+  """The students with their workdirs made and opened, and their states at the newest step that all have reached."""
+  for path, config in runs.items():
+    write_config(config, path)
+  all_checkpoints = [checkpoint.Checkpoints(path, create=True) for path in runs]
+  step = common_step({path: each.steps for path, each in zip(runs, all_checkpoints, strict=True)}, last_step)
+  students, states = [], []
+  for (path, config), checkpoints in zip(runs.items(), all_checkpoints, strict=True):
+    model = create_model(config.model, facts.num_classes, replicas.axis_name)
+    network = steps.Network(model, facts.mean, facts.std)
+    init_key, _, _ = split_keys(config.model.seed)
+    _, _, step_key = split_keys(config.seed)
+    state = steps.create_train_state(network, facts.image_shape, tx, init_key, step_key)
+    checkpoints.go_back(step)
+    states.append(checkpoints.state(state) if step else state)
+    students.append(Student(config, path, network, checkpoints, metrics.Writer(path, step)))
+  return students, tuple(states)
+
+
+def common_step(saved: dict[Path, list[int]], last_step: int) -> int:
+  """The newest step that all have a checkpoint of, or 0 where there is none.
+
+  A run that was stopped while it saved leaves its students at most one checkpoint apart. Raises UserError where they
+  are further apart, or where one is finished and another not begun: going back would undo what is done.
+  """
+  step = min(max(steps_saved, default=0) for steps_saved in saved.values())
+  for path, steps_saved in saved.items():
+    apart = sum(each > step for each in steps_saved) > 1 or (step and step not in steps_saved)
+    if apart or (not step and last_step in steps_saved):
+      reached = ', '.join(f'{each.name} {max(steps, default=0)}' for each, steps in saved.items())
+      raise UserError(f'{path.parent}: the students are at different steps ({reached}): expected those of one run')
+  return step
 
 
 def cache_compilations(folder: str | os.PathLike) -> None:
@@ -112,9 +171,11 @@ def cache_compilations(folder: str | os.PathLike) -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # an initialiser compiles once for each shape
 
 
-def load_teacher(config: ml_collections.ConfigDict, source: datasets.Source) -> tuple[steps.Network | None, Any]:
-  """The teacher and its variables, or (None, {}) without distillation. Raises UserError where it does not fit."""
-  if config_lib.regime(config) == 'none':
+def load_teacher(
+  config: ml_collections.ConfigDict, students: Iterable[ml_collections.ConfigDict], source: datasets.Source
+) -> tuple[steps.Network | None, Any]:
+  """The teacher and its variables, or (None, {}) where no student needs it. Raises UserError where it does not fit."""
+  if all(config_lib.regime(student) == 'none' for student in students):
     return None, {}
   path = config.distill.teacher
   try:
@@ -160,12 +221,12 @@ def write_config(config: ml_collections.ConfigDict, workdir: str | os.PathLike) 
     raise UserError(f'{workdir}: cannot be written as a workdir: {error.strerror}') from error
 
 
-def epoch_means(dispatches: list[dict[str, np.ndarray]]) -> dict[str, float]:
-  """The means over an epoch's steps of metrics (steps,) of each dispatch: {'train_loss': ..., ...}."""
-  return {
-    f'train_{name}': float(np.mean(np.concatenate([each[name] for each in dispatches]), dtype=np.float64))
-    for name in dispatches[0]
-  }
+def epoch_means(dispatches: list[tuple[dict[str, np.ndarray], ...]]) -> list[dict[str, float]]:
+  """For each student the means over an epoch of its metrics (steps,) of each dispatch: {'train_loss': ..., ...}."""
+  return [
+    {f'train_{name}': float(np.mean(np.concatenate([each[name] for each in own]), dtype=np.float64)) for name in own[0]}
+    for own in zip(*dispatches, strict=True)
+  ]
 
 
 def evaluate(eval_step: Callable, variables: Any, feed: feeds.ResidentFeed | feeds.StreamFeed, examples: int,

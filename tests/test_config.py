@@ -61,6 +61,31 @@ def test_fields_that_are_unknown_or_missing():
     config_lib.check(config)
 
 
+def test_students_have_what_they_name_and_share_the_rest():
+  config = cifar10.get_config()
+  config.distill.teacher = 't'
+  assert config_lib.students(config) == {'': config}
+  config.distill.students = ('block=BG(2,M/8) alpha=0 seed=3', 'depth=16 beta=0 temperature=2 kd_form=hinton')
+  first, second = config_lib.students(config).values()
+  assert (first.model.block, first.model.depth, first.model.seed, first.seed) == ('BG(2,M/8)', 40, 3, 0)
+  assert (first.distill.alpha, first.distill.beta, first.distill.teacher) == (0.0, 1000.0, 't')
+  assert (second.model.block, second.model.depth, second.model.seed) == ('S', 16, 0)
+  assert (second.distill.beta, second.distill.temperature, second.distill.kd_form) == (0.0, 2.0, 'hinton')
+  assert first.distill.students == second.distill.students == ()
+
+
+@pytest.mark.parametrize(('students', 'message'), [
+  (('blok=S',), "'blok=S' in 'blok=S': expected words like block=G\\(N/8\\), of depth, width, block"),
+  (('block=S width=two',), "'width=two' in 'block=S width=two': invalid literal"),
+  (('block=G(3)',), "'block=G\\(3\\)': config.model.block='G\\(3\\)': .*3 groups do not divide"),
+  (('block=S', 'block=S'), "'block=S' is there twice")])
+def test_students_that_are_none(students, message):
+  config = cifar10.get_config()
+  config.distill.students = students
+  with pytest.raises(UserError, match='^config.distill.students: ' + message):
+    config_lib.students(config)
+
+
 @pytest.mark.parametrize(('teacher', 'alpha', 'beta', 'regime'), [
   ('', 0.9, 1000.0, 'none'), ('t', 0.0, 0.0, 'none'), ('t', 0.9, 0.0, 'KD'), ('t', 0.0, 1.0, 'AT'),
   ('t', 1.0, 1.0, 'KD+AT')])

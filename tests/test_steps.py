@@ -54,21 +54,21 @@ def train(config, devices, feed_name, number_of_steps, block='G(N/8)'):
   teacher, teacher_variables = make_teacher(config)
   student = make_network(config, block, replicas.axis_name)
   tx = optim.create_optimizer(config, steps_per_epoch=1)
-  state = steps.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
+  states = (steps.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1)),)
   feed = feeds.FEEDS[feed_name](SPLIT, replicas)
   loop = replicas.compile(
-    steps.make_train_loop(steps.make_train_step(config, student, teacher, tx, feed.gather, replicas)),
+    steps.make_train_loop(steps.make_train_step([config], [student], teacher, tx, feed.gather, replicas)),
     donate_argnums=(0,))
-  state, teacher_variables = replicas.replicate(state), replicas.replicate(teacher_variables)
+  states, teacher_variables = replicas.replicate((states, teacher_variables))
   # One step an epoch, all of them in one dispatch from the resident feed, each in its own from the stream.
   order = np.concatenate([
     feeds.epoch_batches(jax.random.key(2), epoch, len(SPLIT), BATCH) for epoch in range(number_of_steps)])
   metrics = []
   for batches in feed.stacks(order, number_of_steps):
-    state, stacked = loop(state, teacher_variables, feed.data, batches)
+    states, (stacked,) = loop(states, teacher_variables, feed.data, batches)
     stacked = replicas.fetch(stacked)
     metrics += [{name: values[i] for name, values in stacked.items()} for i in range(len(stacked['loss']))]
-  return replicas.fetch(state), metrics
+  return replicas.fetch(states[0]), metrics
 
 
 @pytest.fixture(scope='module')
@@ -135,13 +135,14 @@ def test_a_term_of_no_weight_is_not_computed(distill, terms):
   replicas = Replicas(jax.devices()[:1])
   network, variables = make_teacher(config)
   tx = optim.create_optimizer(config, steps_per_epoch=1)
-  step = steps.make_train_step(config, network, network, tx, feeds.StreamFeed.gather, replicas)
+  step = steps.make_train_step([config], [network], network, tx, feeds.StreamFeed.gather, replicas)
   state = jax.eval_shape(
     lambda key: steps.TrainState(jnp.int32(0), variables['params'], variables['batch_stats'],
                                  tx.init(variables['params']), jax.random.key_data(key)), jax.random.key(0))
   batch = {
     'image': jax.ShapeDtypeStruct((BATCH, *SHAPE), jnp.uint8), 'label': jax.ShapeDtypeStruct((BATCH,), jnp.int32)}
-  assert jax.eval_shape(step, state, variables, {}, batch)[1].keys() == terms
+  _, (metrics,) = jax.eval_shape(step, (state,), variables, {}, batch)
+  assert metrics.keys() == terms
 
 
 def test_the_step_descends_the_gradient_of_the_loss():
@@ -155,13 +156,13 @@ def test_the_step_descends_the_gradient_of_the_loss():
   tx = optim.create_optimizer(config, steps_per_epoch=1)
   state = steps.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
   step = jax.jit(steps.make_train_step(
-    config, student, network, tx, feeds.StreamFeed.gather, Replicas(jax.devices()[:1])))
+    [config], [student], network, tx, feeds.StreamFeed.gather, Replicas(jax.devices()[:1])))
   batch = {'image': SPLIT.images[:16], 'label': SPLIT.labels[:16]}
 
   def loss(params):
-    return float(step(state.replace(params=params), teacher_variables, {}, batch)[1]['loss'])
+    return float(step((state.replace(params=params),), teacher_variables, {}, batch)[1][0]['loss'])
 
-  after, metrics = step(state, teacher_variables, {}, batch)
+  (after,), (metrics,) = step((state,), teacher_variables, {}, batch)
   gradient = jax.tree.map(lambda before, after: (before - after) / 0.01, state.params, after.params)
   squared_norm = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(gradient))
   size = 3e-3 / np.sqrt(squared_norm)

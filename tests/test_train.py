@@ -2,7 +2,9 @@
 
 import copy
 import json
+import pathlib
 
+import flax.linen
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,14 @@ import pytest
 from moonshine_jax import checkpoint, datasets, evaluate, metrics, report, train
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import UserError
+
+
+@pytest.fixture(scope='module', autouse=True)
+def smooth():
+  """A smooth activation in place of ReLU: rounding flips ReLU's derivative at 0."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(flax.linen, 'relu', flax.linen.silu)
+    yield
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -22,7 +32,7 @@ def one_device():
 
 @pytest.fixture
 def teacher(config, tmp_path):
-  record = train.train_and_evaluate(config, tmp_path / 'teacher')
+  record, = train.train_and_evaluate(config, tmp_path / 'teacher').values()
   return str(tmp_path / 'teacher'), record
 
 
@@ -57,7 +67,7 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
   class Stop(Exception):
     pass
 
-  def stop(self, record):
+  def stop(self, record, student):
     raise Stop
 
   with pytest.MonkeyPatch.context() as patch:
@@ -70,7 +80,7 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
   for ours, theirs in zip(metrics.read(workdir), metrics.read(whole), strict=True):
     assert {**ours, 'images_per_second': 0} == {**theirs, 'images_per_second': 0}
   before = metrics.read(workdir)
-  assert train.train_and_evaluate(config, workdir) == before[-1]  # finished: nothing is done again
+  assert train.train_and_evaluate(config, workdir) == {workdir: before[-1]}  # finished: nothing is done again
   assert metrics.read(workdir) == before
 
 
@@ -87,7 +97,7 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
     student.distill.update(distill)
     assert config_lib.regime(student) == regime
     before = variables_of(workdir)
-    record = train.train_and_evaluate(student, tmp_path / regime)
+    record, = train.train_and_evaluate(student, tmp_path / regime).values()
     assert {name for name in ('ce', 'kd', 'at') if f'train_{name}' in record} == terms
     jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), before)  # the teacher stays as it was
     assert evaluate.evaluate(tmp_path / regime)['regime'] == regime
@@ -103,6 +113,51 @@ def forbid_work(patch):
   for target, name in [
     (datasets.TfdsSource, 'read'), (datasets.DigitsSource, 'read'), (train.steps, 'create_train_state')]:
     patch.setattr(target, name, lambda *args, **kwargs: pytest.fail('work was begun'))
+
+
+def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path):
+  """Of one teacher pass a step: another block, another regime, another seed; stopped on the way, and gone on."""
+  config.distill.teacher = teacher[0]
+  together = copy.deepcopy(config)
+  together.distill.students = ('block=G(N/8) alpha=0', 'block=BG(2,M/8) beta=0 seed=1', 'alpha=0 beta=0')
+  students = config_lib.students(together)
+  assert list(students) == ['block-G-N-8-alpha-0', 'block-BG-2-M-8-beta-0-seed-1', 'alpha-0-beta-0']
+
+  class Stop(Exception):
+    pass
+
+  def stop(self, record, student):
+    if record['epoch'] == 1 and student == 'block-BG-2-M-8-beta-0-seed-1':  # the third has saved nothing
+      raise Stop
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(metrics.Progress, 'epoch', stop)
+    with pytest.raises(Stop):
+      train.train_and_evaluate(together, tmp_path / 'together')
+  records = train.train_and_evaluate(together, tmp_path / 'together')
+  for name, alone in students.items():
+    workdir = tmp_path / 'together' / name
+    (expected_workdir, expected), = train.train_and_evaluate(alone, tmp_path / 'alone' / name).items()
+    np.testing.assert_allclose(records[workdir]['train_loss'], expected['train_loss'], rtol=1e-3)
+    assert records[workdir].keys() == expected.keys()
+    assert [each['epoch'] for each in metrics.read(workdir)] == [1, 2]
+    assert (workdir / 'config.json').read_text() == (expected_workdir / 'config.json').read_text()
+    for (path, ours), theirs in zip(
+        jax.tree.leaves_with_path(variables_of(workdir)), jax.tree.leaves(variables_of(expected_workdir)), strict=True):
+      np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3 * max(np.abs(theirs).max(), 1),
+                                 err_msg=name + jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize(('saved', 'expected'), [
+  (([], []), 0), (([4], [4]), 4), (([2, 4], [2]), 2), (([2], []), 0), (([2, 4], [4, 6]), 4)])
+def test_students_go_on_from_the_newest_step_that_all_have(saved, expected):
+  assert train.common_step({pathlib.Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8) == expected
+
+
+@pytest.mark.parametrize('saved', [([2, 4], []), ([6, 8], [2]), ([8], []), ([4, 6], [2])])
+def test_students_that_are_not_of_one_run_are_refused(saved):
+  with pytest.raises(UserError, match=r'^run: the students are at different steps \(0 \d, 1 \d\)'):
+    train.common_step({pathlib.Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8)
 
 
 def test_a_teacher_that_does_not_fit_is_refused_before_any_work(config, teacher, tmp_path, monkeypatch):

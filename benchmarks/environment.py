@@ -1,5 +1,6 @@
 """What a measurement must say about where it was made."""
 
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -15,7 +16,9 @@ def environment():
       'backend': jax.default_backend(), 'device': device.device_kind, 'devices': jax.device_count(),
       'processor': _processor(), 'cpus': len(os.sched_getaffinity(0)),
       'python': platform.python_version(), 'jax': jax.__version__, 'jaxlib': jaxlib.__version__,
-      'xla_flags': os.environ.get('XLA_FLAGS', ''), 'commit': _commit()}
+      'flax': _version('flax'), 'torch': _version('torch'),
+      'xla_flags': os.environ.get('XLA_FLAGS', ''), 'omp_wait_policy': os.environ.get('OMP_WAIT_POLICY', ''),
+      'commit': _commit()}
 
 
 def _processor():
@@ -24,6 +27,14 @@ def _processor():
       return next(line.split(':', 1)[1].strip() for line in file if line.startswith('model name'))
   except (OSError, StopIteration):
     return platform.processor()
+
+
+def _version(package):
+  """Of an installed package; None where it is not."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
 
 
 def _commit():

@@ -31,6 +31,28 @@ def interleaved(functions, args, repeats, give_up=8.0):
   return {name: (1e3 * statistics.median(seen), 1e3 * min(seen)) for name, seen in times.items()}
 
 
+def in_turns(calls, repeats):
+  """Seconds that each call takes.
+
+  Args:
+    calls: {name: a function of nothing that returns when its work is done}; each is called twice before any timing.
+    repeats: how many times each is timed, in turns.
+
+  Returns:
+    {name: the times, in order}.
+  """
+  for call in calls.values():
+    call()
+    call()
+  times = {name: [] for name in calls}
+  for _ in range(repeats):
+    for name, call in calls.items():
+      start = time.perf_counter()
+      call()
+      times[name].append(time.perf_counter() - start)
+  return times
+
+
 def _time(function, args):
   start = time.perf_counter()
   jax.block_until_ready(function(*args))

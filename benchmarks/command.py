@@ -1,0 +1,105 @@
+"""What the commands that measure whole networks share: which networks, their flags, and the JSON that they write."""
+
+import argparse
+import json
+import os
+import re
+from typing import NamedTuple
+
+import jax
+import ml_collections
+
+from benchmarks.environment import environment
+from configs import cifar10
+from moonshine_jax import paper, steps
+from moonshine_jax.config import DTYPES
+from moonshine_jax.models import create_model, wide_resnet
+
+NUM_CLASSES = 10
+# Of CIFAR-10's pixels, in the units of uint8; a step's time does not depend on them.
+MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
+
+# Forward passes or train steps that the host starts before it waits, by backend. An accelerator runs behind the host,
+# so that waiting for each would measure the wait; on a CPU they take the host's own cores.
+CALLS_A_SAMPLE = {'cpu': 1, 'gpu': 20, 'tpu': 20}
+
+
+class Architecture(NamedTuple):
+  """WRN-depth-width of one notation."""
+
+  depth: int
+  width: int
+  block: str
+
+  @classmethod
+  def parse(cls, name: str) -> 'Architecture':
+    """Of 'WRN-16-2 S', or of 'G(N/8)' for WRN-40-2. Raises ValueError where there is no such network."""
+    match = re.fullmatch(r'(?:WRN-(\d{1,9})-([1-9]\d{0,8}) +)?(\S.*)', name)
+    if match is None:
+      raise ValueError(f'{name!r} is no network: expected one as "G(N/8)" or "WRN-16-2 S"')
+    architecture = cls(int(match[1] or 40), int(match[2] or 2), match[3])
+    wide_resnet.check(*architecture)
+    return architecture
+
+  def __str__(self) -> str:
+    return f'WRN-{self.depth}-{self.width} {self.block}'
+
+
+TABLE_3 = tuple(Architecture(row.depth, row.width, row.block) for row in paper.TABLE_3)
+TEACHER = TABLE_3[0]  # the S network, WRN-40-2, beside which every other is set
+
+
+def make_parser(description: str, repeats: int) -> argparse.ArgumentParser:
+  """A parser with the flags that the commands share."""
+  parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--networks', nargs='+', type=_architecture, default=TABLE_3, metavar='NETWORK',
+                      help='as "G(N/8)", of WRN-40-2, or "WRN-16-2 S" (default: the 26 of Table 3)')
+  parser.add_argument('--dtype', default='float32', choices=DTYPES, help='of the computation (default: float32)')
+  parser.add_argument('--image_size', type=int, default=32, help='pixels on a side (default: 32)')
+  parser.add_argument('--repeats', type=int, default=repeats,
+                      help=f'times that each is timed, after warm-up (default: {repeats})')
+  parser.add_argument('--json', help='file to write the measurements to')
+  return parser
+
+
+def _architecture(name):
+  try:
+    return Architecture.parse(name)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def make_config(architecture: Architecture, batch: int, dtype: str) -> ml_collections.ConfigDict:
+  """The config of CIFAR-10 with another network, batch size and dtype."""
+  config = cifar10.get_config()
+  config.batch_size = batch
+  config.model.depth, config.model.width, config.model.block = architecture
+  config.model.dtype = dtype
+  return config
+
+
+def make_network(config: ml_collections.ConfigDict, axis_name: str | None = None) -> steps.Network:
+  """The network of a config, called with uint8 images."""
+  return steps.Network(create_model(config.model, NUM_CLASSES, axis_name), MEAN, STD)
+
+
+def use_all_cores() -> None:
+  """Divides a CPU into one device a core, unless $XLA_FLAGS says into how many; to be called before JAX is used.
+
+  XLA keeps 1.0 to 1.25 of 2 cores busy in a train step on one device; the data-parallel step uses all.
+  """
+  if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
+    jax.config.update('jax_num_cpu_devices', len(os.sched_getaffinity(0)))
+
+
+def calls_a_sample() -> int:
+  """How many calls are timed together on this backend."""
+  return CALLS_A_SAMPLE[jax.default_backend()]
+
+
+def write_json(path: str | None, flags: argparse.Namespace, rows: list[dict], **more) -> None:
+  """Writes the rows with where they come from, if there is a path."""
+  if path:
+    named = vars(flags) | {'networks': [str(network) for network in flags.networks]}
+    with open(path, 'w') as file:
+      json.dump({'environment': environment(), 'flags': named, **more, 'rows': rows}, file, indent=1)

@@ -1,0 +1,102 @@
+"""Latency at batch 1 and throughput at batch 128 of every network of Table 3, and the plot: what a multiply-add costs.
+
+  python -m benchmarks.inference --json=inference.json --plot=inference.svg
+  python -m benchmarks.inference --networks S 'G(N/8)' --dtype=bfloat16
+
+The forward pass in evaluation mode, from uint8 images to logits, compiled for one device. All networks take turns, and
+the medians count. A latency is that of one image, from the call to the logits; a throughput is that of batches called
+one after the other. The plot needs Matplotlib.
+"""
+
+import argparse
+import functools
+import statistics
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.command import Architecture, calls_a_sample, make_config, make_network, make_parser, write_json
+from benchmarks.timing import in_turns
+from moonshine_jax import cost
+
+
+def main(arguments: list[str] | None = None) -> None:
+  parser = make_parser(__doc__, repeats=15)
+  parser.add_argument('--batch', type=int, default=128, help='images, for the throughput (default: 128)')
+  parser.add_argument('--plot', help='SVG, PNG or PDF file for the plot')
+  flags = parser.parse_args(arguments)
+
+  rows = measure(flags)
+  print(f'{"network":<20} {"parameters":>10} {"madds":>11} {"batch 1 ms":>11} {f"batch {flags.batch} images/s":>20} '
+        f'{"ns a 1000 madds":>16}')
+  for row in rows:
+    print(f'{row["network"]:<20} {row["parameters"]:>10} {row["multiply_adds"]:>11} {1e3 * row["latency"]:>11.3f} '
+          f'{row["images_per_second"]:>20.1f} {1e12 / row["images_per_second"] / row["multiply_adds"]:>16.2f}')
+  write_json(flags.json, flags, rows)
+  if flags.plot:
+    plot(rows, flags)
+
+
+def measure(flags: argparse.Namespace) -> list[dict]:
+  """A row for each network: its costs, seconds for a batch of one and images a second for `flags.batch`."""
+  rows, one, many = [], {}, {}
+  for architecture in flags.networks:
+    model = make_network(make_config(architecture, 1, flags.dtype)).model
+    counts = cost.count(model, (flags.image_size, flags.image_size, 3))
+    rows.append({
+      'network': str(architecture), 'parameters': counts.parameters, 'multiply_adds': counts.multiply_adds})
+    forward = compile_forward(architecture, flags)
+    one[str(architecture)] = functools.partial(forward(1), 1)
+    many[str(architecture)] = functools.partial(forward(flags.batch), calls_a_sample())
+  latencies, times = in_turns(one, flags.repeats), in_turns(many, flags.repeats)
+  images = flags.batch * calls_a_sample()
+  for row in rows:
+    row['latency'] = statistics.median(latencies[row['network']])
+    row['latencies'] = latencies[row['network']]
+    row['images_per_second'] = images / statistics.median(times[row['network']])
+    row['seconds_an_image'] = [seconds / images for seconds in times[row['network']]]
+  return rows
+
+
+def compile_forward(architecture: Architecture, flags: argparse.Namespace) -> Callable[[int], Callable[[int], None]]:
+  """From a batch size to a function of a number of calls, that calls the network so often and waits for the logits."""
+  network = make_network(make_config(architecture, 1, flags.dtype))
+  shape = (flags.image_size, flags.image_size, 3)
+  variables = network.model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+
+  def compile_for(batch):
+    images = jax.random.randint(jax.random.key(1), (batch, *shape), 0, 256).astype(jnp.uint8)
+    forward = jax.jit(lambda variables, images: network(variables, images, train=False)[0]).lower(
+      variables, images).compile()
+
+    def run(times):
+      for _ in range(times):
+        logits = forward(variables, images)
+      logits.block_until_ready()
+
+    return run
+
+  return compile_for
+
+
+def plot(rows: list[dict], flags: argparse.Namespace) -> None:
+  """Writes the plot, or says that Matplotlib is missing."""
+  try:
+    from benchmarks import cost_plot
+  except ModuleNotFoundError as error:
+    if error.name != 'matplotlib':
+      raise
+    print('Matplotlib is not installed: there is no plot.')
+    return
+  device = jax.devices()[0].device_kind
+  cost_plot.write(flags.plot, {
+    f'one image at a time, {device}, {flags.dtype}': [
+      (row['network'], row['multiply_adds'] / 1e6, 1e3 * row['latency']) for row in rows],
+    f'batches of {flags.batch}, {device}, {flags.dtype}': [
+      (row['network'], row['multiply_adds'] / 1e6, 1e3 / row['images_per_second']) for row in rows],
+  })
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,213 @@
+"""Images a second of the train step of every network of Table 3, ours beside PyTorch's, in one run.
+
+  python -m benchmarks.train_step --json=train_step.json
+  python -m benchmarks.train_step --networks S 'G(N/8)' 'WRN-16-1 S' --batch=1024 --dtype=bfloat16
+
+Ours is the step that training takes: uint8 images gathered from the device's memory, augmented, forward, cross
+entropy, backward, SGD, on all local devices, and beside it on one. A CPU is divided into one device a core. PyTorch's
+is the same network with the same optimiser on images that are augmented and normalised already, on all cores or on the
+GPU: eager, in NCHW (the authors' layout) and in channels_last, and on a GPU also by torch.compile in channels_last. All
+take turns, and the medians count. The ratios are those of the fastest of ours; 'to S' is ours beside ours of WRN-40-2
+S, where that is among the networks.
+
+On a CPU, PyTorch's threads sleep while they wait for each other (OMP_WAIT_POLICY=passive, unless it is set to something
+else). By default they spin, which costs nothing where the cores are theirs alone, and up to 50 times where they are
+shared with another process or with the threads of XLA. PyTorch has no part in the comparison on a TPU.
+"""
+
+import argparse
+import functools
+import os
+import statistics
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from benchmarks.command import (
+  NUM_CLASSES,
+  TEACHER,
+  Architecture,
+  calls_a_sample,
+  make_config,
+  make_network,
+  make_parser,
+  use_all_cores,
+  write_json,
+)
+from benchmarks.timing import in_turns
+from moonshine_jax import cost, optim, steps
+from moonshine_jax.datasets import Split
+from moonshine_jax.feeds import ResidentFeed
+from moonshine_jax.parallel import Replicas
+
+NCHW, CHANNELS_LAST, COMPILED = 'PyTorch NCHW', 'PyTorch channels_last', 'PyTorch compiled'
+
+
+def main(arguments: list[str] | None = None) -> None:
+  parser = make_parser(__doc__, repeats=7)
+  add_step_arguments(parser)
+  flags = parser.parse_args(arguments)
+  use_all_cores()
+  check_devices(parser, flags)
+  torch_device = find_torch()
+
+  names = [name_of(devices) for devices in flags.devices]
+  if torch_device:
+    names += [NCHW, CHANNELS_LAST] + [COMPILED] * (torch_device == 'cuda')
+  print_header(names)
+  rows = []
+  for architecture in flags.networks:
+    runs = {name_of(devices): our_train_step(architecture, flags, devices) for devices in flags.devices}
+    if torch_device:
+      runs |= torch_train_steps(architecture, flags, torch_device)
+    rows.append(measure(architecture, flags, runs))
+    rows[-1]['ratios'] = ratios(rows[-1], rows)
+    print_row(rows[-1], names)
+  write_json(flags.json, flags, rows)
+
+
+def add_step_arguments(parser: argparse.ArgumentParser) -> None:
+  """The flags of a measurement of train steps."""
+  parser.add_argument('--batch', type=int, default=128, help='images in a step, over all devices (default: 128)')
+  parser.add_argument('--devices', nargs='+', type=int, help='numbers of devices for ours (default: 1 and all)')
+
+
+def check_devices(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+  """Fills in the default and leaves the command where the devices are too many or do not divide the batch."""
+  local = jax.local_device_count()
+  flags.devices = flags.devices or sorted({1, local})
+  for devices in flags.devices:
+    if not 1 <= devices <= local or flags.batch % devices:
+      parser.error(f'--devices {devices}: expected a divisor of --batch {flags.batch}, at most {local}')
+
+
+def name_of(devices: int) -> str:
+  return f'ours, {devices} device' + 's' * (devices > 1)
+
+
+def our_train_step(architecture: Architecture, flags: argparse.Namespace, devices: int) -> Callable[[], None]:
+  """Our step on so many devices: a function that takes `calls_a_sample` steps, in one dispatch, and waits for them."""
+  config = make_config(architecture, flags.batch, flags.dtype)
+  replicas = Replicas(jax.local_devices()[:devices])
+  network = make_network(config, replicas.axis_name)
+  images, labels = synthetic_batch(flags.batch, flags.image_size)
+  feed = ResidentFeed(Split(images, labels), replicas)
+  index = np.tile(np.arange(flags.batch, dtype=np.int32), (calls_a_sample(), 1))
+  batches, = feed.stacks(index, calls_a_sample())
+  tx = optim.create_optimizer(config, steps_per_epoch=1000)
+  keys = jax.random.split(jax.random.key(0))
+  states = replicas.replicate((steps.create_train_state(network, images.shape[1:], tx, *keys),))
+  teacher_variables = replicas.replicate({})
+  train_step = steps.make_train_step([config], [network], None, tx, feed.gather, replicas)
+  train_loop = replicas.compile(steps.make_train_loop(train_step), donate_argnums=(0,))
+
+  def run():
+    nonlocal states
+    states, metrics = train_loop(states, teacher_variables, feed.data, batches)
+    jax.block_until_ready((states, metrics))
+
+  return run
+
+
+def synthetic_batch(batch: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Noise: uint8 images (batch, height, width, 3) and int32 labels (batch,)."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (batch, image_size, image_size, 3), np.uint8)
+  return images, rng.integers(0, NUM_CLASSES, batch).astype(np.int32)
+
+
+def find_torch() -> str | None:
+  """PyTorch's device, with PyTorch set up to use all of it; None, and a line that says why, where there is none."""
+  os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # read when PyTorch is imported
+  try:
+    from benchmarks import torch_wide_resnet
+  except ModuleNotFoundError as error:
+    if error.name != 'torch':
+      raise
+    print('PyTorch is not installed: ours is measured alone.')
+    return None
+  device = torch_wide_resnet.device_beside(jax.default_backend())
+  if device is None:
+    print(f'This PyTorch cannot use the {jax.default_backend()}: ours is measured alone.')
+  else:
+    torch_wide_resnet.use_all_of(device, len(os.sched_getaffinity(0)))
+  return device
+
+
+def torch_train_steps(architecture: Architecture, flags: argparse.Namespace,
+                      device: str) -> dict[str, Callable[[], None]]:
+  """PyTorch's steps by name, each as `our_train_step`'s."""
+  import torch
+
+  from benchmarks import torch_wide_resnet
+
+  images, labels = synthetic_batch(flags.batch, flags.image_size)
+  images = torch.from_numpy(images.transpose(0, 3, 1, 2) / np.float32(127.5) - 1).to(device)
+  labels = torch.from_numpy(labels).long().to(device)
+
+  def build(channels_last, compiled=False):
+    network = torch_wide_resnet.WideResNet(*architecture, NUM_CLASSES).to(device)
+    run = torch_wide_resnet.make_train_step(network, images, labels, flags.dtype, channels_last, compiled)
+    return functools.partial(run, calls_a_sample())
+
+  runs = {NCHW: build(channels_last=False), CHANNELS_LAST: build(channels_last=True)}
+  if device == 'cuda':
+    torch.compiler.reset()  # it compiles one function for a few networks only, and then falls back to eager
+    runs[COMPILED] = build(channels_last=True, compiled=True)
+    try:
+      runs[COMPILED]()
+    except Exception as error:  # of any type: it depends on what torch.compile finds on the machine
+      print(f'torch.compile does not work for {architecture}: {str(error).splitlines()[0]}')
+      del runs[COMPILED]
+  return runs
+
+
+def measure(architecture: Architecture, flags: argparse.Namespace, runs: dict[str, Callable[[], None]]) -> dict:
+  """One network's row: what it costs, and the median, lowest and highest images a second of every run."""
+  times = in_turns(runs, flags.repeats)
+  images = flags.batch * calls_a_sample()
+  speeds = {name: [images / seconds for seconds in seen] for name, seen in times.items()}
+  model = make_network(make_config(architecture, flags.batch, flags.dtype)).model
+  counts = cost.count(model, (flags.image_size, flags.image_size, 3))
+  return {
+    'network': str(architecture),
+    'parameters': counts.parameters,
+    'multiply_adds': counts.multiply_adds,
+    'images_per_second': {name: statistics.median(seen) for name, seen in speeds.items()},
+    'lowest': {name: min(seen) for name, seen in speeds.items()},
+    'highest': {name: max(seen) for name, seen in speeds.items()},
+  }
+
+
+def ours(row: dict) -> float:
+  """Images a second of the fastest of ours."""
+  return max(speed for name, speed in row['images_per_second'].items() if name.startswith('ours'))
+
+
+def ratios(row: dict, rows: list[dict]) -> dict[str, float]:
+  """Ours beside each of PyTorch's, and under 'S' beside ours of the S network, where `rows` has it."""
+  beside = {name: speed for name, speed in row['images_per_second'].items() if name.startswith('PyTorch')}
+  for other in rows:
+    if other['network'] == str(TEACHER):
+      beside['S'] = ours(other)
+  return {name: ours(row) / speed for name, speed in beside.items()}
+
+
+def print_header(names: list[str]) -> None:
+  compared = [name for name in names if name.startswith('PyTorch')] + ['S']
+  print("images a second, and the fastest of ours as a multiple of PyTorch's and of ours of WRN-40-2 S")
+  print(f'{"network":<20} {"parameters":>10} {"madds":>11}' + ''.join(f' {name:>21}' for name in names)
+        + ''.join(f' {"to " + name.removeprefix("PyTorch "):>16}' for name in compared), flush=True)
+
+
+def print_row(row: dict, names: list[str]) -> None:
+  speeds, beside = row['images_per_second'], row['ratios']
+  compared = [name for name in names if name.startswith('PyTorch')] + ['S']
+  print(f'{row["network"]:<20} {row["parameters"]:>10} {row["multiply_adds"]:>11}'
+        + ''.join(f' {speeds[name]:>21.1f}' if name in speeds else f' {"-":>21}' for name in names)
+        + ''.join(f' {beside[name]:>16.2f}' if name in beside else f' {"-":>16}' for name in compared), flush=True)
+
+
+if __name__ == '__main__':
+  main()

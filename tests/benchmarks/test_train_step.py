@@ -1,0 +1,60 @@
+"""The command on the smallest networks, with PyTorch and without; never how fast they are."""
+
+import json
+import sys
+
+import pytest
+
+import benchmarks
+from benchmarks import train_step
+
+SMALL = ['--batch=4', '--image_size=8', '--repeats=2']
+
+
+def rows_of(tmp_path, *arguments):
+  path = tmp_path / 'rows.json'
+  train_step.main([*SMALL, f'--json={path}', *arguments])
+  return json.loads(path.read_text())['rows']
+
+
+@pytest.fixture
+def no_torch(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  monkeypatch.delitem(sys.modules, 'benchmarks.torch_wide_resnet', raising=False)
+  monkeypatch.delattr(benchmarks, 'torch_wide_resnet', raising=False)
+
+
+def test_ours_alone_on_two_devices(tmp_path, capsys, no_torch):
+  row, = rows_of(tmp_path, '--networks', 'WRN-10-1 S', '--devices', '2')
+  assert 'PyTorch is not installed' in capsys.readouterr().out
+  assert list(row['images_per_second']) == ['ours, 2 devices']
+  assert row['ratios'] == {}
+  assert (row['network'], row['parameters'], row['multiply_adds']) == ('WRN-10-1 S', 78330, 781952)
+
+
+def test_beside_pytorch(tmp_path, capsys):
+  pytest.importorskip('torch')
+  row, = rows_of(tmp_path, '--networks', 'WRN-10-1 S', '--devices', '1')
+  speeds = row['images_per_second']
+  assert list(speeds) == ['ours, 1 device', train_step.NCHW, train_step.CHANNELS_LAST]
+  for name in (train_step.NCHW, train_step.CHANNELS_LAST):
+    assert row['ratios'][name] == pytest.approx(speeds['ours, 1 device'] / speeds[name])
+    assert row['lowest'][name] <= speeds[name] <= row['highest'][name]
+  assert 'WRN-10-1 S' in capsys.readouterr().out
+
+
+def test_ratios_are_those_of_the_fastest_of_ours():
+  def row(network, one, two, nchw):
+    return {'network': network, 'images_per_second': {
+      'ours, 1 device': one, 'ours, 2 devices': two, train_step.NCHW: nchw}}
+
+  rows = [row('WRN-40-2 S', 20, 30, 60), row('WRN-40-2 G(N)', 45, 40, 30)]
+  assert train_step.ratios(rows[1], rows) == {train_step.NCHW: 1.5, 'S': 1.5}
+  assert train_step.ratios(rows[1], rows[1:]) == {train_step.NCHW: 1.5}
+
+
+@pytest.mark.parametrize('devices', ['3', '9', '0'])
+def test_devices_that_do_not_fit(devices, capsys):
+  with pytest.raises(SystemExit):
+    train_step.main([*SMALL, '--devices', devices])
+  assert 'a divisor of --batch 4' in capsys.readouterr().err

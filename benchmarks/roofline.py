@@ -93,24 +93,17 @@ def activation_passes(model: nn.Module, image_shape: Sequence[int]) -> int:
   """Numbers that a train step reads and writes for one image, by the rule above."""
   numbers = 0
 
-  def intercept(call, args, kwargs, context):
+  def add(module, inputs, outputs):
     nonlocal numbers
-    outputs = call(*args, **kwargs)
-    if context.method_name == '__call__':
-      match context.module:
-        case nn.Conv():
-          numbers += 3 * (args[0].size + outputs.size)
-        case nn.BatchNorm():
-          numbers += 8 * outputs.size
-        case ResidualBlock():
-          numbers += 6 * outputs.size
-    return outputs
+    match module:
+      case nn.Conv():
+        numbers += 3 * (inputs.size + outputs.size)
+      case nn.BatchNorm():
+        numbers += 8 * outputs.size
+      case ResidualBlock():
+        numbers += 6 * outputs.size
 
-  def init(key, image):
-    with nn.intercept_methods(intercept):
-      return model.init(key, image)
-
-  jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+  cost.visit_layers(model, image_shape, add)
   return numbers
 
 

@@ -10,8 +10,8 @@ trains the teacher. The paper's error is 4.79%. A student with cheap blocks is d
 (paper 5.06%), by knowledge distillation with --config.distill.beta=0 in place of alpha (paper 5.61%), by both with
 neither, and trained without distillation when no teacher is named (paper 6.07%).
 
-Needs: an accelerator for the 200 epochs (327,599,360 multiply-adds an image for the teacher's forward pass; on two CPU
-cores an epoch takes about half an hour). On a GPU or TPU also set --config.model.dtype=bfloat16.
+Needs: an accelerator for the 200 epochs (327,599,360 multiply-adds an image for the teacher's forward pass; on a CPU an
+epoch takes about 20 minutes). On a GPU or TPU also set --config.model.dtype=bfloat16.
 """
 
 import ml_collections

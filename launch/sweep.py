@@ -54,7 +54,11 @@ def main() -> None:
   except ValueError as error:
     raise errors.UserError(f'--blocks: {error}') from error
   out = Path(OUT.value)
-  todo = list(runs(config_lib.loaded(CONFIG.value), blocks, REGIMES.value, SEEDS.value, out))
+  teacher = config_lib.loaded(CONFIG.value)
+  config_lib.check(teacher)
+  if teacher.distill.students:
+    raise errors.UserError('config.distill.students: expected none: a sweep makes its students of --blocks')
+  todo = list(runs(teacher, blocks, REGIMES.value, SEEDS.value, out))
   for _, config in todo:  # all of them before the first, which may take hours
     config_lib.check(config)
   train.cache_compilations(out / '.jax_cache')

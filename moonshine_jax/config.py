@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -12,6 +14,7 @@ from moonshine_jax import losses
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import wide_resnet
 
+FILE = 'config.json'  # in a workdir
 DTYPES = ('float32', 'bfloat16')
 FEEDS = ('resident', 'stream')
 
@@ -36,7 +39,7 @@ def _increasing_epochs(value: Any) -> bool:
   )
 
 
-_FINITE = float('inf')
+_INFINITY = float('inf')
 _TEXT = (lambda value: isinstance(value, str), 'a string')
 _NAME = (lambda value: isinstance(value, str) and bool(value), 'a string that is not empty')
 
@@ -60,17 +63,17 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
   'data.feed': _choice(FEEDS),
   'data.pad': _integer(0),
   'data.flip': (lambda value: isinstance(value, bool), 'True or False'),
-  'optimizer.learning_rate': _number(lambda value: 0 < value < _FINITE, 'above 0'),
+  'optimizer.learning_rate': _number(lambda value: 0 < value < _INFINITY, 'above 0'),
   'optimizer.momentum': _number(lambda value: 0 <= value < 1, 'from 0 to below 1'),
-  'optimizer.weight_decay': _number(lambda value: 0 <= value < _FINITE, 'of at least 0'),
-  'optimizer.decay_factor': _number(lambda value: 0 < value < _FINITE, 'above 0'),
+  'optimizer.weight_decay': _number(lambda value: 0 <= value < _INFINITY, 'of at least 0'),
+  'optimizer.decay_factor': _number(lambda value: 0 < value < _INFINITY, 'above 0'),
   'optimizer.decay_epochs': (_increasing_epochs, 'increasing positive integers, as (60, 120, 160)'),
   'distill.teacher': _TEXT,
   'distill.students': (
     lambda value: isinstance(value, tuple) and all(isinstance(each, str) for each in value), 'a tuple of strings'),
   'distill.alpha': _number(lambda value: 0 <= value <= 1, 'from 0 to 1'),
-  'distill.beta': _number(lambda value: 0 <= value < _FINITE, 'of at least 0'),
-  'distill.temperature': _number(lambda value: 0 < value < _FINITE, 'above 0'),
+  'distill.beta': _number(lambda value: 0 <= value < _INFINITY, 'of at least 0'),
+  'distill.temperature': _number(lambda value: 0 < value < _INFINITY, 'above 0'),
   'distill.kd_form': _choice(losses.KD_FORMS),
   'distill.at_form': _choice(losses.AT_FORMS),
 }
@@ -186,3 +189,20 @@ def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
     return tuple(value) if isinstance(value, list) else value
 
   return ml_collections.ConfigDict(restore(values))
+
+
+def read(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+  """The config of the run in a workdir."""
+  return from_json(json.loads((Path(workdir) / FILE).read_text()))
+
+
+def write(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+  """Makes the workdir and writes the config into it. Raises UserError where that cannot be done."""
+  path = Path(workdir) / FILE
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix('.tmp')
+    partial.write_text(json.dumps(to_json(config), indent=2) + '\n')
+    os.replace(partial, path)
+  except OSError as error:
+    raise UserError(f'{workdir}: cannot be written as a workdir: {error.strerror}') from error

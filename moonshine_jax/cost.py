@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -30,17 +31,33 @@ def count(model: nn.Module, image_shape: Sequence[int]) -> Cost:
   """
   multiply_adds = 0
 
-  def intercept(call, args, kwargs, context):
+  def add(module, inputs, outputs):
     nonlocal multiply_adds
+    del inputs
+    if isinstance(module, nn.Conv | nn.Dense):
+      multiply_adds += math.prod(outputs.shape[:-1]) * module.get_variable('params', 'kernel').size
+
+  variables = visit_layers(model, image_shape, add)
+  return Cost(sum(leaf.size for leaf in jax.tree.leaves(variables)), multiply_adds)
+
+
+def visit_layers(
+  model: nn.Module, image_shape: Sequence[int], visit: Callable[[nn.Module, jax.Array, Any], None]
+) -> Any:
+  """Calls visit(module, inputs, outputs) for the model and every module in it, on one image, computing nothing.
+
+  Returns:
+    The shapes of the model's variables.
+  """
+
+  def intercept(call, args, kwargs, context):
     outputs = call(*args, **kwargs)
-    if context.method_name == '__call__' and isinstance(context.module, nn.Conv | nn.Dense):
-      kernel = context.module.get_variable('params', 'kernel')
-      multiply_adds += math.prod(outputs.shape[:-1]) * kernel.size
+    if context.method_name == '__call__':
+      visit(context.module, args[0], outputs)
     return outputs
 
   def init(key, image):
     with nn.intercept_methods(intercept):
       return model.init(key, image)
 
-  variables = jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
-  return Cost(sum(leaf.size for leaf in jax.tree.leaves(variables)), multiply_adds)
+  return jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))

@@ -1,12 +1,11 @@
 """One table of a folder of runs, in the form of the paper's Tables 3 and 4: `python -m moonshine_jax.report DIR`."""
 
 import dataclasses
-import json
 import os
 import statistics
 from pathlib import Path
 
-from moonshine_jax import checkpoint, config, cost, metrics, train
+from moonshine_jax import checkpoint, config, cost, metrics
 from moonshine_jax.errors import UserError, run_command
 from moonshine_jax.models import create_model
 
@@ -29,8 +28,8 @@ def collect(folder: str | os.PathLike) -> dict[Network, dict[str, list[float]]]:
   Teachers come first. Raises UserError where there is no finished run.
   """
   configs = {}
-  for path in sorted(Path(folder).glob(f'**/{train.CONFIG_FILE}')):
-    configs[path.parent] = config.from_json(json.loads(path.read_text()))
+  for path in sorted(Path(folder).glob(f'**/{config.FILE}')):
+    configs[path.parent] = config.read(path.parent)
   teachers = {Path(run.distill.teacher).resolve() for run in configs.values() if run.distill.teacher}
   errors: dict[Network, dict[str, list[float]]] = {}
   for workdir in sorted(configs, key=lambda workdir: workdir.resolve() not in teachers):

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -20,7 +19,6 @@ from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
 from moonshine_jax.parallel import Replicas
 
-CONFIG_FILE = 'config.json'
 MAY_DIFFER = {'data.data_dir', 'data.feed', 'steps_per_dispatch'}  # fields that change no bit of a run
 IN_FLIGHT = 4  # dispatches that the host is ahead of the devices: enough to keep them busy, few enough to be told of
 
@@ -72,9 +70,9 @@ def train_and_evaluate(
   steps_per_epoch = len(train_split) // config.batch_size
   learning_rate_fn = optim.create_learning_rate_fn(config, steps_per_epoch)
   tx = optim.create_optimizer(config, steps_per_epoch)
-  _, order_key, _ = split_keys(config.seed)
+  _, order_key, step_key = split_keys(config.seed)
 
-  students, states = open_students(runs, facts, tx, replicas, config.epochs * steps_per_epoch)
+  students, states = open_students(runs, facts, tx, step_key, replicas, config.epochs * steps_per_epoch)
   first_step = int(states[0].step)
   progress = metrics.Progress(config.epochs, steps_per_epoch, first_step, config.batch_size)
   states, teacher_variables = replicas.replicate((states, teacher_variables))
@@ -128,12 +126,13 @@ def open_students(
   runs: dict[Path, ml_collections.ConfigDict],
   facts: datasets.Facts,
   tx: optax.GradientTransformation,
+  step_key: jax.Array,
   replicas: Replicas,
   last_step: int,
 ) -> tuple[list[Student], tuple[steps.TrainState, ...]]:
   """The students with their workdirs made and opened, and their states at the newest step that all have reached."""
   for path, config in runs.items():
-    write_config(config, path)
+    config_lib.write(config, path)
   all_checkpoints = [checkpoint.Checkpoints(path, create=True) for path in runs]
   step = common_step({path: each.steps for path, each in zip(runs, all_checkpoints, strict=True)}, last_step)
   students, states = [], []
@@ -141,7 +140,6 @@ def open_students(
     model = create_model(config.model, facts.num_classes, replicas.axis_name)
     network = steps.Network(model, facts.mean, facts.std)
     init_key, _, _ = split_keys(config.model.seed)
-    _, _, step_key = split_keys(config.seed)
     state = steps.create_train_state(network, facts.image_shape, tx, init_key, step_key)
     checkpoints.go_back(step)
     states.append(checkpoints.state(state) if step else state)
@@ -194,10 +192,9 @@ def load_teacher(
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
   """Raises UserError where a run of another config is in the workdir."""
-  path = Path(workdir) / CONFIG_FILE
-  if not path.exists():
+  if not (Path(workdir) / config_lib.FILE).exists():
     return
-  theirs = config_lib.flatten(config_lib.from_json(json.loads(path.read_text())))
+  theirs = config_lib.flatten(config_lib.read(workdir))
   ours = config_lib.flatten(config)
   differing = [
     f'config.{name}={ours.get(name)!r} (there: {theirs.get(name)!r})'
@@ -207,18 +204,6 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike)
   if differing:
     raise UserError(f'{workdir} holds a run of another config: {", ".join(differing)}: '
                     'expected the same config, to go on, or another workdir')
-
-
-def write_config(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
-  """Makes the workdir and writes the config into it. Raises UserError where that cannot be done."""
-  path = Path(workdir) / CONFIG_FILE
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.tmp')
-    partial.write_text(json.dumps(config_lib.to_json(config), indent=2) + '\n')
-    os.replace(partial, path)
-  except OSError as error:
-    raise UserError(f'{workdir}: cannot be written as a workdir: {error.strerror}') from error
 
 
 def epoch_means(dispatches: list[tuple[dict[str, np.ndarray], ...]]) -> list[dict[str, float]]:

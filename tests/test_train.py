@@ -1,7 +1,6 @@
 """Whole runs: what they leave, going on where they were, distillation, and what is refused before they start."""
 
 import copy
-import json
 import pathlib
 
 import flax.linen
@@ -48,8 +47,7 @@ def test_a_run_leaves_all_that_is_needed_of_it(config, teacher, tmp_path):
   np.testing.assert_allclose([each['learning_rate'] for each in records], [0.1, 0.02], rtol=1e-6)
   assert record['best_test_error'] == min(each['test_error'] for each in records)
   assert record['train_loss'] == record['train_ce'] > 0
-  saved = config_lib.from_json(json.loads((tmp_path / 'teacher' / 'config.json').read_text()))
-  assert saved.to_dict() == config.to_dict()
+  assert config_lib.read(workdir).to_dict() == config.to_dict()
 
   result = evaluate.evaluate(workdir)
   assert result['test_error'] == record['test_error'] and result['examples'] == 13
@@ -189,7 +187,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(config, teac
 def test_a_workdir_that_cannot_be_written_is_named(config, tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(UserError, match='file/run: cannot be written as a workdir'):
-    train.write_config(config, tmp_path / 'file' / 'run')
+    config_lib.write(config, tmp_path / 'file' / 'run')
 
 
 def test_a_batch_larger_than_the_data_is_refused(config, tmp_path, monkeypatch):

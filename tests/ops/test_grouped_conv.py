@@ -50,22 +50,18 @@ def parts(formulation, x, kernel, dy, conv):
       formulation.weight_gradient(x, dy, kernel.shape, conv)))(x, kernel, dy)
 
 
-def lax_parts(x, kernel, dy, conv):
-  def reference(x, kernel, dy):
-    y, vjp = jax.vjp(lambda x, kernel: lax.conv_general_dilated(
+def differentiated_parts(convolve, x, kernel, dy, conv):
+  """(y, dx, dkernel) of a function with the signature of `lax.conv_general_dilated`, by JAX's differentiation."""
+  def run(x, kernel, dy):
+    y, vjp = jax.vjp(lambda x, kernel: convolve(
         x, kernel, conv.window_strides, conv.padding, rhs_dilation=conv.rhs_dilation, dimension_numbers=NHWC,
         feature_group_count=conv.feature_group_count), x, kernel)
     return y, *vjp(dy)
-  return jax.jit(reference)(x, kernel, dy)
+  return jax.jit(run)(x, kernel, dy)
 
 
-def our_parts(x, kernel, dy, conv):
-  def ours(x, kernel, dy):
-    y, vjp = jax.vjp(lambda x, kernel: grouped_conv.conv_general_dilated(
-        x, kernel, conv.window_strides, conv.padding, rhs_dilation=conv.rhs_dilation, dimension_numbers=NHWC,
-        feature_group_count=conv.feature_group_count), x, kernel)
-    return y, *vjp(dy)
-  return jax.jit(ours)(x, kernel, dy)
+lax_parts = functools.partial(differentiated_parts, lax.conv_general_dilated)
+our_parts = functools.partial(differentiated_parts, grouped_conv.conv_general_dilated)
 
 
 def assert_equal_parts(actual, expected, tolerance=1e-5):

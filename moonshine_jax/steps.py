@@ -61,8 +61,9 @@ def create_train_state(network: Network, image_shape: tuple[int, ...], tx: optax
                        init_key: jax.Array, step_key: jax.Array) -> TrainState:
   """The state at step 0. `lazy_init` runs the initialisers alone: neither the forward pass nor its compilation."""
   variables = network.model.lazy_init(init_key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+  rng = jnp.array(jax.random.key_data(step_key))  # a copy: states are donated, and several may be given one key
   return TrainState(jnp.zeros((), jnp.int32), variables['params'], variables['batch_stats'],
-                    tx.init(variables['params']), jax.random.key_data(step_key))
+                    tx.init(variables['params']), rng)
 
 
 def make_train_step(

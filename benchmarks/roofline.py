@@ -32,11 +32,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from benchmarks.command import Architecture, make_config, make_network, make_parser, use_all_cores, write_json
+from benchmarks.command import Architecture, make_config, make_network, make_parser, write_json
 from benchmarks.timing import in_turns
 from benchmarks.train_step import add_step_arguments, check_devices, measure, name_of, our_train_step, ours
-from moonshine_jax import cost
-from moonshine_jax.models.blocks import ResidualBlock
+from moonshine_jax import cost, parallel
+from moonshine_jax.models.blocks import BatchNormReLU, ResidualBlock
 
 EPOCHS_IMAGES = 200 * 50_000  # of the recipe on CIFAR-10
 
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.error('--device: expected --tflops and --bandwidth with it')
   here = not flags.device
   if here:
-    use_all_cores()
+    parallel.use_all_cores(flags.batch)
     check_devices(parser, flags)
   tflops = flags.tflops or measure_tflops(flags.dtype, flags.repeats)
   bandwidth = flags.bandwidth or measure_bandwidth(flags.repeats)
@@ -98,7 +98,7 @@ def activation_passes(model: nn.Module, image_shape: Sequence[int]) -> int:
     match module:
       case nn.Conv():
         numbers += 3 * (inputs.size + outputs.size)
-      case nn.BatchNorm():
+      case BatchNormReLU():
         numbers += 8 * outputs.size
       case ResidualBlock():
         numbers += 6 * outputs.size

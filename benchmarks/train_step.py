@@ -32,14 +32,12 @@ from benchmarks.command import (
   make_config,
   make_network,
   make_parser,
-  use_all_cores,
   write_json,
 )
 from benchmarks.timing import in_turns
-from moonshine_jax import cost, optim, steps
+from moonshine_jax import cost, optim, parallel, steps
 from moonshine_jax.datasets import Split
 from moonshine_jax.feeds import ResidentFeed
-from moonshine_jax.parallel import Replicas
 
 NCHW, CHANNELS_LAST, COMPILED = 'PyTorch NCHW', 'PyTorch channels_last', 'PyTorch compiled'
 
@@ -48,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser = make_parser(__doc__, repeats=7)
   add_step_arguments(parser)
   flags = parser.parse_args(arguments)
-  use_all_cores()
+  parallel.use_all_cores(flags.batch)
   check_devices(parser, flags)
   torch_device = find_torch()
 
@@ -89,7 +87,7 @@ def name_of(devices: int) -> str:
 def our_train_step(architecture: Architecture, flags: argparse.Namespace, devices: int) -> Callable[[], None]:
   """Our step on so many devices: a function that takes `calls_a_sample` steps, in one dispatch, and waits for them."""
   config = make_config(architecture, flags.batch, flags.dtype)
-  replicas = Replicas(jax.local_devices()[:devices])
+  replicas = parallel.Replicas(jax.local_devices()[:devices])
   network = make_network(config, replicas.axis_name)
   images, labels = synthetic_batch(flags.batch, flags.image_size)
   feed = ResidentFeed(Split(images, labels), replicas)

@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import errors, report, train
+from moonshine_jax import errors, parallel, report, train
 from moonshine_jax.models.blocks import Block
 
 CONFIG = config_flags.DEFINE_config_file('config', None, "The teacher's config.")
@@ -61,6 +61,7 @@ def main() -> None:
   todo = list(runs(teacher, blocks, REGIMES.value, SEEDS.value, out))
   for _, config in todo:  # all of them before the first, which may take hours
     config_lib.check(config)
+  parallel.use_all_cores(teacher.batch_size)
   train.cache_compilations(out / '.jax_cache')
   for i, (name, config) in enumerate(todo, start=1):
     record, = train.train_and_evaluate(config, out / name).values()

@@ -5,6 +5,7 @@ that was drawn for the whole batch with `own_share`; on one device all three cha
 """
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,18 @@ import numpy as np
 from jax import lax
 
 AXIS = 'batch'
+
+
+def use_all_cores(batch_size: int) -> None:
+  """Makes of a CPU one device a core, as far as they divide the batch; to be called before JAX is used.
+
+  XLA keeps little more than one core busy in a train step on one device. Where the user says into how many devices a
+  CPU is divided ($JAX_NUM_CPU_DEVICES, or $XLA_FLAGS), that holds.
+  """
+  divided = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
+  if jax.config.jax_num_cpu_devices < 0 and not divided:
+    cores = len(os.sched_getaffinity(0))
+    jax.config.update('jax_num_cpu_devices', max(n for n in range(1, cores + 1) if batch_size % n == 0))
 
 
 class Replicas:

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,3 +46,18 @@ def test_fetched_arrays_outlive_a_donation(replicas):
 
 def test_round_up(replicas):
   assert [replicas.round_up(size) for size in (4, 5)] == ([4, 5] if len(replicas) == 1 else [4, 8])
+
+
+@pytest.mark.parametrize(('environment', 'batch_size', 'devices'), [
+  ({}, 7 * len(os.sched_getaffinity(0)), len(os.sched_getaffinity(0))),
+  ({}, 1, 1),
+  ({'JAX_NUM_CPU_DEVICES': '3'}, 4, 3),
+  ({'XLA_FLAGS': '--xla_force_host_platform_device_count=3'}, 4, 3),
+])
+def test_a_cpu_is_as_many_devices_as_cores_that_divide_the_batch(environment, batch_size, devices):
+  code = f'from moonshine_jax import parallel; parallel.use_all_cores({batch_size}); print(len(parallel.Replicas()))'
+  unset = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES')}
+  result = subprocess.run(
+    [sys.executable, '-c', code], env=unset | {'JAX_PLATFORMS': 'cpu'} | environment, capture_output=True, text=True,
+    check=True)
+  assert int(result.stdout) == devices

@@ -3,7 +3,6 @@
 import copy
 import pathlib
 
-import flax.linen
 import jax
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from moonshine_jax.errors import UserError
 def smooth():
   """A smooth activation in place of ReLU: rounding flips ReLU's derivative at 0."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(flax.linen, 'relu', flax.linen.silu)
+    patch.setattr(jax.nn, 'relu', jax.nn.silu)
     yield
 
 

@@ -16,7 +16,6 @@ convolution.
 """
 
 import dataclasses
-import functools
 import re
 from typing import Any
 
@@ -24,7 +23,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moonshine_jax.ops import grouped_conv
+from moonshine_jax.ops import batch_norm, grouped_conv
+
+# Of the paper's and the released code; momentum is the share of the running statistics that a step keeps.
+BN_MOMENTUM, BN_EPSILON = 0.9, 1e-5
 
 # The released code's: normal with variance 2 / (k * k * out_channels), the groups not divided out.
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -163,15 +165,15 @@ class ResidualBlock(nn.Module):
   @nn.compact
   def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
     """(batch, height, width, channels) -> (batch, ceil(height / strides), ceil(width / strides), features)."""
-    normalise = functools.partial(batch_norm_relu, train=train, dtype=self.dtype, axis_name=self.axis_name)
     convolutions = self.block.convolutions(inputs.shape[-1], self.features, self.strides)
-    branch = normalise(inputs, name='bn1')
+    branch = BatchNormReLU(self.axis_name, name='bn1')(inputs, train)
     shortcut = inputs
     if inputs.shape[-1] != self.features:
       shortcut = convolve(Convolution(1, self.features, self.strides), branch, self.dtype, 'shortcut')
     branch = convolve(convolutions[0], branch, self.dtype, 'conv1')
     for i, convolution in enumerate(convolutions[1:], start=2):
-      branch = convolve(convolution, normalise(branch, name=f'bn{i}'), self.dtype, f'conv{i}')
+      branch = BatchNormReLU(self.axis_name, name=f'bn{i}')(branch, train)
+      branch = convolve(convolution, branch, self.dtype, f'conv{i}')
     return shortcut + branch
 
 
@@ -192,15 +194,27 @@ def convolve(convolution: Convolution, inputs: jax.Array, dtype: Any, name: str)
   )(inputs)
 
 
-def batch_norm_relu(inputs: jax.Array, train: bool, dtype: Any, axis_name: str | None, name: str) -> jax.Array:
-  """Adds batch normalisation to the calling compact module and applies it and ReLU; the statistics are float32."""
-  return nn.relu(
-    nn.BatchNorm(
-      use_running_average=not train,
-      momentum=0.9,
-      epsilon=1e-5,
-      dtype=dtype,
-      axis_name=axis_name,
-      name=name,
-    )(inputs)
-  )
+class BatchNormReLU(nn.Module):
+  """Batch normalisation and ReLU; parameters and statistics are float32, named as in `nn.BatchNorm`.
+
+  Attributes:
+    axis_name: the pmapped axis over which the statistics of the batch are taken, or None.
+  """
+
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
+    """(..., channels) -> the same; with the statistics of the batch when training, else with the running ones."""
+    channels = inputs.shape[-1:]
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
+    var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
+    scale = self.param('scale', nn.initializers.ones, channels, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, channels, jnp.float32)
+    if not train:
+      return batch_norm.normalise_relu(inputs, mean.value, var.value, scale, bias, BN_EPSILON)
+    outputs, batch_mean, batch_var = batch_norm.batch_norm_relu(inputs, scale, bias, BN_EPSILON, self.axis_name)
+    if self.is_mutable_collection('batch_stats') and not self.is_initializing():
+      mean.value = BN_MOMENTUM * mean.value + (1 - BN_MOMENTUM) * batch_mean
+      var.value = BN_MOMENTUM * var.value + (1 - BN_MOMENTUM) * batch_var
+    return outputs

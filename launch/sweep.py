@@ -23,7 +23,7 @@ CONFIG = config_flags.DEFINE_config_file('config', None, "The teacher's config."
 OUT = flags.DEFINE_string('out', None, 'Folder for the workdirs of all runs.')
 BLOCKS = flags.DEFINE_string('blocks', 'G(N/8)', 'Blocks of the students, separated by commas.')
 REGIMES = flags.DEFINE_list('regimes', ['none', 'KD', 'AT'], 'Regimes, of none, KD, AT and KD+AT.')
-SEEDS = flags.DEFINE_integer('seeds', 3, 'Students of each block and regime, with seeds from 0.', lower_bound=1)
+SEEDS = flags.DEFINE_integer('seeds', 3, 'Students of each block and regime, with seeds from 0.', 1, 1000)
 
 
 def runs(
@@ -46,7 +46,7 @@ def runs(
 
 def main() -> None:
   errors.require_flags(config=CONFIG.value, out=OUT.value)
-  for regime in REGIMES.value:
+  for regime in REGIMES.value or ['']:
     if regime not in ('none', 'KD', 'AT', 'KD+AT'):
       raise errors.UserError(f'--regimes: {regime!r}: expected some of none, KD, AT, KD+AT')
   try:

@@ -19,8 +19,17 @@ DTYPES = ('float32', 'bfloat16')
 FEEDS = ('resident', 'stream')
 
 
-def _integer(least: int) -> tuple[Callable[[Any], bool], str]:
-  return lambda value: type(value) is int and value >= least, f'an integer of at least {least}'
+# Bounds that no real run meets. Beyond them a seed repeats another's (JAX's keys take 32 bits of it), a count does not
+# fit the 32 bits of the step, and a number or its square is no float32.
+MAX_SEED = 2**32 - 1
+MAX_COUNT = 10**9
+MAX_NUMBER = 1e9
+MAX_STUDENT = 255  # characters, the limit of a folder's name
+
+
+def _integer(least: int, most: int = MAX_COUNT) -> tuple[Callable[[Any], bool], str]:
+  expected = f'an integer of at least {least} and at most {most}'
+  return lambda value: type(value) is int and least <= value <= most, expected
 
 
 def _number(inside: Callable[[float], bool], expected: str) -> tuple[Callable[[Any], bool], str]:
@@ -34,26 +43,27 @@ def _choice(values: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
 def _increasing_epochs(value: Any) -> bool:
   return (
     isinstance(value, tuple)
-    and all(type(epoch) is int and epoch > 0 for epoch in value)
+    and all(type(epoch) is int and 0 < epoch <= MAX_COUNT for epoch in value)
     and list(value) == sorted(set(value))
   )
 
 
-_INFINITY = float('inf')
+_POSITIVE = _number(lambda value: 0 < value <= MAX_NUMBER, f'above 0 and at most {MAX_NUMBER:g}')
+_NOT_NEGATIVE = _number(lambda value: 0 <= value <= MAX_NUMBER, f'of at least 0 and at most {MAX_NUMBER:g}')
 _TEXT = (lambda value: isinstance(value, str), 'a string')
 _NAME = (lambda value: isinstance(value, str) and bool(value), 'a string that is not empty')
 
 # Every field, with the test of its value and the words for what would be right.
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-  'seed': _integer(0),
+  'seed': _integer(0, MAX_SEED),
   'batch_size': _integer(1),
   'epochs': _integer(1),
   'steps_per_dispatch': _integer(1),
   'eval_every': _integer(1),
   'checkpoint_every': _integer(1),
-  'model.seed': _integer(0),
+  'model.seed': _integer(0, MAX_SEED),
   'model.depth': _integer(1),
-  'model.width': _integer(1),
+  'model.width': _integer(1, wide_resnet.MAX_WIDTH),
   'model.block': _NAME,
   'model.dtype': _choice(DTYPES),
   'data.name': _NAME,
@@ -63,17 +73,18 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
   'data.feed': _choice(FEEDS),
   'data.pad': _integer(0),
   'data.flip': (lambda value: isinstance(value, bool), 'True or False'),
-  'optimizer.learning_rate': _number(lambda value: 0 < value < _INFINITY, 'above 0'),
+  'optimizer.learning_rate': _POSITIVE,
   'optimizer.momentum': _number(lambda value: 0 <= value < 1, 'from 0 to below 1'),
-  'optimizer.weight_decay': _number(lambda value: 0 <= value < _INFINITY, 'of at least 0'),
-  'optimizer.decay_factor': _number(lambda value: 0 < value < _INFINITY, 'above 0'),
-  'optimizer.decay_epochs': (_increasing_epochs, 'increasing positive integers, as (60, 120, 160)'),
+  'optimizer.weight_decay': _NOT_NEGATIVE,
+  'optimizer.decay_factor': _POSITIVE,
+  'optimizer.decay_epochs': (
+    _increasing_epochs, f'increasing positive integers, as (60, 120, 160), of at most {MAX_COUNT}'),
   'distill.teacher': _TEXT,
   'distill.students': (
     lambda value: isinstance(value, tuple) and all(isinstance(each, str) for each in value), 'a tuple of strings'),
   'distill.alpha': _number(lambda value: 0 <= value <= 1, 'from 0 to 1'),
-  'distill.beta': _number(lambda value: 0 <= value < _INFINITY, 'of at least 0'),
-  'distill.temperature': _number(lambda value: 0 < value < _INFINITY, 'above 0'),
+  'distill.beta': _NOT_NEGATIVE,
+  'distill.temperature': _number(lambda value: 1e-3 <= value <= 1e6, 'from 0.001 to 1e+06'),
   'distill.kd_form': _choice(losses.KD_FORMS),
   'distill.at_form': _choice(losses.AT_FORMS),
 }
@@ -89,7 +100,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if name not in values:
       raise UserError(f'config.{name}: missing: expected {expected}')
     if not valid(values[name]):
-      raise UserError(f'config.{name}={values[name]!r}: expected {expected}')
+      raise UserError(f'config.{name}={_shown(values[name])}: expected {expected}')
   model = config.model
   try:
     wide_resnet.blocks_per_group(model.depth)
@@ -98,7 +109,16 @@ def check(config: ml_collections.ConfigDict) -> None:
   try:
     wide_resnet.check(model.depth, model.width, model.block)
   except ValueError as error:
-    raise UserError(f'config.model.block={model.block!r}: {error}') from error
+    raise UserError(f'config.model.block={_shown(model.block)}: {error}') from error
+
+
+def _shown(value: Any) -> str:
+  """The value as Python writes it, cut where it would fill the screen."""
+  try:
+    text = repr(value)
+  except ValueError:  # Python refuses to write integers of thousands of digits
+    text = f'an integer of {value.bit_length()} bits' if isinstance(value, int) else f'a {type(value).__name__}'
+  return text if len(text) <= 200 else text[:200] + '...'
 
 
 # What a student of `distill.students` may have of its own: the word for it, and the config's field.
@@ -123,6 +143,12 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
   """
   found = {}
   for words in config.distill.students:
+    if not words.strip() or len(words) > MAX_STUDENT:
+      raise UserError(f'config.distill.students: {_shown(words)}: expected words like block=G(N/8), of at most '
+                      f'{MAX_STUDENT} characters in all, since they name its folder')
+    name = re.sub('[^A-Za-z0-9.]+', '-', words).strip('-')
+    if name in found:
+      raise UserError(f'config.distill.students: {words!r} is there twice')
     alone = copy.deepcopy(config)
     alone.distill.students = ()
     for word in words.split():
@@ -136,9 +162,6 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
         alone.update_from_flattened_dict({field: type(flatten(config)[field])(value)})
       except ValueError as error:
         raise UserError(f'config.distill.students: {word!r} in {words!r}: {error}') from error
-    name = re.sub('[^A-Za-z0-9.]+', '-', words).strip('-')
-    if name in found:
-      raise UserError(f'config.distill.students: {words!r} is there twice')
     try:
       check(alone)
     except UserError as error:
@@ -153,6 +176,8 @@ def loaded(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.items()
   except OSError as error:
     raise UserError(f'--config: {error.__cause__}') from error
+  except AttributeError as error:
+    raise UserError(f'--config: expected a ConfigDict of get_config, not {type(config).__name__}') from error
   return config
 
 

@@ -1,5 +1,6 @@
 """The one exception for what a user can put right, and the one line that a command prints for it."""
 
+import errno
 import re
 import sys
 from collections.abc import Callable
@@ -24,6 +25,8 @@ def run_command(main: Callable[..., None], *arguments: str) -> None:
       given = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
       _exit(_explain_flags(error, argv))
+    except SyntaxError as error:
+      _exit(f'--config: {error.filename}, line {error.lineno}: not Python: {error.msg}')
     if len(given) - 1 > len(arguments):
       _exit(f'unexpected argument {given[len(arguments) + 1]!r}: flags are written --name=value')
     if len(given) - 1 < len(arguments):
@@ -35,6 +38,10 @@ def run_command(main: Callable[..., None], *arguments: str) -> None:
       main(*argv[1:])
     except UserError as error:
       _exit(str(error))
+    except OSError as error:
+      if error.errno != errno.ENAMETOOLONG:  # the one that a path in the flags may cause wherever it is first looked at
+        raise
+      _exit(f'{str(error.filename)[:100]}...: the name is too long for a file')
 
   flags.FLAGS.verbosity = logging.WARNING  # INFO, absl's own choice, tells of every step that Orbax takes
   app.run(guarded, flags_parser=parse)

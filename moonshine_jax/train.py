@@ -21,6 +21,7 @@ from moonshine_jax.parallel import Replicas
 
 MAY_DIFFER = {'data.data_dir', 'data.feed', 'steps_per_dispatch'}  # fields that change no bit of a run
 IN_FLIGHT = 4  # dispatches that the host is ahead of the devices: enough to keep them busy, few enough to be told of
+MAX_STEPS = 2**31 - 1  # a state counts them in an int32
 
 
 @dataclasses.dataclass
@@ -58,6 +59,9 @@ def train_and_evaluate(
   if config.batch_size % len(replicas):
     raise UserError(f'config.batch_size={config.batch_size}: expected a multiple of the {len(replicas)} devices')
   source = datasets.open_source(config.data)
+  if config.data.pad > min(source.image_shape[:2]):
+    raise UserError(
+      f'config.data.pad={config.data.pad}: expected at most {min(source.image_shape[:2])}, the side of an image')
   teacher, teacher_variables = load_teacher(config, runs.values(), source)
   for path, each in runs.items():
     check_workdir(each, path)
@@ -68,6 +72,9 @@ def train_and_evaluate(
   facts = datasets.measure(source, train_split)
   train_feed, test_feed = (feeds.FEEDS[config.data.feed](split, replicas) for split in (train_split, test_split))
   steps_per_epoch = len(train_split) // config.batch_size
+  if (most := MAX_STEPS // steps_per_epoch) < max(config.epochs, *config.optimizer.decay_epochs, 0):
+    raise UserError(f'config.epochs={config.epochs}, config.optimizer.decay_epochs={config.optimizer.decay_epochs}: '
+                    f'expected at most {most} epochs of {steps_per_epoch} steps')
   learning_rate_fn = optim.create_learning_rate_fn(config, steps_per_epoch)
   tx = optim.create_optimizer(config, steps_per_epoch)
   _, order_key, step_key = split_keys(config.seed)

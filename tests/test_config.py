@@ -35,9 +35,14 @@ def test_the_recipe_is_the_papers():
   ('distill.alpha', -0.1, 'config.distill.alpha=-0.1: expected a number from 0 to 1'),
   ('distill.alpha', float('nan'), 'config.distill.alpha=nan: expected a number from 0 to 1'),
   ('distill.beta', -1.0, 'config.distill.beta=-1.0: expected a number of at least 0'),
-  ('distill.temperature', 0.0, 'config.distill.temperature=0.0: expected a number above 0'),
+  ('distill.temperature', 0.0, 'config.distill.temperature=0.0: expected a number from 0.001 to'),
   ('distill.kd_form', 'printed', "config.distill.kd_form='printed': expected one of released, equation, hinton"),
   ('data.feed', 'tape', "config.data.feed='tape': expected one of resident, stream"),
+  ('seed', 2**32, 'config.seed=4294967296: expected an integer of at least 0 and at most 4294967295'),
+  ('model.depth', 1210, 'config.model.depth=1210: expected a depth of at most 1204'),
+  ('model.width', 100, r"config.model.block='S': WRN-40-100 .* parameters .* at most 1,000,000,000"),
+  ('model.block', 'S,' * 5001, r"config.model.block='(S,)+S\.\.\.: 10,002 characters of notation: .* at most 10,000"),
+  ('optimizer.decay_epochs', (1, 10**30), 'config.optimizer.decay_epochs=.*: expected increasing .* at most 10{9}'),
   ('data.pad', -1, 'config.data.pad=-1: expected an integer of at least 0'),
   ('optimizer.learning_rate', float('inf'), 'config.optimizer.learning_rate=inf: expected a number above 0'),
   ('optimizer.decay_epochs', (3, 2), r'config.optimizer.decay_epochs=\(3, 2\): expected increasing positive integers'),
@@ -78,6 +83,8 @@ def test_students_have_what_they_name_and_share_the_rest():
   (('blok=S',), "'blok=S' in 'blok=S': expected words like block=G\\(N/8\\), of depth, width, block"),
   (('block=S width=two',), "'width=two' in 'block=S width=two': invalid literal"),
   (('block=G(3)',), "'block=G\\(3\\)': config.model.block='G\\(3\\)': .*3 groups do not divide"),
+  (('',), "'': expected words like block=G"),
+  (('block=' + 'S,' * 200,), "'block=S,S.*: expected words like block=G.*, of at most 255 characters"),
   (('block=S', 'block=S'), "'block=S' is there twice")])
 def test_students_that_are_none(students, message):
   config = cifar10.get_config()

@@ -197,6 +197,18 @@ def test_a_batch_larger_than_the_data_is_refused(config, tmp_path, monkeypatch):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize(('values', 'message'), [
+  ({'data.pad': 9}, 'config.data.pad=9: expected at most 8, the side of an image'),
+  ({'epochs': 10**9, 'batch_size': 8}, 'config.epochs=1000000000, .*: expected at most 429496729 epochs of 5 steps'),
+  ({'optimizer.decay_epochs': (1, 10**9), 'batch_size': 8}, r'.*decay_epochs=\(1, 1000000000\): expected at most 429')])
+def test_what_only_the_data_shows_to_be_too_much(config, tmp_path, monkeypatch, values, message):
+  monkeypatch.setattr(train.steps, 'create_train_state', lambda *args: pytest.fail('work was begun'))
+  config.update_from_flattened_dict(values)
+  with pytest.raises(UserError, match=f'^{message}'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
 def test_a_batch_that_the_devices_cannot_share_is_refused(config, tmp_path, monkeypatch):
   monkeypatch.setattr(jax, 'local_devices', lambda: [object()] * 3)
   monkeypatch.setattr(train, 'Replicas', lambda: [object()] * 3)

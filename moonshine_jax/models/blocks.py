@@ -31,6 +31,7 @@ BN_MOMENTUM, BN_EPSILON = 0.9, 1e-5
 # The released code's: normal with variance 2 / (k * k * out_channels), the groups not divided out.
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
+MAX_NOTATION = 10_000  # characters of a list of notations: one for each block of the deepest network takes 6,000
 NOTATIONS = 'S, S-2x2, G(g), B(b) or BG(b,g), with g an integer or N, N/2, ... in G and M, M/2, ... in BG'
 
 
@@ -73,7 +74,7 @@ class Block:
     kind, arguments = (match[1], match[2]) if match else (None, None)
     arguments = arguments.split(',') if arguments is not None else []
     if kind is None or len(arguments) != {'S': 0, 'S-2x2': 0, 'G': 1, 'B': 1, 'BG': 2}[kind]:
-      raise ValueError(f'{notation!r} is not a block: expected {NOTATIONS}')
+      raise ValueError(f'{_shown(notation)} is not a block: expected {NOTATIONS}')
     bottleneck, groups, group_size = 1, 1, None
     if kind in ('B', 'BG'):
       bottleneck = _positive_integer(arguments[0], notation)
@@ -89,6 +90,8 @@ class Block:
   @classmethod
   def parse_list(cls, notations: str) -> tuple['Block', ...]:
     """The blocks of notations separated by commas, such as 'S,G(2),BG(2,M/8)'. Raises ValueError."""
+    if len(notations) > MAX_NOTATION:
+      raise ValueError(f'{len(notations):,} characters of notation: expected at most {MAX_NOTATION:,}')
     return tuple(cls.parse(notation) for notation in re.split(r',(?![^()]*\))', notations))
 
   def __str__(self) -> str:
@@ -138,8 +141,13 @@ class Block:
 def _positive_integer(text: str, notation: str) -> int:
   # The length is bounded because Python refuses to convert numbers of thousands of digits.
   if not re.fullmatch(r'0*[1-9][0-9]{0,8}', text, re.ASCII):
-    raise ValueError(f'{notation!r} is not a block: {text!r} is not a positive integer; expected {NOTATIONS}')
+    raise ValueError(
+      f'{_shown(notation)} is not a block: {_shown(text)} is not a positive integer; expected {NOTATIONS}')
   return int(text)
+
+
+def _shown(text: str) -> str:
+  return repr(text if len(text) <= 100 else text[:100] + '...')
 
 
 class ResidualBlock(nn.Module):

@@ -12,6 +12,13 @@ from moonshine_jax.models.blocks import BatchNormReLU, Block, Convolution, Resid
 STEM_FEATURES = 16
 GROUP_STRIDES = (1, 2, 2)  # of conv2, conv3 and conv4
 
+# What `check` lets pass, above any network that was published: the deepest, ResNet-1202 (He et al., 2016), is of this
+# depth here, and the widest have widths of some 20. To train, a parameter takes 12 bytes: itself, its gradient and its
+# momentum.
+MAX_DEPTH = 1204
+MAX_WIDTH = 1000
+MAX_PARAMETERS = 10**9
+
 # PyTorch's default for a linear layer: uniform within 1 / sqrt(fan_in).
 fc_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
@@ -72,7 +79,9 @@ def group_features(width: int) -> tuple[int, int, int]:
 
 
 def blocks_per_group(depth: int) -> int:
-  """n of depth = 6n + 4. Raises ValueError for another depth."""
+  """n of depth = 6n + 4. Raises ValueError for another depth, or one above MAX_DEPTH."""
+  if depth > MAX_DEPTH:
+    raise ValueError(f'expected a depth of at most {MAX_DEPTH}')
   if depth < 10 or (depth - 4) % 6:
     lower = max(depth - (depth - 4) % 6, 10)
     raise ValueError(f'a depth is 6n + 4 with n of at least 1: the nearest are {lower} and {lower + 6}')
@@ -90,8 +99,16 @@ def group_blocks(depth: int, block: str | Sequence[str]) -> tuple[tuple[Block, .
 
 def check(depth: int, width: int, block: str | Sequence[str]) -> None:
   """Raises ValueError, with a message that says what would be right, where no such network can be built."""
-  in_features = STEM_FEATURES
+  if not 1 <= width <= MAX_WIDTH:
+    raise ValueError(f'expected a width from 1 to {MAX_WIDTH}')
+  in_features, parameters = STEM_FEATURES, 0
   for blocks, features, strides in zip(group_blocks(depth, block), group_features(width), GROUP_STRIDES, strict=True):
     for i, each in enumerate(blocks):
-      each.convolutions(in_features, features, strides if i == 0 else 1)
-      in_features = features
+      if in_features != features:
+        parameters += in_features * features  # the shortcut
+      for convolution in each.convolutions(in_features, features, strides if i == 0 else 1):
+        parameters += convolution.kernel**2 * in_features // convolution.groups * convolution.features
+        in_features = convolution.features
+  if parameters > MAX_PARAMETERS:
+    raise ValueError(f'WRN-{depth}-{width} of such blocks has {parameters:,} parameters in its convolutions: '
+                     f'expected at most {MAX_PARAMETERS:,}')

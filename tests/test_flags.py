@@ -1,0 +1,76 @@
+"""Misuse of the commands' flags: one line on stderr and exit status 2, for each of a table."""
+
+import json
+import subprocess
+import sys
+
+# Runs each command line of a table in a fork of one process, which has imported what takes long.
+RUNNER = '''
+import json, os, runpy, sys, traceback
+import moonshine_jax.train
+results = []
+for arguments in json.load(sys.stdin):
+  read, write = os.pipe()
+  child = os.fork()
+  if not child:
+    os.dup2(write, 1)
+    os.dup2(write, 2)
+    sys.argv, status = arguments, 0
+    try:
+      runpy.run_module(arguments[0], run_name='__main__', alter_sys=True)
+    except SystemExit as error:
+      status = error.code
+    except BaseException:
+      traceback.print_exc()
+      status = 1
+    sys.stderr.flush()
+    os._exit(status)  # at once: what the libraries do at exit takes seconds
+  os.close(write)
+  with os.fdopen(read) as output:
+    results.append(output.read())
+  results[-1] = (os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), results[-1])
+json.dump(results, sys.stdout)
+'''
+
+DIGITS = '--config=configs/digits.py'
+LONG = 'x' * 5000
+
+# The command, its flags with @ for a folder, and the beginning of the line.
+CASES = [
+  ('moonshine_jax.evaluate', [], '--workdir is missing'),
+  ('moonshine_jax.evaluate', ['--workdir'], 'Missing value for flag --workdir'),
+  ('moonshine_jax.evaluate', ['--workdir=@'], '@: no checkpoint in it'),
+  ('moonshine_jax.evaluate', [f'--workdir={LONG}'], f'{LONG[:100]}...: the name is too long for a file'),
+  ('moonshine_jax.evaluate', ['--workdir=@', '--json=maybe'], 'flag --json=maybe: '),
+  ('moonshine_jax.evaluate', ['--workdr=@'], "Unknown command line flag 'workdr'. Did you mean: workdir"),
+  ('moonshine_jax.evaluate', ['@'], "unexpected argument '@': flags are written --name=value"),
+  ('moonshine_jax.report', ['@'], '@: no finished run in it'),
+  ('moonshine_jax.report', ['@/none'], '@/none: no finished run in it'),
+  ('moonshine_jax.report', ['@', '@'], "unexpected argument '@'"),
+  ('moonshine_jax.report', ['--json', '@'], "Unknown command line flag 'json'"),
+  ('moonshine_jax.report', [LONG], f'{LONG[:100]}...: the name is too long for a file'),
+  ('launch.sweep', [], '--config is missing'),
+  ('launch.sweep', [DIGITS], '--out is missing'),
+  ('launch.sweep', [DIGITS, '--out=@/out', '--seeds=0'], 'flag --seeds=0: 0 is not an integer in the range [1, 1000]'),
+  ('launch.sweep', [DIGITS, '--out=@/out', '--seeds=9999999'], 'flag --seeds=9999999: 9999999 is not an integer in'),
+  ('launch.sweep', [DIGITS, '--out=@/out', '--blocks=S,,S'], "--blocks: '' is not a block"),
+  ('launch.sweep', [DIGITS, '--out=@/out', '--blocks=' + 'S,' * 20000], '--blocks: 40,000 characters of notation'),
+  ('launch.sweep', [DIGITS, '--out=@/out', '--blocks=G(3)'], "config.model.block='G(3)': "),
+  ('launch.sweep', [DIGITS, '--out=@/out', '--regimes='], "--regimes: '': expected some of none, KD, AT, KD+AT"),
+  ('launch.sweep', ['--config=README.md', '--out=@/out'], '--config: README.md, line '),
+  ('launch.sweep', ['--config=configs', '--out=@/out'], '--config: '),
+  ('launch.sweep', ['--config=@/number.py', '--out=@/out'], '--config: expected a ConfigDict of get_config, not int'),
+]
+
+
+def test_misuse_is_one_line_and_status_2(tmp_path):
+  (tmp_path / 'number.py').write_text('def get_config():\n  return 3\n')
+  folder = str(tmp_path)
+  lines = [[command, *(flag.replace('@', folder) for flag in flags)] for command, flags, _ in CASES]
+  process = subprocess.run([sys.executable, '-c', RUNNER], input=json.dumps(lines), capture_output=True, text=True)
+  results = json.loads(process.stdout)
+  for (command, flags, message), (status, output) in zip(CASES, results, strict=True):
+    assert status == 2, (command, flags, output[-500:])
+    assert output.startswith('error: ' + message.replace('@', folder)), (command, flags, output)
+    assert output.count('\n') == 1, (command, flags, output)
+  assert sorted(path.name for path in tmp_path.iterdir() if path.name != '__pycache__') == ['number.py']

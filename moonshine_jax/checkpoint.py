@@ -245,5 +245,7 @@ def _json_crc32(values: dict[str, Any]) -> int:
 
 def _in_short(error: Exception) -> str:
   """What the system said, where a library has wrapped it; else the beginning of the message."""
-  found = re.search(r'\[OS error \d+: [^]]*?([^]:]+)\]', str(error))
-  return found[1].strip() if found else (getattr(error, 'strerror', None) or f'{type(error).__name__}: {error}')[:200]
+  number = re.search(r"os_error_code='(\d+)'", str(error))
+  if number:
+    return os.strerror(int(number[1]))
+  return (getattr(error, 'strerror', None) or f'{type(error).__name__}: {error}')[:200]

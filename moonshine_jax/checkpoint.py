@@ -66,6 +66,8 @@ class Checkpoints:
     if not create and not self.steps:
       raise UserError(f'{workdir}: no checkpoint in it: expected the workdir of a training run')
     with files.writing(self.folder):
+      if create:
+        self.folder.mkdir(exist_ok=True)
       self._manager = ocp.CheckpointManager(
         self.folder,
         options=ocp.CheckpointManagerOptions(

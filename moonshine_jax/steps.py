@@ -132,7 +132,7 @@ def make_update(
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = parallel.mean((grads, metrics), axis_name)
-    metrics['gradient_norm'] = optax.global_norm(grads)
+    metrics['gradient_norm'] = optax.tree.norm(grads)
     changes, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, changes)
     return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state), metrics

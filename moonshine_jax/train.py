@@ -115,8 +115,8 @@ def train_and_evaluate(
         save(students, states, facts, replicas)
         for student in students:
           student.checkpoints.wait()
-        raise Preempted(f'{signals.received} at step {step} of {config.epochs * steps_per_epoch}, which is saved in '
-                        f'{workdir}: the same command goes on from there')
+        raise Preempted(f'{signals.received} after step {step} of {config.epochs * steps_per_epoch} in {workdir}: '
+                        'the same command goes on from there')
 
       images_per_second = round(order.size / (time.perf_counter() - start), 1)
       last = epoch + 1 == config.epochs

@@ -6,7 +6,7 @@ import pytest
 
 from tests import runs
 
-STUDENTS = ("--config.distill.students=('block=B(2) alpha=0', 'block=G(N/8) beta=0 seed=1')",)
+STUDENTS = ("--config.distill.students=('block=B(2) alpha=0', 'block=B(2) beta=0 seed=1')",)
 STREAM = '--config.data.feed=stream'
 
 
@@ -36,5 +36,5 @@ def test_several_students_end_with_the_same_bits(folder, teacher, kills):
   assert runs.finish(folder / 'students', *flags) == 0, (folder / 'students.err').read_text()
   rng = random.Random(kills + 1)
   print('students', runs.interrupt(folder / 'killed_students', teacher[1], kills, rng, flags))
-  for name in ('block-B-2-alpha-0', 'block-G-N-8-beta-0-seed-1'):
+  for name in ('block-B-2-alpha-0', 'block-B-2-beta-0-seed-1'):
     runs.assert_same(folder / 'killed_students' / name, folder / 'students' / name)

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax
 import ml_collections
 
-from benchmarks.environment import environment
 from configs import cifar10
 from moonshine_jax import paper, steps
 from moonshine_jax.config import DTYPES
+from moonshine_jax.environment import environment
 from moonshine_jax.models import create_model, wide_resnet
 
 NUM_CLASSES = 10

@@ -14,8 +14,8 @@ import math
 
 import jax
 
-from benchmarks.environment import environment
 from benchmarks.timing import interleaved
+from moonshine_jax.environment import environment
 from moonshine_jax.ops import grouped_conv
 from moonshine_jax.ops.formulations import LAX, MATMUL, SHIFTS, Conv, merged
 

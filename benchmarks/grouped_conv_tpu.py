@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import topologies
 
-from benchmarks.environment import environment
+from moonshine_jax.environment import environment
 from moonshine_jax.ops.formulations import LAX, NHWC, Conv, merged
 
 SHAPES = ((32, 32), (64, 16), (128, 8))  # (channels, image size) of WRN-40-2

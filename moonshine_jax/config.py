@@ -10,11 +10,12 @@ from typing import Any
 
 import ml_collections
 
-from moonshine_jax import losses
+from moonshine_jax import files, losses
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import wide_resnet
 
 FILE = 'config.json'  # in a workdir
+MAY_DIFFER = {'data.data_dir', 'data.feed', 'steps_per_dispatch'}  # fields that change no bit of a run
 DTYPES = ('float32', 'bfloat16')
 FEEDS = ('resident', 'stream')
 
@@ -216,18 +217,27 @@ def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(restore(values))
 
 
+def difference(ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict) -> str:
+  """Where a run of one config cannot go on as a run of the other, in words; empty where it can."""
+  ours, theirs = flatten(ours), flatten(theirs)
+  return ', '.join(
+    f'config.{name}={ours.get(name)!r} (there: {theirs.get(name)!r})'
+    for name in sorted({*ours, *theirs} - MAY_DIFFER)
+    if ours.get(name) != theirs.get(name))
+
+
 def read(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
-  """The config of the run in a workdir."""
-  return from_json(json.loads((Path(workdir) / FILE).read_text()))
+  """The config of the run in a workdir. Raises UserError where the file is damaged."""
+  path = Path(workdir) / FILE
+  try:
+    config = from_json(json.loads(path.read_text()))
+    check(config)
+  except (OSError, TypeError, ValueError, AttributeError, UserError) as error:
+    raise UserError(f'{path}: damaged ({error}): expected the config of a run; training writes it anew where it is '
+                    'deleted, if the checkpoints are of the same config') from error
+  return config
 
 
 def write(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
-  """Makes the workdir and writes the config into it. Raises UserError where that cannot be done."""
-  path = Path(workdir) / FILE
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.tmp')
-    partial.write_text(json.dumps(to_json(config), indent=2) + '\n')
-    os.replace(partial, path)
-  except OSError as error:
-    raise UserError(f'{workdir}: cannot be written as a workdir: {error.strerror}') from error
+  """Writes the config into a workdir. Raises UserError where that cannot be done."""
+  files.write(Path(workdir) / FILE, json.dumps(to_json(config), indent=2) + '\n')

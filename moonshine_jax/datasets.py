@@ -9,14 +9,15 @@ import hashlib
 import importlib.util
 import os
 import re
+import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
 import ml_collections
 import numpy as np
-from absl import logging
 
-from moonshine_jax.errors import UserError
+from moonshine_jax import files
+from moonshine_jax.errors import UserError, warn
 
 CHUNK = 1000  # examples decoded at a time: TFDS is twice as fast by batches as one by one
 
@@ -121,7 +122,7 @@ class TfdsSource:
       self._builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
       raise UserError(f'config.data.name={name!r}: TFDS knows no such data set, nor is it in {data_dir!r}') from error
-    except (AssertionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # what TFDS makes of names and versions, and of files that are damaged
       raise UserError(f'config.data.name={name!r}: {error}') from error
     features = self._builder.info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
@@ -146,10 +147,14 @@ class TfdsSource:
         f'TensorFlow: prepare it as array_record (tfds build {self._name} --file_format=array_record)') from error
     except ValueError as error:  # an unknown split, or one that slices beyond the end
       raise UserError(f'data set {self._name}, split {split!r}: {error}') from error
-    images_path, labels_path = self._cache_paths(split)
-    if not labels_path.exists():
-      self._decode(examples, split, images_path, labels_path)
-    return Split(np.load(images_path, mmap_mode='r'), np.load(labels_path))
+    paths = self._cache_paths(split)
+    if paths[1].exists():
+      try:
+        return _read_arrays(*paths)
+      except Exception as error:  # whatever NumPy and zipfile make of damaged files
+        warn(f'{paths[0]}: damaged ({error}): decoding the images again')
+    self._decode(examples, split, *paths)
+    return _read_arrays(*paths)
 
   def _prepare(self) -> None:
     """Downloads the data set and writes it as array_record."""
@@ -159,7 +164,7 @@ class TfdsSource:
         "pip install 'moonshine-jax[prepare]', or set config.data.data_dir to where it is")
     import tensorflow_datasets as tfds
 
-    logging.warning('preparing data set %s in %s', self._name, self._builder.data_dir)
+    warn(f'preparing data set {self._name} in {self._builder.data_dir}')
     try:
       self._builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
     except Exception as error:  # whatever the network, the disk and the data set's own script raise
@@ -170,33 +175,60 @@ class TfdsSource:
     identity = [str(self._builder.data_dir), split, *self.image_shape]
     for each in self._builder.info.splits.values():
       for path in each.filepaths:
-        status = os.stat(path)
+        try:
+          status = os.stat(path)
+        except OSError as error:
+          raise UserError(f'{path}: {error.strerror}: prepare the data set anew') from error
         identity += [os.path.basename(path), status.st_size, status.st_mtime_ns]
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     folder = Path(self._builder.data_dir) / 'decoded'
     if not os.access(self._builder.data_dir, os.W_OK):  # shared data that only others may write
       folder = Path.home() / '.cache' / 'moonshine_jax'
     stem = f'{re.sub("[^a-z0-9]+", "-", split.lower())}-{digest}'
-    return folder / f'{stem}.images.npy', folder / f'{stem}.labels.npy'
+    return folder / f'{stem}.images.npy', folder / f'{stem}.labels.npz'
 
   def _decode(self, examples: Any, split: str, images_path: Path, labels_path: Path) -> None:
     """Writes the arrays, each whole or not at all; the labels last, since they stand for both."""
-    logging.warning('decoding %d images of %s, once, into %s', len(examples), split, images_path)
-    images_path.parent.mkdir(parents=True, exist_ok=True)
+    warn(f'decoding {len(examples)} images of {split}, once, into {images_path}')
     labels = np.empty(len(examples), np.int32)
+    crc32 = 0
     partial = images_path.with_name(f'{images_path.name}.{os.getpid()}.tmp')
+    with files.writing(images_path):
+      images_path.parent.mkdir(parents=True, exist_ok=True)
+      try:
+        with open(partial, 'wb') as file:  # not a memory map: on a full disk writing to one kills the process
+          np.lib.format.write_array_header_1_0(file, {
+            'descr': np.lib.format.dtype_to_descr(np.dtype(np.uint8)), 'fortran_order': False,
+            'shape': (len(examples), *self.image_shape)})
+          for start in range(0, len(examples), CHUNK):
+            chunk = self._read_chunk(examples, split, start)
+            images = np.stack([example['image'] for example in chunk])
+            file.write(images.tobytes())
+            crc32 = zlib.crc32(images, crc32)
+            labels[start:start + CHUNK] = [example['label'] for example in chunk]
+        if labels.min() < 0:
+          raise UserError(f'data set {self._name}, split {split!r}: some examples have no label')
+        os.replace(partial, images_path)
+        with open(partial, 'wb') as file:
+          np.savez(file, labels=labels, images_crc32=crc32)
+        os.replace(partial, labels_path)
+      finally:
+        partial.unlink(missing_ok=True)
+
+  def _read_chunk(self, examples: Any, split: str, start: int) -> list[dict[str, Any]]:
     try:
-      images = np.lib.format.open_memmap(partial, 'w+', np.uint8, (len(examples), *self.image_shape))
-      for start in range(0, len(examples), CHUNK):
-        chunk = examples.__getitems__(range(start, min(start + CHUNK, len(examples))))
-        images[start:start + CHUNK] = [example['image'] for example in chunk]
-        labels[start:start + CHUNK] = [example['label'] for example in chunk]
-      images.flush()
-      if labels.min() < 0:
-        raise UserError(f'data set {self._name}, split {split!r}: some examples have no label')
-      os.replace(partial, images_path)
-      with open(partial, 'wb') as file:
-        np.save(file, labels)
-      os.replace(partial, labels_path)
-    finally:
-      partial.unlink(missing_ok=True)
+      return examples.__getitems__(range(start, min(start + CHUNK, len(examples))))
+    except Exception as error:  # what array_record and the decoder of images make of damaged files
+      reason = ' '.join(str(error).split())[:200]
+      raise UserError(f'{self._builder.data_dir}: split {split!r} cannot be read ({reason}): its files are damaged: '
+                      'prepare the data set anew') from error
+
+
+def _read_arrays(images_path: Path, labels_path: Path) -> Split:
+  """A split from its files. Raises whatever shows that they are not as they were written."""
+  with np.load(labels_path) as file:
+    labels, crc32 = file['labels'], int(file['images_crc32'])
+  images = np.load(images_path, mmap_mode='r')
+  if len(images) != len(labels) or zlib.crc32(images) != crc32:
+    raise ValueError('the images are not those that were written')
+  return Split(images, labels)

@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right, and the one line that a command prints for it."""
+"""How a run ends early: what a user can put right, what can go on later, and the one line that a command prints."""
 
 import errno
 import re
@@ -12,8 +12,22 @@ class UserError(Exception):
   """A mistake in the config, the flags or the files given: the message says what, where and what would be right."""
 
 
+class Preempted(Exception):
+  """A run that was asked to stop and has saved: the same command goes on. The message says so."""
+
+
+RESUME_ME = 75  # the exit status of a run that was preempted: EX_TEMPFAIL of sysexits.h
+
+
+def warn(message: str) -> None:
+  """Prints one line on stderr."""
+  print('warning: ' + ' '.join(message.split()), file=sys.stderr, flush=True)
+
+
 def run_command(main: Callable[..., None], *arguments: str) -> None:
   """Parses the flags and runs a command; a user's mistake becomes one line on stderr and exit status 2.
+
+  A run that was preempted becomes one line and exit status 75.
 
   Args:
     main: called with the command's arguments other than flags.
@@ -42,8 +56,11 @@ def run_command(main: Callable[..., None], *arguments: str) -> None:
       if error.errno != errno.ENAMETOOLONG:  # the one that a path in the flags may cause wherever it is first looked at
         raise
       _exit(f'{str(error.filename)[:100]}...: the name is too long for a file')
+    except Preempted as preempted:
+      print(f'preempted: {preempted}', file=sys.stderr)
+      sys.exit(RESUME_ME)
 
-  flags.FLAGS.verbosity = logging.WARNING  # INFO, absl's own choice, tells of every step that Orbax takes
+  flags.FLAGS.verbosity = logging.FATAL  # Orbax tells of every step, and of what it raises with a traceback as well
   app.run(guarded, flags_parser=parse)
 
 

@@ -23,14 +23,13 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
   Raises:
     UserError: where there is no checkpoint or no data.
   """
-  checkpoints = checkpoint.Checkpoints(workdir)
-  run, facts = checkpoints.metadata()
+  network, variables, metadata = checkpoint.Checkpoints(workdir).network()
+  run, facts = metadata.config, metadata.facts
   if data_dir is not None:
     run.data.data_dir = data_dir
   source = datasets.open_source(run.data)
   if (source.num_classes, source.image_shape) != (facts.num_classes, facts.image_shape):
     raise errors.UserError(f'{workdir}: trained on other data than {run.data.name} is now: {facts}')
-  network, variables = checkpoints.network()
   replicas = Replicas()
   split = source.read(run.data.test_split)
   feed = feeds.FEEDS[run.data.feed](split, replicas)
@@ -39,7 +38,7 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
   counted = cost.count(network.model, facts.image_shape)
   return {
     'workdir': str(workdir),
-    'step': checkpoints.newest,
+    'step': metadata.step,
     'network': f'WRN-{run.model.depth}-{run.model.width}',
     'block': run.model.block,
     'regime': config.regime(run),

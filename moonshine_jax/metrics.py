@@ -3,46 +3,61 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
 import tqdm
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from moonshine_jax import files
+from moonshine_jax.errors import UserError
 
 FILE = 'metrics.jsonl'
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """The records of a workdir, one an epoch, in order; none where there is no file."""
-  path = Path(workdir) / FILE
-  return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+  """The records of a workdir, one an epoch, in order; none where there is no file. Raises UserError where damaged."""
+  return files.read_records(Path(workdir) / FILE)
 
 
 class Writer:
   """Writes one record an epoch to `metrics.jsonl` and to TensorBoard, in the workdir."""
 
-  def __init__(self, workdir: str | os.PathLike, step: int):
-    """Keeps the records up to this step: those after it came from a run that did not reach its next checkpoint."""
-    self.records = [record for record in read(workdir) if record['step'] <= step]
-    path = Path(workdir) / FILE
-    partial = path.with_suffix('.tmp')
-    partial.write_text(''.join(json.dumps(record) + '\n' for record in self.records))
-    os.replace(partial, path)
-    self._file = open(path, 'a', encoding='utf-8')
-    self._tensorboard = tensorboardX.SummaryWriter(str(Path(workdir) / 'tensorboard'), purge_step=step + 1)
+  def __init__(self, workdir: str | os.PathLike, epochs: int):
+    """Keeps the records of so many epochs: those after them came from a run that did not reach its next checkpoint.
+
+    Raises UserError where one of these is missing.
+    """
+    self._path = Path(workdir) / FILE
+    self.records = [record for record in read(workdir) if record.get('epoch', 0) <= epochs]
+    if [record.get('epoch') for record in self.records] != list(range(1, epochs + 1)):
+      raise UserError(f'{self._path}: expected a record of each epoch from 1 to {epochs}, as the checkpoint has them '
+                      'behind it: bring the file back, or begin in another workdir')
+    files.write(self._path, ''.join(json.dumps(record) + '\n' for record in self.records))
+    # Synchronous, in place of SummaryWriter: its thread dies of a full disk unseen, and then its queue blocks for good.
+    with files.writing(workdir):
+      folder = Path(workdir) / 'tensorboard'
+      folder.mkdir(exist_ok=True)
+      self._events = EventsWriter(str(folder / 'events'), f'.{time.time_ns()}')  # a file of its own for every start
+      first_step = self.records[-1]['step'] + 1 if self.records else 1
+      self._events.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
   def write(self, record: dict[str, Any]) -> None:
-    """Adds a record, which holds at least 'epoch' and 'step'."""
+    """Adds a record, which holds at least 'epoch' and 'step'; it is on the disk on return."""
     self.records.append(record)
-    self._file.write(json.dumps(record) + '\n')
-    self._file.flush()
-    for name, value in record.items():
-      if name not in ('epoch', 'step'):
-        self._tensorboard.add_scalar(name, value, record['step'])
+    files.append(self._path, record)
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in record.items()
+              if name not in ('epoch', 'step')]
+    with files.writing(self._path.parent):
+      self._events.write_event(Event(wall_time=time.time(), step=record['step'], summary=Summary(value=values)))
+      self._events.flush()
 
   def close(self) -> None:
-    self._file.close()
-    self._tensorboard.close()
+    with files.writing(self._path.parent):
+      self._events.close()
 
 
 class Progress:

@@ -36,7 +36,7 @@ def collect(folder: str | os.PathLike) -> dict[Network, dict[str, list[float]]]:
     run, records = configs[workdir], metrics.read(workdir)
     if not records or records[-1]['epoch'] < run.epochs:
       continue
-    _, facts = checkpoint.Checkpoints(workdir).metadata()
+    facts = checkpoint.Checkpoints(workdir).metadata().facts
     counted = cost.count(create_model(run.model, facts.num_classes), facts.image_shape)
     name = f'WRN-{run.model.depth}-{run.model.width}' + (' (teacher)' if workdir.resolve() in teachers else '')
     row = Network(name, run.model.block, counted.parameters, counted.multiply_adds)

@@ -110,7 +110,7 @@ def make_update(
 
   The loss is (1 - alpha) CE + alpha KD + beta AT (equations 1 and 2); without a teacher it is CE. The metrics are means
   over the whole batch: 'loss', its terms 'ce', 'kd' and 'at' as far as they are used, before their weights, and 'error'
-  in percent.
+  in percent; and 'gradient_norm', the global L2 norm, which shows a gradient that is not finite.
   """
   distill = config.distill
   alpha, beta = (distill.alpha, distill.beta) if teacher else (0.0, 0.0)
@@ -132,6 +132,7 @@ def make_update(
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = parallel.mean((grads, metrics), axis_name)
+    metrics['gradient_norm'] = optax.tree.norm(grads)
     changes, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, changes)
     return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state), metrics

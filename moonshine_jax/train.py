@@ -1,6 +1,7 @@
 """Training and distillation: the loop."""
 
 import collections
+import contextlib
 import dataclasses
 import os
 import time
@@ -13,26 +14,35 @@ import ml_collections
 import numpy as np
 import optax
 
-from moonshine_jax import checkpoint, datasets, feeds, metrics, optim, steps
+from moonshine_jax import checkpoint, datasets, environment, feeds, files, metrics, optim, preemption, steps
 from moonshine_jax import config as config_lib
-from moonshine_jax.errors import UserError
+from moonshine_jax.errors import Preempted, UserError, warn
 from moonshine_jax.models import create_model
 from moonshine_jax.parallel import Replicas
 
-MAY_DIFFER = {'data.data_dir', 'data.feed', 'steps_per_dispatch'}  # fields that change no bit of a run
 IN_FLIGHT = 4  # dispatches that the host is ahead of the devices: enough to keep them busy, few enough to be told of
 MAX_STEPS = 2**31 - 1  # a state counts them in an int32
 
 
 @dataclasses.dataclass
 class Student:
-  """A network that is trained: its config as if it were alone, its workdir, and what is written there."""
+  """A network that is trained: its config as if it were alone, its workdir, and what is written there.
+
+  Attributes:
+    epoch_metrics: (steps,) by name, of the steps of the present epoch.
+  """
 
   config: ml_collections.ConfigDict
   workdir: Path
   network: steps.Network
   checkpoints: checkpoint.Checkpoints
   writer: metrics.Writer
+  epoch_metrics: dict[str, np.ndarray]
+
+  @property
+  def steps_of_epoch(self) -> int:
+    """Steps done of the present epoch, as far as the host has heard."""
+    return len(self.epoch_metrics.get('loss', ()))
 
 
 def train_and_evaluate(
@@ -51,7 +61,9 @@ def train_and_evaluate(
     The last epoch's record, as in `metrics.jsonl`, of each workdir; errors are in percent.
 
   Raises:
-    UserError: before anything is downloaded or compiled, for what cannot be run.
+    UserError: before anything is downloaded or compiled, for what cannot be run; later, for a number that is not
+      finite and for a disk that is full.
+    Preempted: after SIGTERM or SIGINT, once the steps that were on their way are saved.
   """
   config_lib.check(config)
   runs = {Path(workdir) / name: each for name, each in config_lib.students(config).items()}
@@ -79,48 +91,60 @@ def train_and_evaluate(
   tx = optim.create_optimizer(config, steps_per_epoch)
   _, order_key, step_key = split_keys(config.seed)
 
-  students, states = open_students(runs, facts, tx, step_key, replicas, config.epochs * steps_per_epoch)
-  first_step = int(states[0].step)
-  progress = metrics.Progress(config.epochs, steps_per_epoch, first_step, config.batch_size)
-  states, teacher_variables = replicas.replicate((states, teacher_variables))
-  networks = [student.network for student in students]
-  train_step = steps.make_train_step(list(runs.values()), networks, teacher, tx, train_feed.gather, replicas)
-  train_loop = replicas.compile(steps.make_train_loop(train_step), donate_argnums=(0,))
-  eval_steps = [replicas.compile(steps.make_eval_step(network, test_feed.gather, replicas)) for network in networks]
+  with preemption.Signals() as signals, contextlib.ExitStack() as opened:
+    students, states = open_students(runs, facts, tx, step_key, replicas, steps_per_epoch, opened)
+    step = int(states[0].step)
+    progress = opened.enter_context(
+      contextlib.closing(metrics.Progress(config.epochs, steps_per_epoch, step, config.batch_size)))
+    states, teacher_variables = replicas.replicate((states, teacher_variables))
+    networks = [student.network for student in students]
+    train_step = steps.make_train_step(list(runs.values()), networks, teacher, tx, train_feed.gather, replicas)
+    train_loop = replicas.compile(steps.make_train_loop(train_step), donate_argnums=(0,))
+    eval_steps = [replicas.compile(steps.make_eval_step(network, test_feed.gather, replicas)) for network in networks]
 
-  for epoch in range(first_step // steps_per_epoch, config.epochs):
-    start = time.perf_counter()
-    order = feeds.epoch_batches(order_key, epoch, len(train_split), config.batch_size)
-    epoch_metrics = []
-    for batches in train_feed.stacks(order, config.steps_per_dispatch):
-      states, each = train_loop(states, teacher_variables, train_feed.data, batches)
-      epoch_metrics.append(each)
-      jax.block_until_ready(epoch_metrics[-IN_FLIGHT:][0])
-      progress.advance(each[0]['loss'].size // len(replicas))
-    means = epoch_means(replicas.fetch(epoch_metrics))
-    images_per_second = round(order.size / (time.perf_counter() - start), 1)
-    last = epoch + 1 == config.epochs
-    for student, state, mean, eval_step in zip(students, states, means, eval_steps, strict=True):
-      record = {
-        'epoch': epoch + 1,
-        'step': (epoch + 1) * steps_per_epoch,
-        'learning_rate': float(learning_rate_fn(epoch * steps_per_epoch)),
-        **mean,
-        'images_per_second': images_per_second,
-      }
-      if last or (epoch + 1) % config.eval_every == 0:
-        record |= evaluate(eval_step, state.variables, test_feed, len(test_split), config.batch_size, replicas)
-        errors = [each['test_error'] for each in student.writer.records if 'test_error' in each]
-        record['best_test_error'] = min([*errors, record['test_error']])
-      student.writer.write(record)  # before the checkpoint: a record without one is dropped, a step would be lost
+    for epoch in range((step - students[0].steps_of_epoch) // steps_per_epoch, config.epochs):
+      start = time.perf_counter()
+      order = feeds.epoch_batches(order_key, epoch, len(train_split), config.batch_size)
+      order = order[students[0].steps_of_epoch:]  # a run that was stopped in the middle of an epoch goes on there
+      in_flight = collections.deque()
+      for batches in train_feed.stacks(order, config.steps_per_dispatch):
+        if signals.received:
+          break
+        states, dispatched = train_loop(states, teacher_variables, train_feed.data, batches)
+        in_flight.append(dispatched)
+        if len(in_flight) == IN_FLIGHT:
+          receive(students, replicas.fetch(in_flight.popleft()), epoch * steps_per_epoch)
+        progress.advance(dispatched[0]['loss'].size // len(replicas))
+      while in_flight:
+        receive(students, replicas.fetch(in_flight.popleft()), epoch * steps_per_epoch)
+      step = epoch * steps_per_epoch + students[0].steps_of_epoch
+      if signals.received:
+        save(students, states, facts, replicas)
+        for student in students:
+          student.checkpoints.wait()
+        raise Preempted(f'{signals.received} after step {step} of {config.epochs * steps_per_epoch} in {workdir}: '
+                        'the same command goes on from there')
+
+      images_per_second = round(order.size / (time.perf_counter() - start), 1)
+      last = epoch + 1 == config.epochs
+      for student, state, eval_step in zip(students, states, eval_steps, strict=True):
+        record = {
+          'epoch': epoch + 1,
+          'step': step,
+          'learning_rate': float(learning_rate_fn(epoch * steps_per_epoch)),
+          **{f'train_{name}': float(np.mean(each, dtype=np.float64)) for name, each in student.epoch_metrics.items()},
+          'images_per_second': images_per_second,
+        }
+        if last or (epoch + 1) % config.eval_every == 0:
+          record |= evaluate(eval_step, state.variables, test_feed, len(test_split), config.batch_size, replicas)
+          errors = [each['test_error'] for each in student.writer.records if 'test_error' in each]
+          record['best_test_error'] = min([*errors, record['test_error']])
+        student.writer.write(record)  # before the checkpoint: a record without one is dropped, a step would be lost
+        student.epoch_metrics = {}
+        progress.epoch(record, student.workdir.name if len(students) > 1 else '')
       if last or (epoch + 1) % config.checkpoint_every == 0:
-        student.checkpoints.save(replicas.fetch(state), student.config, facts)
-      progress.epoch(record, student.workdir.name if len(students) > 1 else '')
+        save(students, states, facts, replicas)
 
-  for student in students:
-    student.checkpoints.close()
-    student.writer.close()
-  progress.close()
   return {student.workdir: student.writer.records[-1] for student in students}
 
 
@@ -135,23 +159,67 @@ def open_students(
   tx: optax.GradientTransformation,
   step_key: jax.Array,
   replicas: Replicas,
-  last_step: int,
+  steps_per_epoch: int,
+  opened: contextlib.ExitStack,
 ) -> tuple[list[Student], tuple[steps.TrainState, ...]]:
-  """The students with their workdirs made and opened, and their states at the newest step that all have reached."""
+  """The students with their workdirs locked and opened, and their states at the newest step that all have reached.
+
+  What is to be closed at the end goes onto `opened`.
+  """
+  begun = any((path / config_lib.FILE).exists() for path in runs)
+  for path in runs:
+    opened.enter_context(files.lock(path))
   for path, config in runs.items():
-    config_lib.write(config, path)
-  all_checkpoints = [checkpoint.Checkpoints(path, create=True) for path in runs]
-  step = common_step({path: each.steps for path, each in zip(runs, all_checkpoints, strict=True)}, last_step)
-  students, states = [], []
-  for (path, config), checkpoints in zip(runs.items(), all_checkpoints, strict=True):
-    model = create_model(config.model, facts.num_classes, replicas.axis_name)
-    network = steps.Network(model, facts.mean, facts.std)
+    check_workdir(config, path)  # again: another run may have come and gone before the lock was ours
+  all_checkpoints = {path: checkpoint.Checkpoints(path, create=True) for path in runs}
+  for each in all_checkpoints.values():
+    opened.callback(each.close)
+
+  networks, states = {}, {}
+  for path, config in runs.items():
+    networks[path] = steps.Network(
+      create_model(config.model, facts.num_classes, replicas.axis_name), facts.mean, facts.std)
     init_key, _, _ = split_keys(config.model.seed)
-    state = steps.create_train_state(network, facts.image_shape, tx, init_key, step_key)
-    checkpoints.go_back(step)
-    states.append(checkpoints.state(state) if step else state)
-    students.append(Student(config, path, network, checkpoints, metrics.Writer(path, step)))
-  return students, tuple(states)
+    states[path] = steps.create_train_state(networks[path], facts.image_shape, tx, init_key, step_key)
+  last_step = next(iter(runs.values())).epochs * steps_per_epoch
+  step, states, epoch_metrics = restore_students(runs, all_checkpoints, states, last_step)
+  if begun and not step:
+    warn(f'{os.path.commonpath(runs)}: no checkpoint yet of the run that was begun here: it begins anew')
+
+  students = []
+  for path, config in runs.items():
+    all_checkpoints[path].go_back(step)
+    config_lib.write(config, path)
+    environment.record_start(path, config, step)
+    done = len(epoch_metrics[path].get('loss', ()))
+    writer = metrics.Writer(path, (step - done) // steps_per_epoch)
+    opened.callback(writer.close)
+    students.append(Student(config, path, networks[path], all_checkpoints[path], writer, epoch_metrics[path]))
+  return students, tuple(states.values())
+
+
+def restore_students(
+  runs: dict[Path, ml_collections.ConfigDict],
+  all_checkpoints: dict[Path, checkpoint.Checkpoints],
+  states: dict[Path, steps.TrainState],
+  last_step: int,
+) -> tuple[int, dict[Path, steps.TrainState], dict[Path, dict[str, np.ndarray]]]:
+  """The newest step that all have a good checkpoint of, and their states and their epoch's metrics there.
+
+  Without any, 0 and the states as they are.
+  """
+  while step := common_step({path: each.steps for path, each in all_checkpoints.items()}, last_step):
+    restored = {}
+    for path, checkpoints in all_checkpoints.items():
+      try:
+        restored[path] = checkpoints.state(step, runs[path], states[path])
+      except checkpoint.DamagedError as error:
+        checkpoints.set_aside(step, error)
+        break
+    else:
+      return (step, {path: state for path, (state, _) in restored.items()},
+              {path: metadata.epoch_metrics for path, (_, metadata) in restored.items()})
+  return 0, states, {path: {} for path in runs}
 
 
 def common_step(saved: dict[Path, list[int]], last_step: int) -> int:
@@ -184,16 +252,14 @@ def load_teacher(
     return None, {}
   path = config.distill.teacher
   try:
-    checkpoints = checkpoint.Checkpoints(path)
+    network, variables, metadata = checkpoint.Checkpoints(path).network()
   except UserError as error:
     raise UserError(f'config.distill.teacher={path!r}: {error}') from error
-  _, facts = checkpoints.metadata()
+  facts = metadata.facts
   if (facts.num_classes, facts.image_shape) != (source.num_classes, source.image_shape):
     raise UserError(
       f'config.distill.teacher={path!r}: trained for {facts.num_classes} classes and images of {facts.image_shape}: '
       f'data set {config.data.name} has {source.num_classes} classes and images of {source.image_shape}')
-  network, variables = checkpoints.network()
-  checkpoints.close()
   return network, variables
 
 
@@ -201,24 +267,38 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike)
   """Raises UserError where a run of another config is in the workdir."""
   if not (Path(workdir) / config_lib.FILE).exists():
     return
-  theirs = config_lib.flatten(config_lib.read(workdir))
-  ours = config_lib.flatten(config)
-  differing = [
-    f'config.{name}={ours.get(name)!r} (there: {theirs.get(name)!r})'
-    for name in sorted({*ours, *theirs} - MAY_DIFFER)
-    if ours.get(name) != theirs.get(name)
-  ]
-  if differing:
-    raise UserError(f'{workdir} holds a run of another config: {", ".join(differing)}: '
+  if difference := config_lib.difference(config, config_lib.read(workdir)):
+    raise UserError(f'{workdir} holds a run of another config: {difference}: '
                     'expected the same config, to go on, or another workdir')
 
 
-def epoch_means(dispatches: list[tuple[dict[str, np.ndarray], ...]]) -> list[dict[str, float]]:
-  """For each student the means over an epoch of its metrics (steps,) of each dispatch: {'train_loss': ..., ...}."""
-  return [
-    {f'train_{name}': float(np.mean(np.concatenate([each[name] for each in own]), dtype=np.float64)) for name in own[0]}
-    for own in zip(*dispatches, strict=True)
-  ]
+def receive(students: list[Student], dispatched: tuple[dict[str, np.ndarray], ...], first_step: int) -> None:
+  """Takes in the metrics (steps,) of a dispatch; `first_step` is the epoch's.
+
+  Raises UserError at the first step with a number that is not finite.
+  """
+  for student, own in zip(students, dispatched, strict=True):
+    finite = np.all([np.isfinite(values) for values in own.values()], axis=0)
+    if not finite.all():
+      at = int(np.argmin(finite))
+      values = ', '.join(f'{name} {float(each[at]):.6g}' for name, each in own.items())
+      student.checkpoints.wait()
+      step = first_step + student.steps_of_epoch + at + 1
+      raise UserError(f'{student.workdir}: not a number at step {step}: {values}: '
+                      f'expected finite values, as with a lower learning rate; {student.checkpoints.newest_good}')
+    student.epoch_metrics = {
+      name: np.concatenate([student.epoch_metrics.get(name, values[:0]), values]) for name, values in own.items()}
+
+
+def save(students: list[Student], states: tuple[steps.TrainState, ...], facts: datasets.Facts,
+         replicas: Replicas) -> None:
+  """Begins to save all students, unless this step is saved, once none is saving still: no two are far apart."""
+  for student in students:
+    student.checkpoints.wait()
+  for student, state in zip(students, states, strict=True):
+    state = replicas.fetch(state)
+    if state.step and state.step not in student.checkpoints.steps:
+      student.checkpoints.save(state, student.config, facts, student.epoch_metrics)
 
 
 def evaluate(eval_step: Callable, variables: Any, feed: feeds.ResidentFeed | feeds.StreamFeed, examples: int,

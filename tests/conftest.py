@@ -13,6 +13,16 @@ from PIL import Image
 from configs import digits
 
 
+def pytest_addoption(parser):
+  parser.addoption('--kills', type=int, default=3, help='how often each run of test_interruptions.py is stopped')
+
+
+@pytest.fixture(scope='session')
+def kills(request):
+  """How often a run is stopped on its way."""
+  return request.config.getoption('kills')
+
+
 class TinyImages(tfds.core.GeneratorBasedBuilder):
   """40 training and 13 test images of 8x8 RGB noise in 3 classes. Encoded here, since TFDS encodes with TensorFlow."""
 
@@ -41,8 +51,7 @@ def tiny_images(tmp_path_factory):
   return str(data_dir)
 
 
-@pytest.fixture
-def config(tiny_images):
+def small_config(data_dir):
   """A run of seconds: WRN-10-1 on `tiny_images`."""
   config = digits.get_config()
   config.batch_size = 16
@@ -50,6 +59,12 @@ def config(tiny_images):
   config.checkpoint_every = 1
   config.model.depth = 10
   config.data.name = 'tiny_images'
-  config.data.data_dir = tiny_images
+  config.data.data_dir = data_dir
   config.optimizer.decay_epochs = (1,)
   return config
+
+
+@pytest.fixture
+def config(tiny_images):
+  """`small_config`, a test's own."""
+  return small_config(tiny_images)

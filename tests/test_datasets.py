@@ -1,5 +1,7 @@
+import errno
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -57,6 +59,67 @@ def test_data_prepared_anew_is_decoded_anew(tiny_images):
     os.utime(path, (1, 1))
   assert set(before).isdisjoint(source._cache_paths('test'))
   assert len(source.read('test')) == 13
+
+
+def damaged_copy(data_dir, folder, pattern, position):
+  """A copy of prepared data with one bit flipped in the file of a pattern, so far into it."""
+  shutil.copytree(data_dir, folder, ignore=shutil.ignore_patterns('decoded'))
+  path, = folder.rglob(pattern)
+  data = bytearray(path.read_bytes())
+  data[int(position * len(data))] ^= 16
+  path.write_bytes(data)
+  return datasets.open_source(data_config('tiny_images', str(folder)))
+
+
+@pytest.mark.parametrize('position', [0.01, 0.5])
+def test_a_damaged_shard_is_one_line_that_names_the_folder(tiny_images, tmp_path, position):
+  source = damaged_copy(tiny_images, tmp_path / 'data', '*train.array_record*', position)
+  with pytest.raises(UserError, match=f"{tmp_path}/data/tiny_images/1.0.0: split 'train' cannot be read .*damaged"):
+    source.read('train')
+  assert len(source.read('test')) == 13
+  assert not list((tmp_path / 'data').rglob('*train*.tmp')) and not list((tmp_path / 'data').rglob('train*.npy'))
+  path, = (tmp_path / 'data').rglob('*train.array_record*')
+  path.unlink()
+  with pytest.raises(UserError, match=f'{path}: No such file or directory: prepare'):
+    source.read('train')
+
+
+def test_a_damaged_description_is_one_line(tiny_images, tmp_path):
+  with pytest.raises(UserError, match="config.data.name='tiny_images': .*Failed to"):
+    damaged_copy(tiny_images, tmp_path / 'data', 'dataset_info.json', 0.5)
+
+
+@pytest.mark.parametrize(('file', 'damage'), [
+  (0, 'truncated'), (0, 'flipped'), (0, 'emptied'), (1, 'truncated'), (1, 'emptied')])
+def test_damaged_arrays_are_decoded_again(tiny_images, file, damage, capsys):
+  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  good = source.read('test')
+  expected = np.array(good.images), np.array(good.labels)
+  path = source._cache_paths('test')[file]
+  data = path.read_bytes()
+  middle = len(data) // 2
+  path.write_bytes({'truncated': data[:middle], 'emptied': b'',
+                    'flipped': data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1:]}[damage])
+  capsys.readouterr()
+  again = source.read('test')
+  np.testing.assert_array_equal(again.images, expected[0])
+  np.testing.assert_array_equal(again.labels, expected[1])
+  assert f'{source._cache_paths("test")[0]}: damaged (' in capsys.readouterr().err
+  source.read('test')
+  assert capsys.readouterr().err == ''
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tiny_images, tmp_path, monkeypatch):
+  shutil.copytree(tiny_images, tmp_path / 'data', ignore=shutil.ignore_patterns('decoded'))
+  source = datasets.open_source(data_config('tiny_images', str(tmp_path / 'data')))
+
+  def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(np.lib.format, 'write_array_header_1_0', full)
+  with pytest.raises(UserError, match='train-.*images.npy: cannot be written: No space left on device'):
+    source.read('train')
+  assert not list((tmp_path / 'data' / 'tiny_images' / '1.0.0' / 'decoded').iterdir())
 
 
 def test_facts_are_those_of_the_pixels(tiny_images):

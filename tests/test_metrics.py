@@ -1,12 +1,14 @@
 import json
 
+import pytest
 from tensorboardX.proto import event_pb2
 
 from moonshine_jax import metrics
+from moonshine_jax.errors import UserError
 
 
 def test_records_are_lines_of_json_and_tensorboard_scalars(tmp_path):
-  writer = metrics.Writer(tmp_path, step=0)
+  writer = metrics.Writer(tmp_path, epochs=0)
   records = [{'epoch': i, 'step': 10 * i, 'train_loss': 1 / i} for i in (1, 2)]
   for record in records:
     writer.write(record)
@@ -29,15 +31,47 @@ def scalars(workdir):
 
 
 def test_records_of_steps_that_are_done_again_are_dropped(tmp_path):
-  writer = metrics.Writer(tmp_path, step=0)
+  writer = metrics.Writer(tmp_path, epochs=0)
   for i in (1, 2, 3):
     writer.write({'epoch': i, 'step': 10 * i})
   writer.close()
-  writer = metrics.Writer(tmp_path, step=20)
+  writer = metrics.Writer(tmp_path, epochs=2)
   writer.write({'epoch': 3, 'step': 30, 'again': 1})
   writer.close()
   assert metrics.read(tmp_path) == [
     {'epoch': 1, 'step': 10}, {'epoch': 2, 'step': 20}, {'epoch': 3, 'step': 30, 'again': 1}]
+
+
+def test_each_start_has_a_tensorboard_file_of_its_own(tmp_path):
+  """Named after the second alone, that of a quick restart would take the place of the one before."""
+  for i in range(3):
+    writer = metrics.Writer(tmp_path, epochs=i)
+    writer.write({'epoch': i + 1, 'step': 10 * (i + 1), 'train_loss': float(i)})
+    writer.close()
+  assert scalars(tmp_path) == [('train_loss', 10, 0.0), ('train_loss', 20, 1.0), ('train_loss', 30, 2.0)]
+
+
+def test_a_torn_last_line_is_none_and_goes(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"epoch": 1, "step": 10}\n{"epoch": 2, "st')
+  assert metrics.read(tmp_path) == [{'epoch': 1, 'step': 10}]
+  metrics.Writer(tmp_path, epochs=1).close()
+  assert path.read_text() == '{"epoch": 1, "step": 10}\n'
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+  ('{"epoch": 1, "step": 10}\n{"epoch": 2, "st\n', 'metrics.jsonl, line 2: damaged'),
+  ('{"epoch": 1, "step": 10}\n\xff\n', 'metrics.jsonl, line 2: damaged'),
+  ('{"epoch": 1, "step": 10}\n[]\n', 'metrics.jsonl, line 2: damaged'),
+  ('{"epoch": 1, "step": 10}\n{"epoch": 2, "st', 'metrics.jsonl: expected a record of each epoch from 1 to 2'),
+  ('{"epoch": 2, "step": 20}\n', 'metrics.jsonl: expected a record of each epoch from 1 to 2'),
+  ('', 'metrics.jsonl: expected a record of each epoch from 1 to 2')])
+def test_records_that_a_checkpoint_has_behind_it_are_missed(tmp_path, text, message):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(text.encode('latin-1'))
+  with pytest.raises(UserError, match=message):
+    metrics.Writer(tmp_path, epochs=2)
+  assert path.read_bytes() == text.encode('latin-1')
 
 
 def test_a_workdir_without_metrics_has_no_records(tmp_path):

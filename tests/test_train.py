@@ -1,15 +1,21 @@
 """Whole runs: what they leave, going on where they were, distillation, and what is refused before they start."""
 
 import copy
+import errno
+import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
-from moonshine_jax import checkpoint, datasets, evaluate, metrics, report, train
+from moonshine_jax import checkpoint, datasets, evaluate, files, metrics, preemption, report, train
 from moonshine_jax import config as config_lib
-from moonshine_jax.errors import UserError
+from moonshine_jax.errors import Preempted, UserError
+from tests.conftest import small_config
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -28,14 +34,41 @@ def one_device():
     yield
 
 
+@pytest.fixture(scope='module', autouse=True)
+def compile_once(tmp_path_factory):
+  """Runs of one network share its compiled steps."""
+  train.cache_compilations(tmp_path_factory.mktemp('cache'))
+  yield
+  jax.config.update('jax_compilation_cache_dir', None)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope='module')
+def trained(tiny_images, tmp_path_factory):
+  """A run to its end, in a workdir that was empty."""
+  workdir = tmp_path_factory.mktemp('trained')
+  record, = train.train_and_evaluate(small_config(tiny_images), workdir).values()
+  return workdir, record
+
+
 @pytest.fixture
-def teacher(config, tmp_path):
-  record, = train.train_and_evaluate(config, tmp_path / 'teacher').values()
-  return str(tmp_path / 'teacher'), record
+def teacher(trained, tmp_path):
+  """A copy of it, a test's own."""
+  return str(shutil.copytree(trained[0], tmp_path / 'teacher')), trained[1]
 
 
 def variables_of(workdir):
   return checkpoint.Checkpoints(workdir).network()[1]
+
+
+def assert_same(ours, theirs):
+  """Of two workdirs: the same bits, and the same records but for the speed."""
+  for each in ('variables', 'progress'):
+    restored = [checkpoint.Checkpoints(workdir)._manager.restore(4, args=ocp.args.Composite(
+      **{each: ocp.args.StandardRestore()}))[each] for workdir in (ours, theirs)]
+    jax.tree.map(np.testing.assert_array_equal, *restored)
+  for left, right in zip(metrics.read(ours), metrics.read(theirs), strict=True):
+    assert {**left, 'images_per_second': 0} == {**right, 'images_per_second': 0}
 
 
 def test_a_run_leaves_all_that_is_needed_of_it(config, teacher, tmp_path):
@@ -48,7 +81,8 @@ def test_a_run_leaves_all_that_is_needed_of_it(config, teacher, tmp_path):
   assert record['train_loss'] == record['train_ce'] > 0
   assert config_lib.read(workdir).to_dict() == config.to_dict()
 
-  result = evaluate.evaluate(workdir)
+  with files.lock(workdir):  # as a run does that is still training
+    result = evaluate.evaluate(workdir)
   assert result['test_error'] == record['test_error'] and result['examples'] == 13
   np.testing.assert_allclose(result['test_loss'], record['test_loss'], rtol=1e-5)
   assert [result[name] for name in ('network', 'block', 'regime', 'data')] == ['WRN-10-1', 'S', 'none', 'tiny_images']
@@ -57,7 +91,7 @@ def test_a_run_leaves_all_that_is_needed_of_it(config, teacher, tmp_path):
 
 
 def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
-  """Stopped after its first epoch and started again, a run ends as one that never stopped, to the bit."""
+  """Stopped in its second epoch and started again, a run ends as one that never stopped, to the bit."""
   whole, _ = teacher
   workdir = tmp_path / 'stopped'
 
@@ -65,20 +99,148 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
     pass
 
   def stop(self, record, student):
-    raise Stop
+    if record['epoch'] == 2:  # after its record, before its checkpoint
+      raise Stop
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(metrics.Progress, 'epoch', stop)
     with pytest.raises(Stop):
       train.train_and_evaluate(config, workdir)
-  assert [each['epoch'] for each in metrics.read(workdir)] == [1]
+  assert [each['epoch'] for each in metrics.read(workdir)] == [1, 2]
   train.train_and_evaluate(config, workdir)
-  jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), variables_of(whole))
-  for ours, theirs in zip(metrics.read(workdir), metrics.read(whole), strict=True):
-    assert {**ours, 'images_per_second': 0} == {**theirs, 'images_per_second': 0}
+  assert_same(workdir, whole)
+  starts = files.read_records(workdir / 'environment.jsonl')
+  assert [start['step'] for start in starts] == [0, 2]
+  assert starts[1]['jax'] == jax.__version__ and starts[1]['backend'] == 'cpu' and 'pytest' in starts[1]['command']
+  assert starts[1]['config'] == config_lib.to_json(config) and starts[1]['commit']
   before = metrics.read(workdir)
   assert train.train_and_evaluate(config, workdir) == {workdir: before[-1]}  # finished: nothing is done again
   assert metrics.read(workdir) == before
+
+
+def test_a_run_that_is_preempted_anywhere_goes_on_inside_its_epoch(config, teacher, tmp_path, monkeypatch):
+  """Four steps, one a dispatch, asked to stop at every place where it may be."""
+  config.steps_per_dispatch = 1
+  workdir = tmp_path / 'preempted'
+
+  def stop_at(question):
+    class Signals(preemption.Signals):
+      asked = 0
+
+      @property
+      def received(self):
+        self.asked += 1
+        return 'SIGTERM' if self.asked >= question else ''
+
+      @received.setter
+      def received(self, value):
+        pass
+
+    monkeypatch.setattr(preemption, 'Signals', Signals)
+
+  reached = []
+  for question, step in [(1, 0), (2, 1), (2, 2), (2, 2), (3, 3), (2, 4)]:
+    stop_at(question)
+    with pytest.raises(Preempted, match=f'^SIGTERM after step {step} of 4 in {workdir}: the same command goes on'):
+      train.train_and_evaluate(config, workdir)
+    assert checkpoint.Checkpoints(workdir, create=True).steps[-1:] == [step] * (step > 0)
+    reached.append((step, len(metrics.read(workdir))))
+  # Steps and records: the last step of an epoch is saved before its record, and again found where the record is there.
+  assert reached == [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (4, 1)]
+  monkeypatch.undo()
+  train.train_and_evaluate(config, workdir)
+  config.steps_per_dispatch = 20
+  config_lib.write(config, workdir)
+  assert_same(workdir, teacher[0])
+
+
+def test_what_is_not_a_number_ends_the_run_at_its_step(config, tmp_path):
+  config.optimizer.decay_factor = 1e30  # in the second epoch the third step blows up, the fourth sees it
+  config.epochs = 3
+  for _ in range(2):
+    with pytest.raises(UserError) as error:
+      train.train_and_evaluate(config, tmp_path / 'run')
+    assert str(error.value).startswith(f'{tmp_path}/run: not a number at step 4: ce nan, error ')
+    assert str(error.value).endswith(f'the newest good checkpoint is {tmp_path}/run/checkpoints/2')
+  assert checkpoint.Checkpoints(tmp_path / 'run').steps == [2]
+  assert [each['epoch'] for each in metrics.read(tmp_path / 'run')] == [1]
+
+
+def rewrite(path, old, new):
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
+
+
+def damage(workdir, step):
+  for path in (workdir / 'checkpoints' / str(step) / 'variables').rglob('d/*'):
+    path.write_bytes(path.read_bytes()[:10])
+
+
+def replace_by_a_file(path):
+  shutil.rmtree(path)
+  path.write_text('')
+
+
+DAMAGES = {
+  'a torn config': (lambda run: rewrite(run / 'config.json', '"seed"', '"se'), '@/config.json: damaged'),
+  'an empty config': (lambda run: (run / 'config.json').write_text(''), '@/config.json: damaged'),
+  'a config without a field': (
+    lambda run: rewrite(run / 'config.json', '"epochs": 2,', ''), '@/config.json: damaged .config.epochs: missing'),
+  'a damaged record': (lambda run: rewrite(run / 'metrics.jsonl', '"epoch": 2', '"epo'), '@/metrics.jsonl, line 2: '),
+  'no records': (lambda run: (run / 'metrics.jsonl').unlink(), '@/metrics.jsonl: expected a record of each epoch'),
+  'no good checkpoint': (lambda run: [damage(run, step) for step in (2, 4)], '@/checkpoints/2: damaged .*no good '),
+  'checkpoints of another config': (
+    lambda run: rewrite(run / 'config.json', '"seed": 0', '"seed": 1'), '@/checkpoints/4: a checkpoint of another'),
+  'a file for checkpoints': (lambda run: replace_by_a_file(run / 'checkpoints'), '@/checkpoints: cannot be written'),
+  'a file for a workdir': (replace_by_a_file, '@: cannot be written: File exists'),
+}
+
+
+@pytest.mark.parametrize('name', DAMAGES)
+def test_a_damaged_workdir_is_one_line_and_stays_as_it_is(config, teacher, monkeypatch, name):
+  workdir, (spoil, message) = pathlib.Path(teacher[0]), DAMAGES[name]
+  spoil(workdir)
+  if name == 'checkpoints of another config':
+    config.seed = config.model.seed = 1
+  monkeypatch.setattr(train.steps, 'make_train_loop', lambda *_: pytest.fail('work was begun'))
+  before = {path: path.read_bytes() for path in workdir.glob('checkpoints/**/*') if path.is_file()}
+  with pytest.raises(UserError, match=message.replace('@', str(workdir))):
+    train.train_and_evaluate(config, workdir)
+  assert {path: path.read_bytes() for path in workdir.glob('checkpoints/**/*') if path.is_file()} == before
+
+
+def test_a_run_goes_back_from_a_damaged_checkpoint(config, teacher, tmp_path, capsys):
+  workdir = shutil.copytree(teacher[0], tmp_path / 'damaged')
+  damage(workdir, 4)
+  train.train_and_evaluate(config, workdir)
+  assert f'warning: {workdir}/checkpoints/4: damaged (' in capsys.readouterr().err
+  assert_same(workdir, teacher[0])
+  assert len(metrics.read(workdir)) == 2
+
+
+def test_a_run_beside_another_in_its_workdir_is_refused(config, teacher):
+  with files.lock(teacher[0]), pytest.raises(UserError, match=f'^{teacher[0]}: another run is training in it'):
+    train.train_and_evaluate(config, teacher[0])
+
+
+def test_a_run_without_a_checkpoint_yet_says_that_it_begins_anew(config, teacher, capsys, monkeypatch):
+  shutil.rmtree(pathlib.Path(teacher[0]) / 'checkpoints')
+  monkeypatch.setattr(train.steps, 'make_train_loop', lambda *_: pytest.fail('far enough'))
+  with pytest.raises(pytest.fail.Exception, match='far enough'):
+    train.train_and_evaluate(config, teacher[0])
+  assert capsys.readouterr().err == (
+    f'warning: {teacher[0]}: no checkpoint yet of the run that was begun here: it begins anew\n')
+
+
+def test_a_full_disk_is_one_line(config, tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  append = files.append
+  monkeypatch.setattr(files, 'append', lambda *args: (monkeypatch.setattr(files.os, 'fsync', full), append(*args)))
+  with pytest.raises(UserError, match=f'^{tmp_path}/run.*: cannot be written: No space left on device$'):
+    train.train_and_evaluate(config, tmp_path / 'run')
 
 
 def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
@@ -123,12 +285,15 @@ def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path
   class Stop(Exception):
     pass
 
-  def stop(self, record, student):
-    if record['epoch'] == 1 and student == 'block-BG-2-M-8-beta-0-seed-1':  # the third has saved nothing
+  save = checkpoint.Checkpoints.save
+
+  def stop(self, state, config, *args):
+    if state.step == 4 and config.model.block == 'BG(2,M/8)':  # the first has saved, the third has not
       raise Stop
+    save(self, state, config, *args)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(metrics.Progress, 'epoch', stop)
+    patch.setattr(checkpoint.Checkpoints, 'save', stop)
     with pytest.raises(Stop):
       train.train_and_evaluate(together, tmp_path / 'together')
   records = train.train_and_evaluate(together, tmp_path / 'together')
@@ -167,6 +332,10 @@ def test_a_teacher_that_does_not_fit_is_refused_before_any_work(config, teacher,
   config.distill.teacher = str(tmp_path / 'nowhere')
   with pytest.raises(UserError, match='config.distill.teacher=.*nowhere: no such folder'):
     train.train_and_evaluate(config, tmp_path / 'student')
+  shutil.rmtree(tmp_path / 'teacher' / 'checkpoints')
+  config.distill.teacher = teacher[0]
+  with pytest.raises(UserError, match='config.distill.teacher=.*teacher: no checkpoint in it'):
+    train.train_and_evaluate(config, tmp_path / 'student')
   assert not (tmp_path / 'student').exists()
 
 
@@ -181,12 +350,6 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(config, teac
   assert str(error.value).startswith(
     f"{workdir} holds a run of another config: "
     "config.model.block='G(2)' (there: 'S'), config.optimizer.decay_epochs=(1, 2) (there: (1,)): ")
-
-
-def test_a_workdir_that_cannot_be_written_is_named(config, tmp_path):
-  (tmp_path / 'file').write_text('')
-  with pytest.raises(UserError, match='file/run: cannot be written as a workdir'):
-    config_lib.write(config, tmp_path / 'file' / 'run')
 
 
 def test_a_batch_larger_than_the_data_is_refused(config, tmp_path, monkeypatch):

@@ -1,0 +1,104 @@
+"""Real processes of `moonshine_jax.main` that a test starts, signals and kills; what they leave is compared to the bit.
+
+They are forked from a server that has imported the package, which takes seconds, but has not touched a device.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from moonshine_jax import errors, files, main
+
+FLAGS = ('--config=configs/digits.py', '--config.epochs=6', '--config.batch_size=128', '--config.steps_per_dispatch=2',
+         '--config.checkpoint_every=1', '--config.model.depth=10', '--config.optimizer.decay_epochs=(2,4)')
+CONTEXT = multiprocessing.get_context('forkserver')
+CONTEXT.set_forkserver_preload([__name__])
+
+
+def start(workdir: Path, *flags: str) -> multiprocessing.Process:
+  """A process of the command on one device, its stderr in a file beside the workdir."""
+  process = CONTEXT.Process(target=_command, args=([*FLAGS, f'--workdir={workdir}', *flags], f'{workdir}.err'))
+  process.start()
+  return process
+
+
+def finish(workdir: Path, *flags: str) -> int:
+  """The exit status of a command that is left alone."""
+  process = start(workdir, *flags)
+  process.join()
+  return process.exitcode
+
+
+def _command(arguments, stderr):
+  os.environ['XLA_FLAGS'] = ''
+  for stream, path in ((sys.stdout, os.devnull), (sys.stderr, stderr)):
+    with open(path, 'a') as file:
+      os.dup2(file.fileno(), stream.fileno())
+  sys.argv = ['main', *arguments]
+  errors.run_command(main.main)
+
+
+def interrupt(workdir: Path, seconds: float, kills: int, rng: random.Random, *flag_sets: tuple[str, ...]) -> dict:
+  """Runs a command to its end, however often it is stopped on the way by a random signal at a random time.
+
+  Args:
+    workdir: of the run.
+    seconds: within which each start is stopped.
+    kills: how often.
+    rng: of the times and the signals.
+    flag_sets: the starts take them in turn.
+
+  Returns:
+    How often each signal found the process running, and how many half-written checkpoints they left.
+  """
+  found = {'SIGKILL': 0, 'SIGTERM': 0, 'SIGINT': 0, 'half-written': 0}
+  for i in range(kills):
+    process = start(workdir, *flag_sets[i % len(flag_sets)])
+    process.join(rng.uniform(0, seconds))
+    which = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    if process.is_alive():
+      os.kill(process.pid, which)
+      found[which.name] += 1
+      process.join()
+      # 75 where it had begun; the signal itself where it had not; 0 where it was at its very end.
+      assert process.exitcode in (-which, 0 if which != signal.SIGKILL else -which, errors.RESUME_ME), (
+        which, process.exitcode, Path(f'{workdir}.err').read_text())
+    else:
+      assert process.exitcode == 0, Path(f'{workdir}.err').read_text()
+    found['half-written'] += len(list(workdir.glob('**/*.orbax-checkpoint-tmp')))
+  assert finish(workdir, *flag_sets[0]) == 0, Path(f'{workdir}.err').read_text()
+  return found
+
+
+def seconds_of(workdir: Path, *flags: str) -> float:
+  """Runs a command to its end and says how long it took."""
+  begin = time.perf_counter()
+  assert finish(workdir, *flags) == 0, Path(f'{workdir}.err').read_text()
+  return time.perf_counter() - begin
+
+
+def assert_same(ours: Path, theirs: Path) -> None:
+  """Of two workdirs: the same arrays to the bit in the newest checkpoint, the same records but for the speed."""
+  newest = [max(int(path.name) for path in (workdir / 'checkpoints').iterdir()) for workdir in (ours, theirs)]
+  assert newest[0] == newest[1]
+  for item in ('variables', 'progress'):
+    trees = [ocp.StandardCheckpointer().restore(workdir / 'checkpoints' / str(newest[0]) / item)
+             for workdir in (ours, theirs)]
+    leaves = [jax.tree.leaves_with_path(tree) for tree in trees]
+    assert len(leaves[0]) == len(leaves[1]) > 5
+    for (path, left), (_, right) in zip(*leaves, strict=True):
+      np.testing.assert_array_equal(left, right, err_msg=jax.tree_util.keystr(path), strict=True)
+  records = [files.read_records(workdir / 'metrics.jsonl') for workdir in (ours, theirs)]
+  for each in records:
+    assert (ours / 'metrics.jsonl').read_bytes().endswith(b'\n')
+    assert [record['epoch'] for record in each] == list(range(1, len(each) + 1))
+  assert [{**each, 'images_per_second': 0} for each in records[0]] == [
+    {**each, 'images_per_second': 0} for each in records[1]]

@@ -1,0 +1,40 @@
+"""Runs that are killed, again and again, end as runs that never were. `pytest --kills=100` for the long version."""
+
+import random
+
+import pytest
+
+from tests import runs
+
+STUDENTS = ("--config.distill.students=('block=B(2) alpha=0', 'block=B(2) beta=0 seed=1')",)
+STREAM = '--config.data.feed=stream'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """For workdirs: those in one folder share their compiled steps."""
+  return tmp_path_factory.mktemp('runs')
+
+
+@pytest.fixture(scope='module')
+def teacher(folder):
+  """A run that is left alone, and the seconds that it takes once it is compiled."""
+  assert runs.finish(folder / 'teacher') == 0, (folder / 'teacher.err').read_text()
+  return folder / 'teacher', runs.seconds_of(folder / 'again')
+
+
+def test_a_teacher_ends_with_the_same_bits_by_either_feed(folder, teacher, kills):
+  workdir, seconds = teacher
+  runs.assert_same(folder / 'again', workdir)
+  rng = random.Random(kills)
+  print('teacher', runs.interrupt(folder / 'killed', seconds, kills, rng, (), (STREAM,)))
+  runs.assert_same(folder / 'killed', workdir)
+
+
+def test_several_students_end_with_the_same_bits(folder, teacher, kills):
+  flags = (*STUDENTS, f'--config.distill.teacher={teacher[0]}')
+  assert runs.finish(folder / 'students', *flags) == 0, (folder / 'students.err').read_text()
+  rng = random.Random(kills + 1)
+  print('students', runs.interrupt(folder / 'killed_students', teacher[1], kills, rng, flags))
+  for name in ('block-B-2-alpha-0', 'block-B-2-beta-0-seed-1'):
+    runs.assert_same(folder / 'killed_students' / name, folder / 'students' / name)

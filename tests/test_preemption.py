@@ -1,0 +1,56 @@
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from moonshine_jax import preemption
+
+
+@pytest.mark.parametrize('which', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_the_handlers_come_back(which, capsys):
+  before = [signal.getsignal(each) for each in preemption.SIGNALS]
+  threads = threading.active_count()
+  with preemption.Signals() as signals:
+    assert signals.received == ''
+    signal.raise_signal(which)
+    for _ in range(1000):
+      if signals.received:
+        break
+      time.sleep(0.01)
+    assert signals.received == which.name
+  assert capsys.readouterr().err.startswith(f'warning: {which.name}: saving ')
+  assert [signal.getsignal(each) for each in preemption.SIGNALS] == before
+  assert signal.set_wakeup_fd(-1) == -1 and threading.active_count() == threads
+
+
+def test_a_second_signal_ends_the_process_though_it_is_inside_of_xla():
+  """`sleep` stands for XLA: Python runs no handler while the main thread is in C."""
+  program = (
+    'import ctypes\n'
+    'from moonshine_jax import preemption\n'
+    'with preemption.Signals():\n'
+    '  print(flush=True)\n'
+    '  while True: ctypes.CDLL(None).sleep(1000)\n')
+  with subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline().startswith(b'warning: SIGTERM: saving')
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+
+
+def test_another_thread_leaves_the_signals_alone():
+  found = []
+
+  def enter():
+    with preemption.Signals():
+      found.append([signal.getsignal(each) for each in preemption.SIGNALS])
+
+  thread = threading.Thread(target=enter)
+  thread.start()
+  thread.join()
+  assert found == [[signal.getsignal(each) for each in preemption.SIGNALS]]

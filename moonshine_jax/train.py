@@ -84,12 +84,8 @@ def train_and_evaluate(
   for epoch in range(first_step // steps_per_epoch, config.epochs):
     start = time.perf_counter()
     order = feeds.epoch_batches(order_key, epoch, len(train_split), config.batch_size)
-    epoch_metrics = []
-    for batches in train_feed.stacks(order, config.steps_per_dispatch):
-      states, each = train_loop(states, teacher_variables, train_feed.data, batches)
-      epoch_metrics.append(each)
-      jax.block_until_ready(epoch_metrics[-IN_FLIGHT:][0])
-      progress.advance(each[0]['loss'].size // len(replicas))
+    states, epoch_metrics = run_epoch(
+      train_loop, states, teacher_variables, train_feed, order, config.steps_per_dispatch, progress.advance)
     means = epoch_means(replicas.fetch(epoch_metrics))
     images_per_second = round(order.size / (time.perf_counter() - start), 1)
     last = epoch + 1 == config.epochs
@@ -204,6 +200,38 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike)
   if differing:
     raise UserError(f'{workdir} holds a run of another config: {", ".join(differing)}: '
                     'expected the same config, to go on, or another workdir')
+
+
+def run_epoch(
+  train_loop: Callable,
+  states: tuple[steps.TrainState, ...],
+  teacher_variables: Any,
+  feed: feeds.ResidentFeed | feeds.StreamFeed,
+  order: np.ndarray,
+  steps_per_dispatch: int,
+  advance: Callable[[int], None],
+) -> tuple[tuple[steps.TrainState, ...], list[Any]]:
+  """Dispatches an epoch, the host at most IN_FLIGHT dispatches ahead of the devices.
+
+  Args:
+    train_loop: the compiled loop, to which the states are donated.
+    states: one a student, on the devices.
+    teacher_variables: on the devices.
+    feed: of the training split.
+    order: the epoch's batches as indices, (steps, batch_size).
+    steps_per_dispatch: at most; a stream takes one.
+    advance: called with the number of steps of each dispatch.
+
+  Returns:
+    The states and the metrics of each dispatch, of which the last are still being computed.
+  """
+  epoch_metrics = []
+  for batches in feed.stacks(order, steps_per_dispatch):
+    states, each = train_loop(states, teacher_variables, feed.data, batches)
+    epoch_metrics.append(each)
+    jax.block_until_ready(epoch_metrics[-IN_FLIGHT:][0])
+    advance(jax.tree.leaves(each)[0].shape[-1])
+  return states, epoch_metrics
 
 
 def epoch_means(dispatches: list[tuple[dict[str, np.ndarray], ...]]) -> list[dict[str, float]]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from moonshine_jax import checkpoint, datasets, evaluate, metrics, report, train
+from moonshine_jax import checkpoint, datasets, evaluate, feeds, metrics, parallel, report, train
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import UserError
 
@@ -104,6 +104,26 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
   assert [cell.strip() for cell in lines[2].split('|')[1:3]] == ['WRN-10-1 (teacher)', 'S']
   assert [cell.strip() for cell in lines[3].split('|')[1:3]] == ['WRN-10-1', 'G(N/8)']
   assert lines[3].count('(1)') == 4 and lines[2].count('(1)') == 1
+
+
+def test_an_epoch_is_dispatched_in_order_and_never_far_ahead(monkeypatch):
+  """Of steps that count themselves: what is handed on, what is told, and for which dispatch the host waits."""
+  waited, advanced = [], []
+  monkeypatch.setattr(train.jax, 'block_until_ready', lambda metrics: waited.append(metrics[0]['step'].tolist()))
+  feed = feeds.ResidentFeed(datasets.Split(np.zeros((22, 1), np.uint8), np.arange(22)), parallel.Replicas())
+
+  def train_loop(state, teacher_variables, data, batches):
+    assert teacher_variables == 'teacher' and data is feed.data
+    np.testing.assert_array_equal(batches['index'], order[state:state + 2])
+    steps = len(batches['index'])
+    return state + steps, ({'step': np.arange(state, state + steps)},)
+
+  order = np.arange(22).reshape(11, 2)
+  state, dispatches = train.run_epoch(train_loop, 0, 'teacher', feed, order, 2, advanced.append)
+  assert state == 11 and advanced == [2, 2, 2, 2, 2, 1]
+  seen = [each['step'].tolist() for each, in dispatches]
+  assert seen == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10]]
+  assert waited == [seen[0], seen[0], seen[0], seen[0], seen[1], seen[2]]  # the fourth last, as train.IN_FLIGHT says
 
 
 def forbid_work(patch):

@@ -9,9 +9,10 @@ package were imported. So the first run is what a run takes in any case (compila
 second less the first is the activations, and the third less the second is the data, which is also given as a multiple
 of the data set's uint8 pixels, training and test.
 
-On a CPU the device's memory is the host's: activations are then those of the network, and the data is there at least
-once. On an accelerator neither need be; what remains of them there is copies on their way. Needs Linux, and CIFAR-10
-prepared (see the README); an epoch of it takes a minute or two on a CPU.
+On a CPU the device's memory is the host's: activations are then those of the network, and the data is the decoded
+file itself, mapped and not copied. On an accelerator neither need stay; what is left of them there is copies on their
+way. Peaks of two runs may fall in different phases, compilation or training, so a difference is good to some tens of
+MB. Needs Linux, and CIFAR-10 prepared (see the README); the epoch of it takes a few minutes on a CPU.
 """
 
 import argparse

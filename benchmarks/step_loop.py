@@ -32,6 +32,7 @@ from benchmarks.command import Architecture, make_config, make_network, make_par
 from benchmarks.timing import in_turns
 from benchmarks.train_step import synthetic_batch
 from moonshine_jax import feeds, optim, steps, train
+from moonshine_jax.config import DTYPES
 from moonshine_jax.datasets import Split
 from moonshine_jax.parallel import Replicas
 
@@ -39,10 +40,11 @@ STUDENTS = ('G(N/8)', 'BG(2,M/8)', 'B(2)')
 # Depth and width of the teacher and its students, and the images of an epoch, by backend.
 DEFAULTS = {'cpu': (16, 1, 1280), 'gpu': (40, 2, 50_000), 'tpu': (40, 2, 50_000)}
 
-# What is timed, by name: the first is what training does unless it is told otherwise, in the dtype of the flags.
-RESIDENT, STREAMED, ONE_STEP = 'resident feed', 'streamed feed', 'one step a dispatch'
+# What is timed, by name. The resident feed's run is also that of many steps a dispatch, and of the dtype of the flags.
+RESIDENT, STREAMED = 'resident feed', 'streamed feed'
+MANY_STEPS, ONE_STEP = 'many steps a dispatch', 'one step a dispatch'
 TOGETHER, IN_SEQUENCE, FORWARD = 'students in one run', 'one run after the other', "teacher's forward pass"
-OTHER_DTYPE = {'float32': 'bfloat16', 'bfloat16': 'float32'}
+COMPARISONS = ((RESIDENT, STREAMED), (MANY_STEPS, ONE_STEP), ('bfloat16', 'float32'), (TOGETHER, IN_SEQUENCE))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,9 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
   complete(parser, flags, len(replicas))
 
   times = in_turns(make_runs(flags, replicas), flags.repeats)
+  times[MANY_STEPS] = times[flags.dtype] = times[RESIDENT]
   alone = [times[name] for name in students_alone(flags)]
   times[IN_SEQUENCE] = [sum(turn) for turn in zip(*alone, strict=True)]
-  rows = [compare(*names, times, flags.images // flags.batch * flags.batch) for names in comparisons(flags)]
+  rows = [compare(*names, times, flags.images // flags.batch * flags.batch) for names in COMPARISONS]
   saved = sharing(times, len(alone))
   print_rows(rows)
   print(f"{len(alone)} students in one run save {saved['saved']:.1f}% of the time. The teacher's forward passes are "
@@ -80,12 +83,6 @@ def complete(parser: argparse.ArgumentParser, flags: argparse.Namespace, devices
     parser.error(f'--repeats={flags.repeats}: expected at least 1')
 
 
-def comparisons(flags: argparse.Namespace) -> list[tuple[str, str]]:
-  """Each choice beside its counterpart, by the names of what is timed."""
-  dtypes = (OTHER_DTYPE[flags.dtype], RESIDENT) if flags.dtype == 'float32' else (RESIDENT, OTHER_DTYPE[flags.dtype])
-  return [(RESIDENT, STREAMED), (RESIDENT, ONE_STEP), dtypes, (TOGETHER, IN_SEQUENCE)]
-
-
 def students_alone(flags: argparse.Namespace) -> list[str]:
   """The names of the students' own runs; two students may be of one network."""
   return [f'student {i}, {network}' for i, network in enumerate(flags.networks[1:], 1)]
@@ -100,7 +97,8 @@ def make_runs(flags: argparse.Namespace, replicas: Replicas) -> dict[str, Callab
     return make_config(network, flags.batch, dtype)
 
   teacher, students = config(flags.networks[0]), [config(network) for network in flags.networks[1:]]
-  one_step, other = config(flags.networks[0]), config(flags.networks[0], OTHER_DTYPE[flags.dtype])
+  other_dtype = next(dtype for dtype in DTYPES if dtype != flags.dtype)
+  one_step, other = config(flags.networks[0]), config(flags.networks[0], other_dtype)
   one_step.steps_per_dispatch = 1
   for student in students:
     student.distill.alpha = 0.0
@@ -108,7 +106,7 @@ def make_runs(flags: argparse.Namespace, replicas: Replicas) -> dict[str, Callab
     RESIDENT: training([teacher], None, resident, replicas, flags),
     STREAMED: training([teacher], None, streamed, replicas, flags),
     ONE_STEP: training([one_step], None, resident, replicas, flags),
-    OTHER_DTYPE[flags.dtype]: training([other], None, resident, replicas, flags),
+    other_dtype: training([other], None, resident, replicas, flags),
     TOGETHER: training(students, teacher, resident, replicas, flags),
     **{name: training([student], teacher, resident, replicas, flags)
        for name, student in zip(students_alone(flags), students, strict=True)},
@@ -196,12 +194,12 @@ def sharing(times: dict[str, list[float]], students: int) -> dict[str, float]:
 
 
 def print_rows(rows: list[dict]) -> None:
-  print(f'{"":<24} images/s {"lowest to highest":>19}    {"":<24} images/s {"lowest to highest":>19} {"ratio":>8}')
+  print(f'{"":<24} images/s {"lowest to highest":>19}         {"":<24} images/s {"lowest to highest":>19} {"ratio":>8}')
   for row in rows:
     sides = [f'{name:<24} {row["images_per_second"][name]:>8.1f} '
              + f'{row["lowest"][name]:.1f} to {row["highest"][name]:.1f}'.rjust(19)
              for name in (row['choice'], row['counterpart'])]
-    print(f'{sides[0]} to {sides[1]} {row["ratio"]:>8.3f}')
+    print(f'{sides[0]}  beside {sides[1]} {row["ratio"]:>8.3f}')
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from benchmarks import step_loop
-from benchmarks.step_loop import FORWARD, IN_SEQUENCE, ONE_STEP, RESIDENT, STREAMED, TOGETHER
+from benchmarks.step_loop import FORWARD, IN_SEQUENCE, MANY_STEPS, ONE_STEP, RESIDENT, STREAMED, TOGETHER
 from moonshine_jax.steps import Network
 
 NETWORKS = ['--networks', 'WRN-10-1 S', 'WRN-10-1 B(2)', 'WRN-10-1 B(2)']
@@ -29,8 +29,9 @@ def test_every_choice_beside_its_counterpart(tmp_path, capsys, monkeypatch):
   step_loop.main([*NETWORKS, '--batch=2', '--images=7', '--image_size=8', '--repeats=2', f'--json={path}'])
   written = json.loads(path.read_text())
   assert [(row['choice'], row['counterpart']) for row in written['rows']] == [
-    (RESIDENT, STREAMED), (RESIDENT, ONE_STEP), ('bfloat16', RESIDENT), (TOGETHER, IN_SEQUENCE)]
+    (RESIDENT, STREAMED), (MANY_STEPS, ONE_STEP), ('bfloat16', 'float32'), (TOGETHER, IN_SEQUENCE)]
   seconds = written['seconds']
+  assert seconds[RESIDENT] == seconds[MANY_STEPS] == seconds['float32'] != seconds['bfloat16']
   alone = [seconds[f'student {i}, WRN-10-1 B(2)'] for i in (1, 2)]
   assert seconds[IN_SEQUENCE] == [first + second for first, second in zip(*alone, strict=True)]
   for row in written['rows']:

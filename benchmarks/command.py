@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -48,11 +49,13 @@ TABLE_3 = tuple(Architecture(row.depth, row.width, row.block) for row in paper.T
 TEACHER = TABLE_3[0]  # the S network, WRN-40-2, beside which every other is set
 
 
-def make_parser(description: str, repeats: int) -> argparse.ArgumentParser:
-  """A parser with the flags that the commands share."""
+def make_parser(
+  description: str, repeats: int, networks: Sequence[Architecture] | None = TABLE_3, which: str = 'the 26 of Table 3'
+) -> argparse.ArgumentParser:
+  """A parser with the flags that the commands share; `networks` are the default ones, `which` says what they are."""
   parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--networks', nargs='+', type=_architecture, default=TABLE_3, metavar='NETWORK',
-                      help='as "G(N/8)", of WRN-40-2, or "WRN-16-2 S" (default: the 26 of Table 3)')
+  parser.add_argument('--networks', nargs='+', type=_architecture, default=networks, metavar='NETWORK',
+                      help=f'as "G(N/8)", of WRN-40-2, or "WRN-16-2 S" (default: {which})')
   parser.add_argument('--dtype', default='float32', choices=DTYPES, help='of the computation (default: float32)')
   parser.add_argument('--image_size', type=int, default=32, help='pixels on a side (default: 32)')
   parser.add_argument('--repeats', type=int, default=repeats,

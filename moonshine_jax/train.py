@@ -106,17 +106,12 @@ def train_and_evaluate(
       start = time.perf_counter()
       order = feeds.epoch_batches(order_key, epoch, len(train_split), config.batch_size)
       order = order[students[0].steps_of_epoch:]  # a run that was stopped in the middle of an epoch goes on there
-      in_flight = collections.deque()
-      for batches in train_feed.stacks(order, config.steps_per_dispatch):
-        if signals.received:
-          break
-        states, dispatched = train_loop(states, teacher_variables, train_feed.data, batches)
-        in_flight.append(dispatched)
-        if len(in_flight) == IN_FLIGHT:
-          receive(students, replicas.fetch(in_flight.popleft()), epoch * steps_per_epoch)
-        progress.advance(dispatched[0]['loss'].size // len(replicas))
-      while in_flight:
-        receive(students, replicas.fetch(in_flight.popleft()), epoch * steps_per_epoch)
+
+      def receive(dispatched, first_step=epoch * steps_per_epoch):
+        progress.advance(take_in(students, replicas.fetch(dispatched), first_step))
+
+      states = run_epoch(train_loop, states, teacher_variables, train_feed, order, config.steps_per_dispatch, receive,
+                         stopped=lambda: signals.received)
       step = epoch * steps_per_epoch + students[0].steps_of_epoch
       if signals.received:
         save(students, states, facts, replicas)
@@ -272,8 +267,46 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike)
                     'expected the same config, to go on, or another workdir')
 
 
-def receive(students: list[Student], dispatched: tuple[dict[str, np.ndarray], ...], first_step: int) -> None:
-  """Takes in the metrics (steps,) of a dispatch; `first_step` is the epoch's.
+def run_epoch(
+  train_loop: Callable,
+  states: tuple[steps.TrainState, ...],
+  teacher_variables: Any,
+  feed: feeds.ResidentFeed | feeds.StreamFeed,
+  order: np.ndarray,
+  steps_per_dispatch: int,
+  receive: Callable[[Any], None],
+  stopped: Callable[[], Any] = lambda: False,
+) -> tuple[steps.TrainState, ...]:
+  """Dispatches the steps of an epoch, the host at most IN_FLIGHT dispatches ahead of the devices.
+
+  Args:
+    train_loop: the compiled loop, to which the states are donated.
+    states: one a student, on the devices.
+    teacher_variables: on the devices.
+    feed: of the training split.
+    order: the batches as indices, (steps, batch_size).
+    steps_per_dispatch: at most; a stream takes one.
+    receive: called with the metrics of each dispatch, in order, and of all of them at the end.
+    stopped: asked before each dispatch whether to leave it and those after it out.
+
+  Returns:
+    The states.
+  """
+  in_flight = collections.deque()
+  for batches in feed.stacks(order, steps_per_dispatch):
+    if stopped():
+      break
+    states, dispatched = train_loop(states, teacher_variables, feed.data, batches)
+    in_flight.append(dispatched)
+    if len(in_flight) == IN_FLIGHT:
+      receive(in_flight.popleft())
+  while in_flight:
+    receive(in_flight.popleft())
+  return states
+
+
+def take_in(students: list[Student], dispatched: tuple[dict[str, np.ndarray], ...], first_step: int) -> int:
+  """Takes in the metrics (steps,) of a dispatch; `first_step` is the epoch's. Returns the number of its steps.
 
   Raises UserError at the first step with a number that is not finite.
   """
@@ -288,6 +321,7 @@ def receive(students: list[Student], dispatched: tuple[dict[str, np.ndarray], ..
                       f'expected finite values, as with a lower learning rate; {student.checkpoints.newest_good}')
     student.epoch_metrics = {
       name: np.concatenate([student.epoch_metrics.get(name, values[:0]), values]) for name, values in own.items()}
+  return len(dispatched[0]['loss'])
 
 
 def save(students: list[Student], states: tuple[steps.TrainState, ...], facts: datasets.Facts,

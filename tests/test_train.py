@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from moonshine_jax import checkpoint, datasets, evaluate, files, metrics, preemption, report, train
+from moonshine_jax import checkpoint, datasets, evaluate, feeds, files, metrics, parallel, preemption, report, train
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import Preempted, UserError
 from tests.conftest import small_config
@@ -265,6 +265,30 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
   assert [cell.strip() for cell in lines[2].split('|')[1:3]] == ['WRN-10-1 (teacher)', 'S']
   assert [cell.strip() for cell in lines[3].split('|')[1:3]] == ['WRN-10-1', 'G(N/8)']
   assert lines[3].count('(1)') == 4 and lines[2].count('(1)') == 1
+
+
+def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
+  """Of steps that count themselves: what is dispatched, and after which dispatches the host hears of it."""
+  feed = feeds.ResidentFeed(datasets.Split(np.zeros((22, 1), np.uint8), np.arange(22)), parallel.Replicas())
+  events = []
+
+  def train_loop(state, teacher_variables, data, batches):
+    assert teacher_variables == 'teacher' and data is feed.data
+    np.testing.assert_array_equal(batches['index'], order[state:state + 2])
+    events.append(f'dispatch {state}')
+    return state + len(batches['index']), state
+
+  def receive(metrics):
+    events.append(f'receive {metrics}')
+
+  order = np.arange(22).reshape(11, 2)
+  assert train.run_epoch(train_loop, 0, 'teacher', feed, order, 2, receive) == 11
+  assert events == [
+    'dispatch 0', 'dispatch 2', 'dispatch 4', 'dispatch 6', 'receive 0', 'dispatch 8', 'receive 2', 'dispatch 10',
+    'receive 4', 'receive 6', 'receive 8', 'receive 10']
+  events.clear()
+  assert train.run_epoch(train_loop, 0, 'teacher', feed, order, 2, receive, stopped=lambda: len(events) == 2) == 4
+  assert events == ['dispatch 0', 'dispatch 2', 'receive 0', 'receive 2']
 
 
 def forbid_work(patch):

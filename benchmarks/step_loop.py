@@ -1,0 +1,205 @@
+"""What each choice of the training loop is worth: images a second, side by side, in one run.
+
+  python -m benchmarks.step_loop --json=step_loop.json
+  python -m benchmarks.step_loop --networks 'WRN-40-2 S' 'G(N/8)' 'BG(2,M/8)' --dtype=bfloat16
+
+What is timed is an epoch as training has it, on all local devices: the order drawn, the feed, the compiled loop, the
+host a few dispatches ahead at most, the metrics fetched. The data is noise. All take turns, and the medians count:
+
+  feed: resident on the devices, against streamed from the host (one step a dispatch: a stream knows no other).
+  dispatch: as many steps in a dispatch as the recipe's config has, against one, by the resident feed.
+  dtype: bfloat16 against float32, by the resident feed.
+  students: several in one run, by attention transfer from one forward pass of the teacher a step, against one run after
+    the other, each with its own. An image counts once, however many students see it. The time saved stands beside the
+    share of the teacher's forward passes, timed alone, in the runs one after the other; all but one could be saved.
+
+The first of the networks is the teacher, which the first three comparisons train by cross entropy; the rest are its
+students. By default the teacher is WRN-40-2 S, on 50,000 images, which are 390 steps of 128; on a CPU, which is divided
+into one device a core, it is WRN-16-1 S on 1,280, which takes some minutes.
+"""
+
+import argparse
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from benchmarks.command import Architecture, make_config, make_network, make_parser, use_all_cores, write_json
+from benchmarks.timing import in_turns
+from benchmarks.train_step import synthetic_batch
+from moonshine_jax import feeds, optim, steps, train
+from moonshine_jax.config import DTYPES
+from moonshine_jax.datasets import Split
+from moonshine_jax.parallel import Replicas
+
+STUDENTS = ('G(N/8)', 'BG(2,M/8)', 'B(2)')
+# Depth and width of the teacher and its students, and the images of an epoch, by backend.
+DEFAULTS = {'cpu': (16, 1, 1280), 'gpu': (40, 2, 50_000), 'tpu': (40, 2, 50_000)}
+
+# What is timed, by name. The resident feed's run is also that of many steps a dispatch, and of the dtype of the flags.
+RESIDENT, STREAMED = 'resident feed', 'streamed feed'
+MANY_STEPS, ONE_STEP = 'many steps a dispatch', 'one step a dispatch'
+TOGETHER, IN_SEQUENCE, FORWARD = 'students in one run', 'one run after the other', "teacher's forward pass"
+COMPARISONS = ((RESIDENT, STREAMED), (MANY_STEPS, ONE_STEP), ('bfloat16', 'float32'), (TOGETHER, IN_SEQUENCE))
+
+
+def main(arguments: list[str] | None = None) -> None:
+  parser = make_parser(__doc__, 5, networks=None, which=f'S and its students {" ".join(STUDENTS)}, as said above')
+  parser.add_argument('--batch', type=int, default=128, help='images in a step, over all devices (default: 128)')
+  parser.add_argument('--images', type=int, help='in an epoch (default: as said above)')
+  flags = parser.parse_args(arguments)
+  use_all_cores()
+  replicas = Replicas()
+  complete(parser, flags, len(replicas))
+
+  times = in_turns(make_runs(flags, replicas), flags.repeats)
+  times[MANY_STEPS] = times[flags.dtype] = times[RESIDENT]
+  alone = [times[name] for name in students_alone(flags)]
+  times[IN_SEQUENCE] = [sum(turn) for turn in zip(*alone, strict=True)]
+  rows = [compare(*names, times, flags.images // flags.batch * flags.batch) for names in COMPARISONS]
+  saved = sharing(times, len(alone))
+  print_rows(rows)
+  print(f"{len(alone)} students in one run save {saved['saved']:.1f}% of the time. The teacher's forward passes are "
+        f"{saved['teacher']:.1f}% of it, so at most {saved['at_most']:.1f}% could be saved.")
+  write_json(flags.json, flags, rows, sharing=saved, seconds=times)
+
+
+def complete(parser: argparse.ArgumentParser, flags: argparse.Namespace, devices: int) -> None:
+  """Fills in the defaults, and leaves the command where the flags do not fit."""
+  depth, width, images = DEFAULTS[jax.default_backend()]
+  flags.networks = flags.networks or [Architecture(depth, width, block) for block in ('S', *STUDENTS)]
+  flags.images = images if flags.images is None else flags.images
+  if len(flags.networks) < 3:
+    parser.error('--networks: expected a teacher and at least two students')
+  if flags.batch < 1 or flags.batch % devices:
+    parser.error(f'--batch={flags.batch}: expected a multiple of the {devices} devices')
+  if flags.images < flags.batch:
+    parser.error(f'--images={flags.images}: expected at least the {flags.batch} of a batch')
+  if flags.repeats < 1:
+    parser.error(f'--repeats={flags.repeats}: expected at least 1')
+
+
+def students_alone(flags: argparse.Namespace) -> list[str]:
+  """The names of the students' own runs; two students may be of one network."""
+  return [f'student {i}, {network}' for i, network in enumerate(flags.networks[1:], 1)]
+
+
+def make_runs(flags: argparse.Namespace, replicas: Replicas) -> dict[str, Callable[[], None]]:
+  """All that is timed: functions that run an epoch and wait for it."""
+  split = Split(*synthetic_batch(flags.images, flags.image_size))
+  resident, streamed = feeds.ResidentFeed(split, replicas), feeds.StreamFeed(split, replicas)
+
+  def config(network, dtype=flags.dtype):
+    return make_config(network, flags.batch, dtype)
+
+  teacher, students = config(flags.networks[0]), [config(network) for network in flags.networks[1:]]
+  other_dtype = next(dtype for dtype in DTYPES if dtype != flags.dtype)
+  one_step, other = config(flags.networks[0]), config(flags.networks[0], other_dtype)
+  one_step.steps_per_dispatch = 1
+  for student in students:
+    student.distill.alpha = 0.0
+  return {
+    RESIDENT: training([teacher], None, resident, replicas, flags),
+    STREAMED: training([teacher], None, streamed, replicas, flags),
+    ONE_STEP: training([one_step], None, resident, replicas, flags),
+    other_dtype: training([other], None, resident, replicas, flags),
+    TOGETHER: training(students, teacher, resident, replicas, flags),
+    **{name: training([student], teacher, resident, replicas, flags)
+       for name, student in zip(students_alone(flags), students, strict=True)},
+    FORWARD: forward(teacher, resident, replicas, flags),
+  }
+
+
+def training(
+  configs: Sequence[ml_collections.ConfigDict],
+  teacher_config: ml_collections.ConfigDict | None,
+  feed: feeds.ResidentFeed | feeds.StreamFeed,
+  replicas: Replicas,
+  flags: argparse.Namespace,
+) -> Callable[[], None]:
+  """An epoch of the networks of `configs` together, by attention transfer where there is a teacher."""
+  image_shape = (flags.image_size, flags.image_size, 3)
+  networks = [make_network(config, replicas.axis_name) for config in configs]
+  teacher, teacher_variables = make_teacher(teacher_config, image_shape) if teacher_config else (None, {})
+  tx = optim.create_optimizer(configs[0], steps_per_epoch=1000)
+  states = tuple(steps.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(seed)))
+                 for seed, network in enumerate(networks))
+  train_step = steps.make_train_step(configs, networks, teacher, tx, feed.gather, replicas)
+  return epochs(train_step, states, teacher_variables, feed, configs[0], replicas, flags)
+
+
+def forward(teacher_config: ml_collections.ConfigDict, feed: feeds.ResidentFeed, replicas: Replicas,
+            flags: argparse.Namespace) -> Callable[[], None]:
+  """An epoch in which the teacher sees every image and nothing is trained."""
+  teacher, teacher_variables = make_teacher(teacher_config, (flags.image_size, flags.image_size, 3))
+
+  def step(states, teacher_variables, data, batch):
+    outputs = teacher(teacher_variables, feed.gather(data, batch)['image'], train=False)
+    return states, jax.tree.map(jnp.sum, outputs)  # of all outputs: XLA leaves out what nobody reads
+
+  return epochs(step, (), teacher_variables, feed, teacher_config, replicas, flags)
+
+
+def make_teacher(config: ml_collections.ConfigDict, image_shape: tuple[int, ...]) -> tuple[steps.Network, Any]:
+  """A teacher and its initial variables: no step's time depends on their values."""
+  network = make_network(config)
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  return network, network.model.lazy_init(jax.random.key(0), image)
+
+
+def epochs(step: Callable, states: tuple[steps.TrainState, ...], teacher_variables: Any,
+           feed: feeds.ResidentFeed | feeds.StreamFeed, config: ml_collections.ConfigDict, replicas: Replicas,
+           flags: argparse.Namespace) -> Callable[[], None]:
+  """A function that runs the next epoch of a step, as training does, and waits for its metrics."""
+  states, teacher_variables = replicas.replicate((states, teacher_variables))
+  loop = replicas.compile(steps.make_train_loop(step), donate_argnums=(0,))
+  numbers = itertools.count()
+
+  def run():
+    nonlocal states
+    order = feeds.epoch_batches(jax.random.key(0), next(numbers), flags.images, flags.batch)
+    states = train.run_epoch(
+      loop, states, teacher_variables, feed, order, config.steps_per_dispatch, receive=replicas.fetch)
+
+  return run
+
+
+def compare(choice: str, counterpart: str, times: dict[str, list[float]], images: int) -> dict:
+  """A choice beside its counterpart: median, lowest and highest images a second, and the ratio of the medians."""
+  speeds = {name: [images / seconds for seconds in times[name]] for name in (choice, counterpart)}
+  medians = {name: statistics.median(seen) for name, seen in speeds.items()}
+  return {
+    'choice': choice,
+    'counterpart': counterpart,
+    'images_per_second': medians,
+    'lowest': {name: min(seen) for name, seen in speeds.items()},
+    'highest': {name: max(seen) for name, seen in speeds.items()},
+    'ratio': medians[choice] / medians[counterpart],
+  }
+
+
+def sharing(times: dict[str, list[float]], students: int) -> dict[str, float]:
+  """Percent of the median time of the runs one after the other: 'saved' in one run, the 'teacher', and 'at_most'."""
+  together, in_sequence, teacher = (statistics.median(times[name]) for name in (TOGETHER, IN_SEQUENCE, FORWARD))
+  return {
+    'saved': 100 * (1 - together / in_sequence),
+    'teacher': 100 * students * teacher / in_sequence,
+    'at_most': 100 * (students - 1) * teacher / in_sequence,
+  }
+
+
+def print_rows(rows: list[dict]) -> None:
+  print(f'{"":<24} images/s {"lowest to highest":>19}         {"":<24} images/s {"lowest to highest":>19} {"ratio":>8}')
+  for row in rows:
+    sides = [f'{name:<24} {row["images_per_second"][name]:>8.1f} '
+             + f'{row["lowest"][name]:.1f} to {row["highest"][name]:.1f}'.rjust(19)
+             for name in (row['choice'], row['counterpart'])]
+    print(f'{sides[0]}  beside {sides[1]} {row["ratio"]:>8.3f}')
+
+
+if __name__ == '__main__':
+  main()

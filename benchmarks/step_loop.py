@@ -29,13 +29,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from benchmarks.command import Architecture, make_config, make_network, make_parser, use_all_cores, write_json
+from benchmarks.command import Architecture, make_config, make_network, make_parser, write_json
 from benchmarks.timing import in_turns
 from benchmarks.train_step import synthetic_batch
 from moonshine_jax import feeds, optim, steps, train
 from moonshine_jax.config import DTYPES
 from moonshine_jax.datasets import Split
-from moonshine_jax.parallel import Replicas
+from moonshine_jax.parallel import Replicas, use_all_cores
 
 STUDENTS = ('G(N/8)', 'BG(2,M/8)', 'B(2)')
 # Depth and width of the teacher and its students, and the images of an epoch, by backend.
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--batch', type=int, default=128, help='images in a step, over all devices (default: 128)')
   parser.add_argument('--images', type=int, help='in an epoch (default: as said above)')
   flags = parser.parse_args(arguments)
-  use_all_cores()
+  use_all_cores(flags.batch)
   replicas = Replicas()
   complete(parser, flags, len(replicas))
 

@@ -76,7 +76,7 @@ def check_devices(parser: argparse.ArgumentParser, flags: argparse.Namespace) ->
   local = jax.local_device_count()
   flags.devices = flags.devices or sorted({1, local})
   for devices in flags.devices:
-    if not 1 <= devices <= local or flags.batch % devices:
+    if flags.batch < 1 or not 1 <= devices <= local or flags.batch % devices:
       parser.error(f'--devices {devices}: expected a divisor of --batch {flags.batch}, at most {local}')
 
 

@@ -72,6 +72,9 @@ def interrupt(workdir: Path, seconds: float, kills: int, seed: int, check: Calla
     process = start(workdir, *next(starts))
     if sum(found[each.name] for each in set(SIGNALS)) < kills:
       process.join(rng.uniform(0, seconds))
+      if rng.random() < 0.5:  # saves are short: half of the signals wait for one
+        while process.is_alive() and not half_written(workdir):
+          time.sleep(0.001)
     else:
       process.join()
     if process.is_alive():
@@ -84,7 +87,7 @@ def interrupt(workdir: Path, seconds: float, kills: int, seed: int, check: Calla
         assert process.exitcode in expected, (which, process.exitcode, Path(f'{workdir}.err').read_text())
         found[which.name] += 1
         found['saved'] += process.exitcode == errors.RESUME_ME
-        found['half-written'] += len(list(workdir.glob('**/checkpoints/*.orbax-checkpoint-tmp')))
+        found['half-written'] += half_written(workdir)
         continue
     assert process.exitcode == 0, Path(f'{workdir}.err').read_text()
     check()
@@ -92,6 +95,11 @@ def interrupt(workdir: Path, seconds: float, kills: int, seed: int, check: Calla
     if sum(found[each.name] for each in set(SIGNALS)) >= kills:
       return found
     shutil.rmtree(workdir)
+
+
+def half_written(workdir: Path) -> int:
+  """The checkpoints, of all students, that are being written or were when their process was killed."""
+  return sum(len(list(workdir.glob(f'{each}checkpoints/*.orbax-checkpoint-tmp'))) for each in ('', '*/'))
 
 
 def seconds_of(workdir: Path, *flags: str) -> float:

@@ -49,15 +49,16 @@ TABLE_3 = tuple(Architecture(row.depth, row.width, row.block) for row in paper.T
 TEACHER = TABLE_3[0]  # the S network, WRN-40-2, beside which every other is set
 
 
-def make_parser(description: str, repeats: int) -> argparse.ArgumentParser:
-  """A parser with the flags that the commands share."""
+def make_parser(description: str, repeats: int | None, dtype: str = 'float32') -> argparse.ArgumentParser:
+  """A parser with the flags that the commands share, and their defaults; `repeats` is None where nothing is timed."""
   parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--networks', nargs='+', type=_architecture, default=TABLE_3, metavar='NETWORK',
                       help='as "G(N/8)", of WRN-40-2, or "WRN-16-2 S" (default: the 26 of Table 3)')
-  parser.add_argument('--dtype', default='float32', choices=DTYPES, help='of the computation (default: float32)')
+  parser.add_argument('--dtype', default=dtype, choices=DTYPES, help=f'of the computation (default: {dtype})')
   parser.add_argument('--image_size', type=int, default=32, help='pixels on a side (default: 32)')
-  parser.add_argument('--repeats', type=int, default=repeats,
-                      help=f'times that each is timed, after warm-up (default: {repeats})')
+  if repeats:
+    parser.add_argument('--repeats', type=int, default=repeats,
+                        help=f'times that each is timed, after warm-up (default: {repeats})')
   parser.add_argument('--json', help='file to write the measurements to')
   return parser
 

@@ -16,7 +16,7 @@ def environment():
       'backend': jax.default_backend(), 'device': device.device_kind, 'devices': jax.device_count(),
       'processor': _processor(), 'cpus': len(os.sched_getaffinity(0)),
       'python': platform.python_version(), 'jax': jax.__version__, 'jaxlib': jaxlib.__version__,
-      'flax': _version('flax'), 'torch': _version('torch'),
+      'flax': _version('flax'), 'torch': _version('torch'), 'libtpu': _version('libtpu'),
       'xla_flags': os.environ.get('XLA_FLAGS', ''), 'omp_wait_policy': os.environ.get('OMP_WAIT_POLICY', ''),
       'commit': _commit()}
 

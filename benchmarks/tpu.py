@@ -45,6 +45,10 @@ from moonshine_jax.parallel import Replicas
 
 EXAMPLES = 50_000  # of the resident training set
 
+# What libtpu would ask of Google Cloud and of the machine's other processes, as if it were to use a TPU.
+LIBTPU_VARIABLES = {'TPU_SKIP_MDS_QUERY': '1', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+                    'TPU_WORKER_HOSTNAMES': 'localhost', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
+
 
 def dense_rule(x_shape, kernel_shape, conv):
   """One dense block-diagonal convolution in place of every grouped one, and of its gradients."""
@@ -85,8 +89,8 @@ def find_devices(parser: argparse.ArgumentParser, topology: str) -> Sequence[Any
   """The topology's devices, none of which is here; leaves the command where there is no compiler for them."""
   if importlib.util.find_spec('libtpu') is None:
     parser.error('libtpu, the compiler for TPUs, is not installed: expected it as launch/setup.sh tpu installs it')
-  jax.config.update('jax_platforms', 'cpu')  # the process's own device: libtpu shall look for no TPU,
-  os.environ['TPU_SKIP_MDS_QUERY'] = '1'  # nor ask Google Cloud which one this is
+  jax.config.update('jax_platforms', 'cpu')  # the process's own device: a TPU that is here stays free
+  os.environ.update(LIBTPU_VARIABLES)
   try:
     return topologies.get_topology_desc(platform='tpu', topology_name=topology).devices
   except jax.errors.JaxRuntimeError as error:
@@ -183,7 +187,7 @@ def collectives(hlo: str) -> dict[str, int]:
   """How many of each kind of collective a compiled program has; an asynchronous one counts where it starts."""
   kinds = ('all-gather', 'all-reduce', 'all-to-all', 'ragged-all-to-all', 'collective-broadcast', 'collective-permute',
            'reduce-scatter')
-  return dict(Counter(re.findall(rf'^[^"]* ({"|".join(kinds)})(?:-start)?\(', hlo, re.MULTILINE)))
+  return dict(Counter(re.findall(rf'^[^"\n]* ({"|".join(kinds)})(?:-start)?\(', hlo, re.MULTILINE)))
 
 
 def print_header() -> None:

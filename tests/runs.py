@@ -19,13 +19,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from moonshine_jax import errors, files, main
+from moonshine_jax import errors, files, train
 
 FLAGS = ('--config=configs/digits.py', '--config.epochs=6', '--config.batch_size=128', '--config.steps_per_dispatch=2',
          '--config.checkpoint_every=1', '--config.model.depth=10', '--config.optimizer.decay_epochs=(2,4)')
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # as often as they are drawn
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT.set_forkserver_preload([train.__name__])
 
 
 def start(workdir: Path, *flags: str) -> multiprocessing.Process:
@@ -43,7 +43,9 @@ def finish(workdir: Path, *flags: str) -> int:
 
 
 def _command(arguments, stderr):
-  os.environ['XLA_FLAGS'] = ''
+  from moonshine_jax import main  # not above: pytest's own process would have its flags
+
+  os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=1'
   for stream, path in ((sys.stdout, os.devnull), (sys.stderr, stderr)):
     with open(path, 'a') as file:
       os.dup2(file.fileno(), stream.fileno())

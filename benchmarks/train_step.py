@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows.append(measure(architecture, flags, runs))
     rows[-1]['ratios'] = ratios(rows[-1], rows)
     print_row(rows[-1], names)
-  write_json(flags.json, flags, rows)
+    write_json(flags.json, flags, rows)  # after each: all of them take an hour on a CPU
 
 
 def add_step_arguments(parser: argparse.ArgumentParser) -> None:

@@ -40,8 +40,8 @@ def run_all(commands: dict[Path, Sequence[str]], environments: Sequence[dict[str
     tell: called whenever a command has ended, and in between, to say how far all are.
 
   Raises:
+    Preempted: once all that ran have ended, where they were asked to stop.
     UserError: once all have ended, where some failed.
-    Preempted: once all have ended, where they were asked to stop.
   """
   waiting, free, running, failed, stopped = collections.deque(commands), list(environments), {}, [], False
   told = time.monotonic()
@@ -67,10 +67,10 @@ def run_all(commands: dict[Path, Sequence[str]], environments: Sequence[dict[str
           tell()
     finally:
       _terminate(running)
+  if stopped:
+    raise Preempted('all that ran is saved: the same command goes on from there')
   if failed:
     raise UserError(f'{len(failed)} of {len(commands)} runs failed: ' + '; '.join(failed))
-  if stopped:
-    raise Preempted(f'{len(waiting)} runs not begun: the same command goes on')
 
 
 def _start(command, log, environment):

@@ -1,12 +1,8 @@
-"""The sweep: which networks by which commands, what is left out, and the commands' processes."""
+"""The sweep: which networks by which commands, what is left out, and the array of jobs."""
 
-import os
 import shlex
-import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +10,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import cifar10, digits, table3, table3_digits, table4
-from launch import processes, progress, sweep
+from launch import sweep
 from moonshine_jax import config as config_lib
 from moonshine_jax import paper
-from moonshine_jax.errors import Preempted, UserError
+from moonshine_jax.errors import UserError
 
 OUT = Path('out')
 REGIMES = ['none', 'KD', 'AT']
@@ -88,68 +84,6 @@ def test_what_is_done_is_left_out_and_a_run_has_students_of_one_step():
   assert [list(run.networks) for run in plan(base, words)] == [paths[:3], paths[3:]]
   runs = plan(base, words, reached={paths[0]: 20, paths[2]: 40, paths[3]: 20}, done={paths[2]})
   assert [list(run.networks) for run in runs] == [[paths[0], paths[3]], [paths[1]]]
-
-
-def test_progress_is_weighted_by_multiply_adds(monkeypatch, tmp_path):
-  base = digits.get_config()
-  base.epochs = 2
-  teacher = sweep.make_run(base, tmp_path / 'teacher')
-  student = sweep.make_run(
-    base, tmp_path / 'student', model__block='G(N)', distill__teacher=str(tmp_path / 'teacher'))
-  assert progress.work(student.config, teacher.config, together=4) == 2 * (3 * 4_565_632 + 26_657_408 / 4)
-  now = [0.0]
-  monkeypatch.setattr(time, 'monotonic', lambda: now[0])
-  shown = progress.Progress({**teacher.networks, **student.networks}, together=4)
-  assert 'to go' not in shown.line()
-  (tmp_path / 'teacher').mkdir()
-  (tmp_path / 'teacher/metrics.jsonl').write_text('{"epoch": 1}\n')
-  now[0] = 60.0
-  share = 26_657_408 * 3 / (26_657_408 * 6 + progress.work(student.config, teacher.config, together=4))
-  assert shown.line().startswith(f'0 of 2 networks, {100 * share:.1f}% of the multiply-adds, 0:01:00 gone, ')
-  minutes, seconds = map(int, shown.line().split(', ')[-1].split()[0].split(':')[1:])
-  assert abs(60 * minutes + seconds - 60 * (1 - share) / share) <= 1
-
-
-# Processes ------------------------------------------------------------------------------------------------------------
-
-
-def shell(tmp_path, **scripts):
-  return {tmp_path / f'logs/{name}.log': ['bash', '-c', script] for name, script in scripts.items()}
-
-
-def test_one_that_fails_leaves_the_others_to_run(tmp_path):
-  commands = shell(tmp_path, a='echo one', b='echo "error: no" >&2; exit 2', c='echo three; test -e out.txt; exit 1')
-  told = []
-  with pytest.raises(UserError, match=r'2 of 3 runs failed: .*logs/b.log: error: no; .*logs/c.log: three'):
-    processes.run_all(commands, processes.environments(1), lambda: told.append(1))
-  assert (tmp_path / 'logs/a.log').read_text() == 'one\n' and told
-
-
-def test_workers_have_a_gpu_each_and_all_are_used_again(tmp_path, monkeypatch):
-  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,7')
-  monkeypatch.delenv('JAX_PLATFORMS', raising=False)
-  commands = shell(tmp_path, **{name: 'echo "$CUDA_VISIBLE_DEVICES $JAX_PLATFORMS"; sleep 0.3' for name in 'abc'})
-  processes.run_all(commands, processes.environments(2), lambda: None)
-  said = [log.read_text() for log in commands]
-  assert said[:2] == ['5 cuda\n', '7 cuda\n'] and said[2] in said[:2]
-  with pytest.raises(UserError, match=r'--workers=3: expected at most 2'):
-    processes.environments(3)
-  assert processes.environments(1) == [dict(os.environ)]
-
-
-def test_a_signal_reaches_those_that_run_and_no_other_starts(tmp_path):
-  commands = shell(tmp_path, a='trap "echo TERM; exit 75" TERM; touch begun; while true; do sleep 0.05; done', b='true')
-  commands = {log: ['bash', '-c', f'cd {tmp_path}; {command[2]}'] for log, command in commands.items()}
-
-  def interrupt():
-    while not (tmp_path / 'begun').exists():
-      time.sleep(0.02)
-    os.kill(os.getpid(), signal.SIGINT)
-
-  threading.Thread(target=interrupt).start()
-  with pytest.raises(Preempted, match='1 runs not begun: the same command goes on'):
-    processes.run_all(commands, processes.environments(1), lambda: None)
-  assert (tmp_path / 'logs/a.log').read_text() == 'TERM\n' and not (tmp_path / 'logs/b.log').exists()
 
 
 # Whole ----------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -13,7 +11,8 @@ from configs import cifar10
 from moonshine_jax import paper, steps
 from moonshine_jax.config import DTYPES
 from moonshine_jax.environment import environment
-from moonshine_jax.models import create_model, wide_resnet
+from moonshine_jax.models import create_model
+from moonshine_jax.models.wide_resnet import Architecture
 
 NUM_CLASSES = 10
 # Of CIFAR-10's pixels, in the units of uint8; a step's time does not depend on them.
@@ -22,27 +21,6 @@ MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 # Forward passes or train steps that are timed together, by backend. An accelerator runs behind the host, so that
 # waiting for each would measure the wait. On a CPU a dispatch begins by touching new memory, once for all its steps.
 CALLS_A_SAMPLE = {'cpu': 4, 'gpu': 20, 'tpu': 20}
-
-
-class Architecture(NamedTuple):
-  """WRN-depth-width of one notation."""
-
-  depth: int
-  width: int
-  block: str
-
-  @classmethod
-  def parse(cls, name: str) -> 'Architecture':
-    """Of 'WRN-16-2 S', or of 'G(N/8)' for WRN-40-2. Raises ValueError where there is no such network."""
-    match = re.fullmatch(r'(?:WRN-(\d{1,9})-([1-9]\d{0,8}) +)?(\S.*)', name)
-    if match is None:
-      raise ValueError(f'{name!r} is no network: expected one as "G(N/8)" or "WRN-16-2 S"')
-    architecture = cls(int(match[1] or 40), int(match[2] or 2), match[3])
-    wide_resnet.check(*architecture)
-    return architecture
-
-  def __str__(self) -> str:
-    return f'WRN-{self.depth}-{self.width} {self.block}'
 
 
 TABLE_3 = tuple(Architecture(row.depth, row.width, row.block) for row in paper.TABLE_3)

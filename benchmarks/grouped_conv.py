@@ -14,10 +14,10 @@ import math
 
 import jax
 
-from benchmarks.timing import interleaved
 from moonshine_jax.environment import environment
 from moonshine_jax.ops import grouped_conv
 from moonshine_jax.ops.formulations import LAX, MATMUL, SHIFTS, Conv, merged
+from moonshine_jax.timing import interleaved
 
 PARTS = ('forward', 'input_gradient', 'weight_gradient')
 

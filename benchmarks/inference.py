@@ -11,14 +11,12 @@ one after the other. The plot needs Matplotlib.
 import argparse
 import functools
 import statistics
-from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
-from benchmarks.command import Architecture, calls_a_sample, make_config, make_network, make_parser, write_json
-from benchmarks.timing import in_turns
+from benchmarks.command import calls_a_sample, make_config, make_network, make_parser, write_json
 from moonshine_jax import cost
+from moonshine_jax.timing import compile_forward, in_turns
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,13 +40,14 @@ def measure(flags: argparse.Namespace) -> list[dict]:
   """A row for each network: its costs, seconds for a batch of one and images a second for `flags.batch`."""
   rows, one, many = [], {}, {}
   for architecture in flags.networks:
-    model = make_network(make_config(architecture, 1, flags.dtype)).model
-    counts = cost.count(model, (flags.image_size, flags.image_size, 3))
+    network = make_network(make_config(architecture, 1, flags.dtype))
+    image_shape = (flags.image_size, flags.image_size, 3)
+    counts = cost.count(network.model, image_shape)
     rows.append({
       'network': str(architecture), 'parameters': counts.parameters, 'multiply_adds': counts.multiply_adds})
-    forward = compile_forward(architecture, flags)
-    one[str(architecture)] = functools.partial(forward(1), 1)
-    many[str(architecture)] = functools.partial(forward(flags.batch), calls_a_sample())
+    one[str(architecture)] = functools.partial(compile_forward(network, image_shape, batch=1), 1)
+    many[str(architecture)] = functools.partial(
+      compile_forward(network, image_shape, flags.batch), calls_a_sample())
   latencies, times = in_turns(one, flags.repeats), in_turns(many, flags.repeats)
   images = flags.batch * calls_a_sample()
   for row in rows:
@@ -57,27 +56,6 @@ def measure(flags: argparse.Namespace) -> list[dict]:
     row['images_per_second'] = images / statistics.median(times[row['network']])
     row['seconds_an_image'] = [seconds / images for seconds in times[row['network']]]
   return rows
-
-
-def compile_forward(architecture: Architecture, flags: argparse.Namespace) -> Callable[[int], Callable[[int], None]]:
-  """From a batch size to a function of a number of calls, that calls the network so often and waits for the logits."""
-  network = make_network(make_config(architecture, 1, flags.dtype))
-  shape = (flags.image_size, flags.image_size, 3)
-  variables = network.model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-
-  def compile_for(batch):
-    images = jax.random.randint(jax.random.key(1), (batch, *shape), 0, 256).astype(jnp.uint8)
-    forward = jax.jit(lambda variables, images: network(variables, images, train=False)[0]).lower(
-      variables, images).compile()
-
-    def run(times):
-      for _ in range(times):
-        logits = forward(variables, images)
-      logits.block_until_ready()
-
-    return run
-
-  return compile_for
 
 
 def plot(rows: list[dict], flags: argparse.Namespace) -> None:

@@ -30,12 +30,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from benchmarks.command import Architecture, make_config, make_network, make_parser, write_json
-from benchmarks.timing import in_turns
 from benchmarks.train_step import synthetic_batch
 from moonshine_jax import feeds, optim, steps, train
 from moonshine_jax.config import DTYPES
 from moonshine_jax.datasets import Split
 from moonshine_jax.parallel import Replicas, use_all_cores
+from moonshine_jax.timing import in_turns
 
 STUDENTS = ('G(N/8)', 'BG(2,M/8)', 'B(2)')
 # Depth and width of the teacher and its students, and the images of an epoch, by backend.

@@ -34,10 +34,10 @@ from benchmarks.command import (
   make_parser,
   write_json,
 )
-from benchmarks.timing import in_turns
 from moonshine_jax import cost, optim, parallel, steps
 from moonshine_jax.datasets import Split
 from moonshine_jax.feeds import ResidentFeed
+from moonshine_jax.timing import in_turns
 
 NCHW, CHANNELS_LAST, COMPILED = 'PyTorch NCHW', 'PyTorch channels_last', 'PyTorch compiled'
 

@@ -1,73 +1,228 @@
 """Trains a teacher, distils students from it by every regime with several seeds, and prints their table.
 
   python -m launch.sweep --config=configs/digits.py --blocks='G(N/8)' --seeds=3 --out=DIR
+  python -m launch.sweep --config=configs/table3.py --out=DIR --workers=8 --config.model.dtype=bfloat16
+  python -m launch.sweep --config=configs/digits.py --regimes=KD --kd_forms=released,equation,hinton --out=DIR
 
-The config is the teacher's; a student is the same network of another block. Every run has a workdir of its own in DIR.
-Started again, it goes on where it was.
+The config is the teacher's. The students are those that it names in distill.students, all of them or those of --blocks;
+where it names none, the teacher's network with each of --blocks. They train in processes of `moonshine_jax.main`, up to
+--together=N of one seed in one process, from one forward pass of the teacher, as the device's memory allows. A process
+uses all devices; with --workers=N, N run at a time, each on a GPU of its own. Every network has a workdir of its own in
+DIR, and what a process says is in a file `.log` beside its first one's.
+
+Started again, the sweep leaves out what is done and goes on with the rest; SIGTERM or Ctrl-C stops it, with all saved.
+With --dry_run it prints the commands instead, the teacher's first; the others may run in any order, anywhere, once that
+is done (launch/sweep_slurm.sbatch).
 """
 
 import copy
-import re
-from collections.abc import Iterator
+import dataclasses
+import itertools
+import shlex
+import statistics
+import sys
+import types
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from launch import processes
+from launch.progress import Progress
+from moonshine_jax import checkpoint, errors, metrics, report, train
 from moonshine_jax import config as config_lib
-from moonshine_jax import errors, parallel, report, train
+from moonshine_jax.errors import UserError
 from moonshine_jax.models.blocks import Block
 
-CONFIG = config_flags.DEFINE_config_file('config', None, "The teacher's config.")
+REGIME_WORDS = {'none': 'alpha=0 beta=0', 'KD': 'beta=0', 'AT': 'alpha=0', 'KD+AT': ''}
+SLICE = 'train[:{}%]'  # of --scale
+
+CONFIG = config_flags.DEFINE_config_file('config', None, "The teacher's config; it may name the students.")
 OUT = flags.DEFINE_string('out', None, 'Folder for the workdirs of all runs.')
-BLOCKS = flags.DEFINE_string('blocks', 'G(N/8)', 'Blocks of the students, separated by commas.')
+BLOCKS = flags.DEFINE_string(
+  'blocks', None, "Blocks of the students, separated by commas (default: all of the config's, or G(N/8)).")
 REGIMES = flags.DEFINE_list('regimes', ['none', 'KD', 'AT'], 'Regimes, of none, KD, AT and KD+AT.')
+KD_FORMS = flags.DEFINE_list('kd_forms', [], "Forms of KD, each a student of its own (default: the config's alone).")
+AT_FORMS = flags.DEFINE_list('at_forms', [], "Forms of AT, each a student of its own (default: the config's alone).")
 SEEDS = flags.DEFINE_integer('seeds', 3, 'Students of each block and regime, with seeds from 0.', 1, 1000)
+SCALE = flags.DEFINE_float(
+  'scale', None, 'Trains for this share of the epochs on this share of the data: a rehearsal, not the result.', 0.01, 1)
+TOGETHER = flags.DEFINE_integer('together', 3, 'Students that learn in one process from one teacher.', 1, 100)
+WORKERS = flags.DEFINE_integer('workers', 1, 'Processes at a time; of several, each has a GPU of its own.', 1, 64)
+DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Prints the commands of all runs and trains nothing.')
 
 
-def runs(
-  teacher: ml_collections.ConfigDict, blocks: list[str], regimes: list[str], seeds: int, out: Path
-) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
-  """The workdir's name and the config of every run, the teacher's first."""
-  yield 'teacher', teacher
-  for block in blocks:
-    for regime in regimes:
-      for seed in range(seeds):
-        student = copy.deepcopy(teacher)
-        student.model.block = block
-        student.seed = student.model.seed = seed
-        if regime != 'none':
-          student.distill.teacher = str(out / 'teacher')
-          student.distill.alpha = teacher.distill.alpha if 'KD' in regime else 0.0
-          student.distill.beta = teacher.distill.beta if 'AT' in regime else 0.0
-        yield f'{re.sub("[^A-Za-z0-9+]+", "-", f"{block} {regime} seed {seed}")}', student
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A process of `moonshine_jax.main`: its --workdir, and what it changes in the sweep's config."""
+
+  workdir: Path
+  changes: dict[str, Any]
+  config: ml_collections.ConfigDict
+
+  @property
+  def networks(self) -> dict[Path, ml_collections.ConfigDict]:
+    """The config of each network that it trains, by workdir."""
+    return {self.workdir / name: config for name, config in config_lib.students(self.config).items()}
+
+  def flags(self, config_file: str, overrides: dict[str, Any]) -> list[str]:
+    """The flags of `moonshine_jax.main`, where the sweep had these overrides of its config's file."""
+    values = {**overrides, **self.changes}
+    return [f'--config={config_file}', *(f'--config.{name}={value}' for name, value in values.items()),
+            f'--workdir={self.workdir}']
+
+
+def make_run(base: ml_collections.ConfigDict, workdir: Path, **changes: Any) -> Run:
+  """A run of the config with changes, '__' in their names standing for a dot."""
+  changes = {name.replace('__', '.'): value for name, value in changes.items()}
+  config = copy.deepcopy(base)
+  config.update_from_flattened_dict(changes)
+  return Run(workdir, changes, config)
+
+
+def students(base: ml_collections.ConfigDict, blocks: Sequence[str], ways: Sequence[str]) -> list[str]:
+  """The words of every student of one seed, as in distill.students: each network learning in each of the ways."""
+  rows = base.distill.students or [f'block={block}' for block in blocks or ['G(N/8)']]
+  if base.distill.students and blocks:
+    configs = config_lib.students(base).values()
+    rows = [row for row, config in zip(rows, configs, strict=True) if config.model.block in blocks]
+    if not rows:
+      raise UserError(f'--blocks: none of {", ".join(blocks)} is among the students of the config')
+  return [f'{row} {way}'.strip() for row, way in itertools.product(rows, ways)]
+
+
+def ways(regimes: Sequence[str], kd_forms: Sequence[str], at_forms: Sequence[str]) -> list[str]:
+  """The words of how a student learns: each regime, in each form of the losses that it has."""
+  found = []
+  for regime in regimes:
+    if regime not in REGIME_WORDS:
+      raise UserError(f'--regimes: {regime!r}: expected some of {", ".join(REGIME_WORDS)}')
+    forms = [[f'{name}={value}' for value in values if loss in regime] or ['']
+             for loss, name, values in (('KD', 'kd_form', kd_forms), ('AT', 'at_form', at_forms))]
+    found += [' '.join(' '.join(words).split()) for words in itertools.product([REGIME_WORDS[regime]], *forms)]
+  return found
+
+
+def plan(
+  base: ml_collections.ConfigDict, words: Sequence[str], seeds: int, together: int, out: Path,
+  reached: Mapping[Path, int] = types.MappingProxyType({}), done: Container[Path] = (),
+) -> Iterator[Run]:
+  """The runs of all students but those that are done; the students of a run have reached the same step."""
+  for seed in range(seeds):
+    shared = dict(seed=seed, model__seed=seed, distill__teacher=str(out / 'teacher'))
+    everyone = make_run(base, out / f'seed-{seed}', **shared, distill__students=tuple(words))
+    by_step = {}
+    for each, workdir in zip(words, everyone.networks, strict=True):
+      if workdir not in done:
+        by_step.setdefault(reached.get(workdir, 0), []).append(each)
+    for alike in by_step.values():
+      for start in range(0, len(alike), together):
+        yield make_run(base, everyone.workdir, **shared, distill__students=tuple(alike[start:start + together]))
+
+
+def scaled(base: ml_collections.ConfigDict, scale: float) -> dict[str, Any]:
+  """What --scale changes in a config: epochs, those of the decays and the checkpoints, and the training split."""
+  if base.data.train_split != 'train' or base.data.name == 'digits':
+    raise UserError(
+      f'--scale: {base.data.name}, split {base.data.train_split!r}: expected the split train of a data set of TFDS')
+
+  def shrink(epochs):
+    return max(1, round(scale * epochs))
+
+  return {
+    'epochs': shrink(base.epochs),
+    'checkpoint_every': shrink(base.checkpoint_every),
+    'optimizer.decay_epochs': tuple(sorted({shrink(epoch) for epoch in base.optimizer.decay_epochs})),
+    'data.train_split': SLICE.format(round(100 * scale)),
+  }
+
+
+def newest_step(workdir: Path) -> int:
+  """The step of the newest checkpoint, or 0."""
+  try:
+    return checkpoint.Checkpoints(workdir).steps[-1]
+  except UserError:
+    return 0
+
+
+def is_done(config: ml_collections.ConfigDict, workdir: Path) -> bool:
+  """Whether the last epoch's record and checkpoint are there."""
+  records = metrics.read(workdir)
+  return bool(records) and records[-1]['epoch'] == config.epochs and records[-1]['step'] == newest_step(workdir)
+
+
+def table_of_ways(workdirs: Sequence[Path], words: Sequence[str]) -> str:
+  """A line for each student: its test errors as mean ± sample standard deviation (number of runs).
+
+  The workdirs are those of all words for each seed in turn.
+  """
+  errors_of = {}
+  for each, workdir in zip(itertools.cycle(words), workdirs, strict=False):
+    errors_of.setdefault(each, []).append(metrics.read(workdir)[-1]['test_error'])
+  lines = []
+  for each, found in errors_of.items():
+    spread = f' ± {statistics.stdev(found):.2f}' if len(found) > 1 else ''
+    lines.append(f'{each:<{max(map(len, words))}}  {statistics.mean(found):.2f}%{spread} ({len(found)})')
+  return '\n'.join(lines)
 
 
 def main() -> None:
   errors.require_flags(config=CONFIG.value, out=OUT.value)
-  for regime in REGIMES.value or ['']:
-    if regime not in ('none', 'KD', 'AT', 'KD+AT'):
-      raise errors.UserError(f'--regimes: {regime!r}: expected some of none, KD, AT, KD+AT')
-  try:
-    blocks = [str(block) for block in Block.parse_list(BLOCKS.value)]
-  except ValueError as error:
-    raise errors.UserError(f'--blocks: {error}') from error
+  jax.config.update('jax_platforms', 'cpu')  # of this process, which only counts: the devices are for the runs
   out = Path(OUT.value)
-  teacher = config_lib.loaded(CONFIG.value)
-  config_lib.check(teacher)
-  if teacher.distill.students:
-    raise errors.UserError('config.distill.students: expected none: a sweep makes its students of --blocks')
-  todo = list(runs(teacher, blocks, REGIMES.value, SEEDS.value, out))
-  for _, config in todo:  # all of them before the first, which may take hours
-    config_lib.check(config)
-  parallel.use_all_cores(teacher.batch_size)
-  train.cache_compilations(out / '.jax_cache')
-  for i, (name, config) in enumerate(todo, start=1):
-    record, = train.train_and_evaluate(config, out / name).values()
-    print(f'[{i}/{len(todo)}] {name}: test error {record["test_error"]:.2f}%', flush=True)
+  base = config_lib.loaded(CONFIG.value)
+  config_lib.check(base)
+  overrides = dict(config_flags.get_override_values(flags.FLAGS['config']))
+  if SCALE.value is not None:
+    overrides |= scaled(base, SCALE.value)
+    base.update_from_flattened_dict(scaled(base, SCALE.value))
+  try:
+    blocks = [str(block) for block in Block.parse_list(BLOCKS.value)] if BLOCKS.value is not None else []
+  except ValueError as error:
+    raise UserError(f'--blocks: {error}') from error
+  words = students(base, blocks, ways(REGIMES.value or [''], KD_FORMS.value, AT_FORMS.value))
+  teacher = make_run(base, out / 'teacher', distill__students=())
+
+  def command(run, python):
+    config_file = config_flags.get_config_filename(flags.FLAGS['config'])
+    return [python, '-m', 'moonshine_jax.main', *run.flags(config_file, overrides)]
+
+  runs = [teacher, *plan(base, words, SEEDS.value, TOGETHER.value, out)]
+  if DRY_RUN.value:
+    for run in runs:
+      print(shlex.join(command(run, 'python')))
+    return
+
+  networks = {workdir: config for run in runs for workdir, config in run.networks.items()}
+  for workdir, config in networks.items():  # all of them before the first, which may take hours
+    train.check_workdir(config, workdir)
+  label = f'{base.epochs} epochs of {base.data.train_split}: a rehearsal, not the result'
+  if SCALE.value is not None:
+    print(label, flush=True)
+  reached = {workdir: newest_step(workdir) for workdir in networks}
+  done = {workdir for workdir, config in networks.items() if is_done(config, workdir)}
+  if done:
+    print(f'{len(done)} of {len(networks)} networks are done: left out', flush=True)
+  progress = Progress(networks, TOGETHER.value)
+
+  def run_all(runs, workers):
+    commands = {Path(f'{next(iter(run.networks))}.log'): command(run, sys.executable) for run in runs}
+    processes.run_all(commands, processes.environments(workers), tell=lambda: print(progress.line(), flush=True))
+
+  run_all([teacher] * (teacher.workdir not in done), workers=1)
+  run_all(plan(base, words, SEEDS.value, TOGETHER.value, out, reached, done), WORKERS.value)
+
   print()
-  print(report.table(report.collect(out)))
+  if SCALE.value is not None:
+    print(label)
+  if KD_FORMS.value or AT_FORMS.value:
+    print(table_of_ways(list(networks)[1:], words))
+  else:
+    print(report.table(report.collect(out)))
 
 
 if __name__ == '__main__':

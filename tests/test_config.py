@@ -1,12 +1,12 @@
 import ml_collections
 import pytest
 
-from configs import cifar10, cifar100, digits
+from configs import cifar10, cifar100, digits, table3, table3_digits, table4
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import UserError
 
 
-@pytest.mark.parametrize('module', [cifar10, cifar100, digits])
+@pytest.mark.parametrize('module', [cifar10, cifar100, digits, table3, table3_digits, table4])
 def test_the_configs_that_come_along_are_right_and_survive_json(module):
   config = module.get_config()
   config_lib.check(config)

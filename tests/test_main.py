@@ -25,8 +25,8 @@ def run(*arguments):
   (['moonshine_jax.evaluate', '--workdir=@'], 'error: @: no such folder'),
   (['moonshine_jax.report'], 'error: the argument DIR is missing'),
   (['launch.sweep', '--config=configs/digits.py', '--out=@', '--regimes=all'], "error: --regimes: 'all'"),
-  (['launch.sweep', '--config=configs/digits.py', '--out=@', "--config.distill.students=('block=S',)"],
-   'error: config.distill.students: expected none'),
+  (['launch.sweep', '--config=configs/digits.py', '--out=@', '--blocks=B(2)', "--config.distill.students=('block=S',)"],
+   'error: --blocks: none of B(2) is among the students of the config'),
 ])
 def test_mistakes(arguments, message, tmp_path):
   workdir = str(tmp_path / 'run')

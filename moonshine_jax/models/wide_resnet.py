@@ -1,7 +1,8 @@
 """Wide residual networks (Table 2 of the paper; Zagoruyko and Komodakis, 2016) of any of the paper's blocks."""
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -95,6 +96,27 @@ def group_blocks(depth: int, block: str | Sequence[str]) -> tuple[tuple[Block, .
   if len(blocks) not in (1, 3, 3 * n):
     raise ValueError(f'{len(blocks)} blocks: expected 1, 3 (one for each group) or {3 * n} (every block of this depth)')
   return tuple(tuple(blocks[(group * n + i) * len(blocks) // (3 * n)] for i in range(n)) for group in range(3))
+
+
+class Architecture(NamedTuple):
+  """A network by name: WRN-depth-width of one notation of `block`."""
+
+  depth: int
+  width: int
+  block: str
+
+  @classmethod
+  def parse(cls, name: str) -> 'Architecture':
+    """Of 'WRN-16-2 S', or of 'G(N/8)' for WRN-40-2. Raises ValueError where there is no such network."""
+    match = re.fullmatch(r'(?:WRN-(\d{1,9})-([1-9]\d{0,8}) +)?(\S.*)', name)
+    if match is None:
+      raise ValueError(f'{name!r} is no network: expected one as "G(N/8)" or "WRN-16-2 S"')
+    architecture = cls(int(match[1] or 40), int(match[2] or 2), match[3])
+    check(*architecture)
+    return architecture
+
+  def __str__(self) -> str:
+    return f'WRN-{self.depth}-{self.width} {self.block}'
 
 
 def check(depth: int, width: int, block: str | Sequence[str]) -> None:

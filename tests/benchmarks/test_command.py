@@ -1,31 +1,16 @@
-"""Networks by name, and the JSON that every measurement writes."""
+"""The networks of Table 3, and the JSON that every measurement writes."""
 
 import json
 
-import pytest
-
 from benchmarks import command
 from moonshine_jax import cost
-
-
-@pytest.mark.parametrize('name, expected', [
-  ('S', (40, 2, 'S')), ('BG(2,M/8)', (40, 2, 'BG(2,M/8)')), ('WRN-16-1 S-2x2', (16, 1, 'S-2x2'))])
-def test_parses_what_it_prints(name, expected):
-  architecture = command.Architecture.parse(name)
-  assert architecture == expected
-  assert command.Architecture.parse(str(architecture)) == architecture
-
-
-@pytest.mark.parametrize('name', ['', 'T', 'WRN-41-2 S', 'WRN-16 S', 'WRN-16-0 S', 'G(3)'])
-def test_refuses_what_is_no_network(name):
-  with pytest.raises(ValueError):
-    command.Architecture.parse(name)
+from moonshine_jax.models.wide_resnet import Architecture
 
 
 def test_all_of_table_3():
   assert len(set(command.TABLE_3)) == 26
   for architecture in command.TABLE_3:
-    assert command.Architecture.parse(str(architecture)) == architecture
+    assert Architecture.parse(str(architecture)) == architecture
   teacher = command.make_network(command.make_config(command.TEACHER, 128, 'float32')).model
   assert cost.count(teacher, (32, 32, 3)) == cost.Cost(2248954, 327599360)
 

@@ -1,17 +1,133 @@
+"""The sweep: which networks by which commands, what is left out, and the array of jobs."""
+
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
-from configs import digits
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import cifar10, digits, table3, table3_digits, table4
 from launch import sweep
 from moonshine_jax import config as config_lib
+from moonshine_jax import paper
+from moonshine_jax.errors import UserError
+
+OUT = Path('out')
+REGIMES = ['none', 'KD', 'AT']
+
+
+def plan(base, words, seeds=1, together=3, **more):
+  return list(sweep.plan(base, words, seeds, together, OUT, **more))
 
 
 def test_every_student_by_every_regime_with_every_seed():
-  runs = dict(sweep.runs(digits.get_config(), ['G(N/8)', 'B(2)'], ['none', 'KD', 'AT'], 2, Path('out')))
-  assert len(runs) == 1 + 2 * 3 * 2
-  assert list(runs)[0] == 'teacher' and runs['teacher'].to_dict() == digits.get_config().to_dict()
-  for config in runs.values():
+  base = digits.get_config()
+  words = sweep.students(base, ['G(N/8)', 'B(2)'], sweep.ways(REGIMES, [], []))
+  runs = plan(base, words, seeds=2)
+  networks = {path: config for run in runs for path, config in run.networks.items()}
+  assert len(networks) == 2 * 3 * 2 and [len(run.networks) for run in runs] == [3] * 4
+  for config in networks.values():
     config_lib.check(config)
-  student = runs['G-N-8-AT-seed-1']
-  assert (student.model.block, student.seed, config_lib.regime(student)) == ('G(N/8)', 1, 'AT')
+  student = networks[OUT / 'seed-1/block-G-N-8-alpha-0']
+  assert (student.model.block, student.seed, student.model.seed, config_lib.regime(student)) == ('G(N/8)', 1, 1, 'AT')
   assert (student.distill.teacher, student.distill.alpha, student.distill.beta) == ('out/teacher', 0.0, 62.5)
-  assert config_lib.regime(runs['B-2-KD-seed-0']) == 'KD' and config_lib.regime(runs['B-2-none-seed-0']) == 'none'
+  assert config_lib.regime(networks[OUT / 'seed-0/block-B-2-beta-0']) == 'KD'
+  assert config_lib.regime(networks[OUT / 'seed-0/block-B-2-alpha-0-beta-0']) == 'none'
+
+
+@pytest.mark.parametrize(('module', 'table', 'depths'), [
+  (table3, paper.TABLE_3, {40: 40, 16: 16}), (table4, paper.TABLE_4, {40: 40, 16: 16}),
+  (table3_digits, paper.TABLE_3, {40: 16, 16: 10})])
+def test_the_tables_of_the_paper(module, table, depths):
+  config = module.get_config()
+  config_lib.check(config)
+  models = [student.model for student in config_lib.students(config).values()]
+  assert [(model.depth, model.width, model.block) for model in (config.model, *models)] == [
+    (depths[row.depth], row.width, row.block) for row in table]
+  words = sweep.students(config, [], sweep.ways(REGIMES, [], []))
+  assert sum(len(run.networks) for run in plan(config, words)) == 75
+  assert [words.split()[2] for words in sweep.students(config, ['S', 'G(N)'], [''])] == ['block=S'] * 3 + ['block=G(N)']
+  with pytest.raises(UserError, match=r'--blocks: none of G\(3\) is among the students'):
+    sweep.students(config, ['G(3)'], [''])
+
+
+def test_forms_of_the_losses_belong_to_the_regimes_that_have_them():
+  assert sweep.ways(['none', 'KD', 'AT', 'KD+AT'], ['released', 'hinton'], ['equation']) == [
+    'alpha=0 beta=0', 'beta=0 kd_form=released', 'beta=0 kd_form=hinton', 'alpha=0 at_form=equation',
+    'kd_form=released at_form=equation', 'kd_form=hinton at_form=equation']
+
+
+def test_a_command_makes_the_config_that_was_planned(monkeypatch):
+  base = cifar10.get_config()
+  overrides = {'model.dtype': 'bfloat16', **sweep.scaled(base, 0.05)}
+  base.update_from_flattened_dict(overrides)
+  assert (base.epochs, base.checkpoint_every, base.optimizer.decay_epochs) == (10, 1, (3, 6, 8))
+  assert base.data.train_split == 'train[:5%]'
+  for run in plan(base, sweep.students(base, ['G(N/8)', 'S'], sweep.ways(REGIMES, ['hinton'], [])), together=4):
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', flag_values=values)
+    flags.DEFINE_string('workdir', None, '', flag_values=values)
+    monkeypatch.setattr(sys, 'argv', ['main', *shlex.split(shlex.join(run.flags('configs/cifar10.py', overrides)))])
+    values(sys.argv)
+    assert values.config.to_dict() == run.config.to_dict()
+    assert values.workdir == str(run.workdir)
+
+
+def test_what_is_done_is_left_out_and_a_run_has_students_of_one_step():
+  base = digits.get_config()
+  words = sweep.students(base, ['S'], ['alpha=0', 'beta=0', '', 'alpha=0.5'])
+  paths = [OUT / 'seed-0' / name for name in (
+    'block-S-alpha-0', 'block-S-beta-0', 'block-S', 'block-S-alpha-0.5')]
+  assert [list(run.networks) for run in plan(base, words)] == [paths[:3], paths[3:]]
+  runs = plan(base, words, reached={paths[0]: 20, paths[2]: 40, paths[3]: 20}, done={paths[2]})
+  assert [list(run.networks) for run in runs] == [[paths[0], paths[3]], [paths[1]]]
+
+
+# Whole ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_of_the_forms_twice(tmp_path):
+  command = [
+    sys.executable, '-m', 'launch.sweep', '--config=configs/digits.py', '--config.epochs=1', '--config.model.depth=10',
+    '--config.optimizer.decay_epochs=()', '--blocks=B(2)', '--seeds=1', '--regimes=KD', '--kd_forms=released,hinton',
+    f'--out={tmp_path}']
+  first, again, dry = (
+    subprocess.run([*command, *more], capture_output=True, text=True, check=True).stdout.splitlines()
+    for more in ([], [], ['--dry_run']))
+  blank = first.index('')
+  assert first[blank - 1].startswith('3 of 3 networks, 100.0% of the multiply-adds, ')
+  assert first[blank - 1].endswith(', 0:00:00 to go')
+  assert [line.split()[:3] for line in first[blank + 1:]] == [
+    ['block=B(2)', 'beta=0', f'kd_form={form}'] for form in ('released', 'hinton')]
+  assert again == ['3 of 3 networks are done: left out', *first[blank:]]
+  assert len(dry) == 2 and dry[0].endswith(f'--workdir={tmp_path}/teacher')
+
+
+# Slurm ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_of_the_array_takes_its_line(clone):
+  run = plan(digits.get_config(), ['block=G(N/8) alpha=0', 'block=S beta=0'])[0]
+  given = run.flags('configs/digits.py', {'data.data_dir': "a b'c $HOME"})
+  (clone.root / 'sweep.txt').write_text(
+    'python -m moonshine_jax.main --first\n' + shlex.join(['python', '-m', 'moonshine_jax.main', *given]) + '\n')
+  clone.stub('srun', 'exec "${@:2}"')
+  clone.stub('scontrol')
+  clone.statuses(75)
+  result = clone.run('sweep_slurm.sbatch', 'sweep.txt', SLURM_ARRAY_TASK_ID='2', SLURM_JOB_ID='17')
+  assert result.returncode == 0, result.stderr
+  assert clone.trainings() == [['--distributed', *given]]
+  assert clone.calls('scontrol') == [['scontrol', 'requeue', '17']]
+
+
+@pytest.mark.parametrize(('arguments', 'variables', 'message'), [
+  ([], {}, 'the file of commands is missing'), (['none.txt'], {}, 'none.txt: no such file'),
+  (['launch/common.sh'], {}, 'not in a Slurm array: expected sbatch --array=1 '),
+  (['launch/common.sh'], {'SLURM_ARRAY_TASK_ID': '1'}, 'launch/common.sh, line 1: expected a command of')])
+def test_a_task_that_has_no_line(clone, arguments, variables, message):
+  result = clone.run('sweep_slurm.sbatch', *arguments, **variables)
+  assert result.returncode == 2 and result.stderr.startswith(f'error: {message}')
+  assert result.stderr.count('\n') == 1 and clone.calls() == []

@@ -7,7 +7,7 @@ import pytest
 
 from moonshine_jax import cost, paper
 from moonshine_jax.models import wide_resnet
-from moonshine_jax.models.wide_resnet import WideResNet
+from moonshine_jax.models.wide_resnet import Architecture, WideResNet
 
 
 def reference_convolution(x, kernel, strides=1, groups=1, dilation=1):
@@ -164,3 +164,17 @@ def test_check_finds_a_block_that_does_not_fit_the_stem():
   wide_resnet.check(10, 2, 'G(16)')
   with pytest.raises(ValueError, match='32 groups do not divide the 16 channels'):
     wide_resnet.check(10, 2, 'G(32)')
+
+
+@pytest.mark.parametrize('name, expected', [
+  ('S', (40, 2, 'S')), ('BG(2,M/8)', (40, 2, 'BG(2,M/8)')), ('WRN-16-1 S-2x2', (16, 1, 'S-2x2'))])
+def test_parses_what_it_prints(name, expected):
+  architecture = Architecture.parse(name)
+  assert architecture == expected
+  assert Architecture.parse(str(architecture)) == architecture
+
+
+@pytest.mark.parametrize('name', ['', 'T', 'WRN-41-2 S', 'WRN-16 S', 'WRN-16-0 S', 'G(3)'])
+def test_refuses_what_is_no_network(name):
+  with pytest.raises(ValueError):
+    Architecture.parse(name)

@@ -2,8 +2,12 @@
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
+
+from moonshine_jax import steps
 
 
 def interleaved(functions, args, repeats, give_up=8.0):
@@ -51,6 +55,30 @@ def in_turns(calls, repeats):
       call()
       times[name].append(time.perf_counter() - start)
   return times
+
+
+def compile_forward(network: steps.Network, image_shape: Sequence[int], batch: int) -> Callable[[int], None]:
+  """The forward pass in evaluation mode, from uint8 images to logits, compiled for one device.
+
+  Args:
+    network: with any mean and std, on which no time depends; its variables are initial ones, likewise.
+    image_shape: (height, width, channels).
+    batch: images in a call.
+
+  Returns:
+    A function of a number of calls, that calls the network so often and waits for the last logits.
+  """
+  variables = network.model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+  images = jax.random.randint(jax.random.key(1), (batch, *image_shape), 0, 256).astype(jnp.uint8)
+  forward = jax.jit(lambda variables, images: network(variables, images, train=False)[0]).lower(
+    variables, images).compile()
+
+  def run(calls):
+    for _ in range(calls):
+      logits = forward(variables, images)
+    logits.block_until_ready()
+
+  return run
 
 
 def _time(function, args):

@@ -1,0 +1,14 @@
+"""All of Table 4: as configs/table3.py, on CIFAR-100.
+
+  python -m launch.sweep --config=configs/table4.py --seeds=1 --out=runs/table4 --config.model.dtype=bfloat16
+"""
+
+import ml_collections
+
+from configs import table3
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = table3.get_config()
+  config.data.name = 'cifar100'
+  return config

@@ -19,9 +19,6 @@ from moonshine_jax import checkpoint, config, datasets, files, losses
 from moonshine_jax.errors import UserError, require_flags, run_command
 from moonshine_jax.steps import Network
 
-WORKDIRS = flags.DEFINE_list('workdirs', None, 'The workdirs of the networks, the teacher first.')
-IMAGES = flags.DEFINE_list('images', ['0', '1', '2'], 'Which images of the test split, from 0.')
-OUT = flags.DEFINE_string('out', None, 'PNG, SVG or PDF file for the picture.')
 FORMATS = ('.png', '.svg', '.pdf')
 GROUPS = ('conv2', 'conv3', 'conv4')
 
@@ -91,25 +88,37 @@ def read(workdirs: Sequence[str]) -> tuple[datasets.Split, list[tuple[str, Netwo
     regime = config.regime(run)
     title = f'{Path(workdir).name}: WRN-{run.model.depth}-{run.model.width} {run.model.block}'
     found.append((title if regime == 'none' else f'{title}, {regime}', network, variables))
-  return datasets.open_source(shared[1]).read(shared[1].test_split), found
+  source = datasets.open_source(shared[1])
+  if (source.image_shape, source.num_classes) != shared[0][2:]:
+    raise UserError(f'--workdirs: {workdirs[0]} was trained on other data than {shared[1].name} is now')
+  return source.read(shared[1].test_split), found
+
+
+def parse_images(words: Sequence[str], examples: int) -> list[int]:
+  """The indices of images. Raises UserError where one is no integer, or there are not so many examples."""
+  for word in words:
+    if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) < examples):
+      raise UserError(f'--images: {word!r}: expected integers from 0 to {examples - 1}, separated by commas')
+  return [int(word) for word in words]
 
 
 def main() -> None:
-  require_flags(workdirs=WORKDIRS.value, images=IMAGES.value, out=OUT.value)
-  if Path(OUT.value).suffix not in FORMATS:
-    raise UserError(f'--out={OUT.value}: expected a file that ends in one of {", ".join(FORMATS)}')
+  given = flags.FLAGS
+  require_flags(workdirs=given.workdirs, images=given.images, out=given.out)
+  if Path(given.out).suffix not in FORMATS:
+    raise UserError(f'--out={given.out}: expected a file that ends in one of {", ".join(FORMATS)}')
   try:
     import matplotlib  # noqa: F401
   except ModuleNotFoundError as error:
     raise UserError("Matplotlib is not installed: pip install 'moonshine-jax[report]'") from error
-  split, networks = read(WORKDIRS.value)
-  for word in IMAGES.value:
-    if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) < len(split)):
-      raise UserError(f'--images: {word!r}: expected integers from 0 to {len(split) - 1}, separated by commas')
-  indices = [int(word) for word in IMAGES.value]
+  split, networks = read(given.workdirs)
+  indices = parse_images(given.images, len(split))
   images = np.asarray(split.images[indices])
-  draw(OUT.value, indices, images, split.labels[indices], [look(*each, images) for each in networks])
+  draw(given.out, indices, images, split.labels[indices], [look(*each, images) for each in networks])
 
 
-if __name__ == '__main__':
+if __name__ == '__main__':  # the flags too: other commands have flags of these names
+  flags.DEFINE_list('workdirs', None, 'The workdirs of the networks, the teacher first.')
+  flags.DEFINE_list('images', ['0', '1', '2'], 'Which images of the test split, from 0.')
+  flags.DEFINE_string('out', None, 'PNG, SVG or PDF file for the picture.')
   run_command(main)

@@ -22,10 +22,6 @@ from moonshine_jax.tables import Row, Table, table
 
 __all__ = ['collect', 'table']
 
-OUT = flags.DEFINE_string('out', None, 'Folder for the report, in place of DIR/report (FILE-report for FILE.json).')
-LATENCY = flags.DEFINE_string('latency', None, 'JSON of latencies, as benchmarks.inference --json writes it.')
-EXPORT = flags.DEFINE_string('json', None, 'File to write the runs to, from which the report can be made again.')
-
 Cost = tuple[str, Callable[[Row], float | None]]  # the axis's label, and a network's cost in its unit
 
 
@@ -92,15 +88,19 @@ def _normal(network: str) -> str:
 
 
 def main(source: str) -> None:
-  latency = read_latency(LATENCY.value) if LATENCY.value else None
+  given = flags.FLAGS
+  latency = read_latency(given.latency) if given.latency else None
   runs = results.read(source)
   path = Path(source)
-  out = OUT.value or (path / 'report' if path.is_dir() else path.with_name(f'{path.stem}-report'))
+  out = given.out or (path / 'report' if path.is_dir() else path.with_name(f'{path.stem}-report'))
   print(table(runs))
-  if EXPORT.value:
-    results.write(runs, EXPORT.value)
+  if given.json:
+    results.write(runs, given.json)
   write(source, runs, out, latency)
 
 
-if __name__ == '__main__':
+if __name__ == '__main__':  # the flags too: what imports this file has flags of these names
+  flags.DEFINE_string('out', None, 'Folder for the report, in place of DIR/report (FILE-report for FILE.json).')
+  flags.DEFINE_string('latency', None, 'JSON of latencies, as benchmarks.inference --json writes it.')
+  flags.DEFINE_string('json', None, 'File to write the runs to, from which the report can be made again.')
   run_command(main, 'DIR')

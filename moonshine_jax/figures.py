@@ -10,7 +10,7 @@ matplotlib.use('Agg')  # writes files, needs no screen
 
 import matplotlib.pyplot as plt
 from matplotlib.text import Text
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.tables import REGIMES, Row, Table
@@ -157,6 +157,7 @@ def learning_curves(table: Table) -> str:
           kind = kind_of(row)
           ax.plot(run.epochs, run.test_errors, color=STYLES[kind][0], linewidth=0.8, alpha=0.8, label=kind)
     axes[-1, 0].set_xlabel('epoch')
+    axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     lines = {line.get_label(): line for ax in axes[:, 0] for line in ax.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc='outside lower center', ncols=3, frameon=False)
     return _svg(figure)

@@ -23,9 +23,9 @@ td.text, th.text { text-align: left; } td.result { font-weight: 600; } td.none, 
 td.none { font-weight: 400; } tr.teacher td { background: #fafafa; }
 th button { font: inherit; font-weight: 600; color: inherit; text-align: inherit; background: none; border: 0;
             padding: 0; cursor: pointer; }
-th button::after { content: ' \\2195'; color: #666; }
-th[aria-sort=ascending] button::after { content: ' \\2191'; }
-th[aria-sort=descending] button::after { content: ' \\2193'; }
+th button::after { content: '\\00a0\\2195'; color: #666; }
+th[aria-sort=ascending] button::after { content: '\\00a0\\2191'; }
+th[aria-sort=descending] button::after { content: '\\00a0\\2193'; }
 figure { margin: 1.5rem 0; max-width: 42rem; } figure svg { display: block; width: 100%; height: auto; }
 figcaption { font-size: 0.875rem; color: #444; }
 code { font-size: 0.85rem; overflow-wrap: anywhere; } dt { font-weight: 600; margin-top: 0.6rem; } dd { margin: 0; }

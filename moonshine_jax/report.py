@@ -9,8 +9,8 @@ printed, as Markdown, CSV and a page, index.html, with the figures, which are fi
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 
@@ -18,21 +18,28 @@ from moonshine_jax import files, page, results, tables
 from moonshine_jax.errors import UserError, run_command, warn
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.results import collect
-from moonshine_jax.tables import Row, Table, table
+from moonshine_jax.tables import Table, table
 
 __all__ = ['collect', 'table']
 
-Cost = tuple[str, Callable[[Row], float | None]]  # the axis's label, and a network's cost in its unit
+
+class Latencies(NamedTuple):
+  """Milliseconds an image by network, as 'WRN-40-2 G(N/8)': where they were measured, on images of which side."""
+
+  device: str
+  image_size: int
+  milliseconds: dict[str, float]
 
 
-def write(source: str | os.PathLike, runs: list[results.Run], out: str | os.PathLike, latency: Cost | None) -> None:
+def write(source: str | os.PathLike, runs: list[results.Run], out: str | os.PathLike,
+          latencies: Latencies | None) -> None:
   """Writes the report into a folder. Without Matplotlib it has no figures, and a warning says so."""
   with files.writing(out):
     Path(out).mkdir(parents=True, exist_ok=True)
   pages = []
   for each in tables.make(runs):
     stem = re.sub('[^A-Za-z0-9.]+', '-', each.data)
-    drawn = draw(each, latency)
+    drawn = draw(each, latencies)
     for (name, _), svg in drawn.items():
       files.write(Path(out) / f'{stem}-{name}.svg', svg)
     files.write(Path(out) / f'{stem}.md', tables.markdown(each))
@@ -41,7 +48,7 @@ def write(source: str | os.PathLike, runs: list[results.Run], out: str | os.Path
   files.write(Path(out) / 'index.html', page.write(str(source), pages))
 
 
-def draw(each: Table, latency: Cost | None) -> dict[tuple[str, str], str]:
+def draw(each: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]:
   """The SVG of a table's figures, by name and caption; none without Matplotlib."""
   try:
     from moonshine_jax import figures
@@ -54,9 +61,14 @@ def draw(each: Table, latency: Cost | None) -> dict[tuple[str, str], str]:
   regime = next(name for name in ('AT', 'KD+AT', 'KD', 'none')
                 if any(run.regime == name and run.finished for run in each.runs))
   by = 'no distillation' if regime == 'none' else regime
-  costs = {'parameters': ('million parameters', lambda row: row.parameters / 1e6),
-           'multiply-adds': ('million multiply-adds an image', lambda row: row.multiply_adds / 1e6),
-           **({'latency': latency} if latency else {})}
+  costs = {'parameters': ('parameters (millions)', lambda row: row.parameters / 1e6),
+           'multiply-adds': ('multiply-adds an image (millions)', lambda row: row.multiply_adds / 1e6)}
+  size = each.runs[0].facts.image_shape[0]
+  if latencies and latencies.image_size == size:
+    costs['latency'] = (f'milliseconds an image, one at a time, on {latencies.device}',
+                        lambda row: latencies.milliseconds.get(f'WRN-{row.depth}-{row.width} {row.block}'))
+  elif latencies:
+    warn(f'--latency: of images with a side of {latencies.image_size}: expected {size}, that of {each.data}')
   drawn = {}
   for name, (label, cost) in costs.items():
     if points := figures.points(each, regime, cost):
@@ -68,17 +80,17 @@ def draw(each: Table, latency: Cost | None) -> dict[tuple[str, str], str]:
   return drawn
 
 
-def read_latency(path: str | os.PathLike) -> Cost:
-  """The latencies in milliseconds of a file with rows of 'network' and 'latency', in seconds. Raises UserError."""
+def read_latencies(path: str | os.PathLike) -> Latencies:
+  """Those of a file that `benchmarks.inference` or `cost` wrote, in seconds. Raises UserError."""
   try:
     values = json.loads(Path(path).read_text())
-    latencies = {_normal(row['network']): 1e3 * row['latency'] for row in values['rows']}
-    device = values['environment']['device']
+    where = values['environment']
+    return Latencies(where['processor'] if where['device'] == 'cpu' else where['device'],
+                     values['image_shape'][0] if 'image_shape' in values else values['flags']['image_size'],
+                     {_normal(row['network']): 1e3 * row['latency'] for row in values['rows']})
   except (OSError, KeyError, TypeError, ValueError) as error:
     raise UserError(f'--latency={path}: {error!r}: expected JSON with rows of network and latency, as '
                     'benchmarks.inference --json writes it') from error
-  return (f'milliseconds an image, one at a time, on {device}',
-          lambda row: latencies.get(f'WRN-{row.depth}-{row.width} {row.block}'))
 
 
 def _normal(network: str) -> str:
@@ -89,14 +101,14 @@ def _normal(network: str) -> str:
 
 def main(source: str) -> None:
   given = flags.FLAGS
-  latency = read_latency(given.latency) if given.latency else None
+  latencies = read_latencies(given.latency) if given.latency else None
   runs = results.read(source)
   path = Path(source)
   out = given.out or (path / 'report' if path.is_dir() else path.with_name(f'{path.stem}-report'))
   print(table(runs))
   if given.json:
     results.write(runs, given.json)
-  write(source, runs, out, latency)
+  write(source, runs, out, latencies)
 
 
 if __name__ == '__main__':  # the flags too: what imports this file has flags of these names

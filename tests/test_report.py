@@ -54,11 +54,11 @@ def written(tmp_path_factory):
   """A report of Table 3 and of another data set, with latencies of three networks."""
   out = tmp_path_factory.mktemp('report')
   latencies = out / 'latency.json'
-  latencies.write_text(json.dumps({'environment': {'device': 'a <phone>'}, 'rows': [
+  latencies.write_text(json.dumps({'environment': {'device': 'a <phone>'}, 'flags': {'image_size': 32}, 'rows': [
     {'network': name, 'latency': 0.001 * i} for i, name in enumerate(
       ['WRN-40-2 S', 'WRN-40-2 G(N/8)', 'WRN-16-1 S'], start=1)]}))
   other = make_run('<script>alert(1)</script>', [3.0], **{'epochs': 1, 'data.name': 'a&b/c'})
-  report.write('<runs>', [*make_table(paper.TABLE_3), other], out, report.read_latency(latencies))
+  report.write('<runs>', [*make_table(paper.TABLE_3), other], out, report.read_latencies(latencies))
   return out
 
 
@@ -110,13 +110,20 @@ def test_without_matplotlib_there_are_tables(tmp_path, monkeypatch, capsys):
   assert '<svg' not in (tmp_path / 'index.html').read_text()
 
 
+def test_latencies_of_images_of_another_size_are_left_out(capsys):
+  latencies = report.Latencies('a phone', 8, {'WRN-40-2 S': 1.0})
+  drawn = report.draw(tables.make([make_run('run', [3.0], epochs=1)])[0], latencies)
+  assert [name for name, _ in drawn] == ['parameters', 'multiply-adds', 'learning-curves']
+  assert capsys.readouterr().err == 'warning: --latency: of images with a side of 8: expected 32, that of cifar10\n'
+
+
 @pytest.mark.parametrize('text', [
-  '{', '{"rows": []}', '{"environment": {"device": "cpu"}, "rows": [{"network": "WRN-40-2 X", "latency": 1}]}',
-  '{"environment": {"device": "cpu"}, "rows": [{"network": "WRN-40-2 S", "latency": "fast"}]}'])
+  '{', '{"rows": []}', '{"environment": {"device": "x"}, "image_shape": [8], "rows": [{"network": "X", "latency": 1}]}',
+  '{"environment": {"device": "x"}, "image_shape": [8], "rows": [{"network": "WRN-40-2 S", "latency": "fast"}]}'])
 def test_latencies_that_are_none(text, tmp_path):
   (tmp_path / 'latency.json').write_text(text)
   with pytest.raises(UserError, match='latency.json: .*expected JSON with rows of network and latency'):
-    report.read_latency(tmp_path / 'latency.json')
+    report.read_latencies(tmp_path / 'latency.json')
 
 
 def test_the_table_of_the_readme_is_that_of_the_committed_runs():

@@ -90,7 +90,8 @@ def _read(workdir: Path, names: dict[Path, str]) -> Run | None:
   """The run in a workdir; None where it has not begun."""
   config, records = config_lib.read(workdir), metrics.read(workdir)
   path = workdir / environment.FILE
-  if not (starts := files.read_records(path)):
+  starts = files.read_records(path)
+  if not starts and not records:
     return None
   if config.distill.teacher:
     config.distill.teacher = _teacher(config.distill.teacher, names)
@@ -101,9 +102,9 @@ def _read(workdir: Path, names: dict[Path, str]) -> Run | None:
     # A start at the last step found nothing left to do.
     starts = [{name: value for name, value in start.items() if name not in ('config', 'data')}
               for start in starts if not records or start['step'] < records[-1]['step']]
-  except (KeyError, TypeError) as error:
-    raise UserError(f'{path} or {metrics.FILE}: {error} is missing: expected the files of a run of '
-                    'this version') from error
+  except (IndexError, KeyError, TypeError) as error:
+    raise UserError(f'{path} or {metrics.FILE}: not those of a run of this version ({error!r}): expected what training '
+                    'writes') from error
   counted = _count(config.model.depth, config.model.width, config.model.block, facts.num_classes, facts.image_shape)
   epochs, test_errors = zip(*evaluated, strict=True) if evaluated else ((), ())
   return Run(names[workdir.resolve()], config, facts, counted.parameters, counted.multiply_adds, epochs_done, epochs,

@@ -77,8 +77,13 @@ def test_a_run_of_an_older_version_is_named(folder):
   start = json.loads(path.read_text())
   del start['data']
   path.write_text(json.dumps(start) + '\n')
-  with pytest.raises(UserError, match="environment.jsonl.* 'data' is missing"):
+  with pytest.raises(UserError, match=r"environment.jsonl or .*not those of a run of this version .KeyError\('data'\)"):
     results.collect(folder)
+  path.unlink()
+  with pytest.raises(UserError, match='environment.jsonl or .*not those of a run of this version'):
+    results.collect(folder)
+  (folder / 'teacher' / 'metrics.jsonl').unlink()  # stopped before it began
+  assert [run.name for run in results.collect(folder)] == ['a/student', 'unfinished']
 
 
 def test_a_recipe_is_what_its_regime_uses(folder):

@@ -131,7 +131,8 @@ def _provenance(runs: Sequence[Run]) -> str:
   }
   terms = ''.join(f'<dt>{escape(name)}</dt>' + ''.join(f'<dd>{escape(value)}</dd>' for value in values)
                   for name, values in facts.items())
-  names = ['Run', 'Network', 'Block', 'Regime', 'Seeds', 'Epochs', 'Error', 'Best epoch', 'Started', 'Commit',
+  names = ['Run', 'Network', 'Block', 'Regime', 'Seeds', 'Epochs', 'Error',
+           'Best epoch, not the result', 'Started', 'Commit',
            'Hardware', 'Command']
   body = ''
   for run in runs:

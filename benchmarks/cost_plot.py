@@ -4,34 +4,15 @@ The line is the time that a network would take whose multiply-adds cost what tho
 saves less time than multiply-adds; one above the level of S saves none.
 """
 
-import matplotlib
-
-matplotlib.use('Agg')  # writes files, needs no screen
-
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import patheffects
-from matplotlib.text import Text
-from matplotlib.ticker import LogFormatter
 
 from benchmarks.command import TEACHER
+from moonshine_jax.figures import PlainFormatter, place_labels, plt
 
 # By kind of block; Okabe and Ito's colours, which the colour-blind can tell apart, with a marker for each as well.
 STYLES = {
   'S': ('#000000', 'o'), 'S-2x2': ('#E69F00', 's'), 'G': ('#0072B2', '^'), 'B': ('#D55E00', 'D'),
   'BG': ('#009E73', 'v')}
-# Where a label may lie, from its point, in points: right, left, above, below, then farther off.
-ANCHORS = [(x, y, 'left' if x > 0 else 'right' if x < 0 else 'center')
-           for far in (1, 2, 3, 4.5, 6) for x, y in (
-             (7 * far, 0), (-7 * far, 0), (0, 8 * far), (0, -8 * far),
-             (6 * far, 7 * far), (-6 * far, 7 * far), (6 * far, -7 * far), (-6 * far, -7 * far))]
-
-
-class PlainFormatter(LogFormatter):
-  """0.3 and 20, where Matplotlib writes 3e-01 and 2x10^1; which ticks have a label is its own choice."""
-
-  def __call__(self, x: float, pos: int | None = None) -> str:
-    return f'{x:g}' if super().__call__(x, pos) else ''
 
 
 def write(path: str, panels: dict[str, list[tuple[str, float, float]]]) -> None:
@@ -42,7 +23,8 @@ def write(path: str, panels: dict[str, list[tuple[str, float, float]]]) -> None:
   figure.legend(*axes[0][0].get_legend_handles_labels(), loc='outside lower center', ncols=6, frameon=False, fontsize=9)
   figure.canvas.draw()  # settles the layout, on which the labels' places depend
   for ax, points in zip(axes[0], panels.values(), strict=True):
-    place_labels(ax, points)
+    place_labels(ax, [(name.removeprefix('WRN-40-2 '), madds, ms, STYLES[kind_of(name)][0])
+                      for name, madds, ms in points])
   figure.savefig(path, dpi=120)
   plt.close(figure)
 
@@ -69,29 +51,3 @@ def draw_panel(ax, title: str, points: list[tuple[str, float, float]]) -> None:
 
 def kind_of(network: str) -> str:
   return network.split(' ')[1].split('(')[0]
-
-
-def place_labels(ax, points: list[tuple[str, float, float]]) -> None:
-  """Labels every point, each in the first place where it meets no point, no label before it and no edge."""
-  renderer = ax.figure.canvas.get_renderer()
-  centres = ax.transData.transform([(madds, ms) for _, madds, ms in points])
-  radius = 4 * ax.figure.dpi / 72
-  halo = [patheffects.withStroke(linewidth=2.5, foreground='white')]  # so that lines do not cross the letters
-  taken = []
-  for (name, madds, ms), centre in zip(points, centres, strict=True):
-    color, _ = STYLES[kind_of(name)]
-    others = [other for other in centres if tuple(other) != tuple(centre)]
-    label = ax.annotate(
-      name.removeprefix('WRN-40-2 '), (madds, ms), xytext=(0, 0), textcoords='offset points', fontsize=8.5, color=color,
-      va='center', path_effects=halo,
-      arrowprops={'arrowstyle': '-', 'color': color, 'linewidth': 0.4, 'shrinkA': 0, 'shrinkB': 2})
-    for x, y, alignment in ANCHORS:
-      label.set_position((x, y))
-      label.set_horizontalalignment(alignment)
-      label.update_positions(renderer)
-      box = Text.get_window_extent(label, renderer)
-      inside = ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1 and ax.bbox.y0 < box.y0 and box.y1 < ax.bbox.y1
-      if inside and not any(box.overlaps(each) for each in taken) and not any(
-          box.padded(radius).contains(*other) for other in others):
-        break
-    taken.append(box)

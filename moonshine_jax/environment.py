@@ -17,15 +17,16 @@ import ml_collections
 
 from moonshine_jax import config as config_lib
 from moonshine_jax import files
+from moonshine_jax.datasets import Facts
 
 FILE = 'environment.jsonl'  # in a workdir
 
 
-def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, step: int) -> None:
-  """Adds to the workdir's file a line for this start of a run, at a step: when, how and where it was made."""
+def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, facts: Facts, step: int) -> None:
+  """Adds to the workdir's file a line for this start of a run, at a step: when, how, where and of what it was made."""
   path = Path(workdir) / FILE
   start = {'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'step': step, 'command': shlex.join(sys.orig_argv),
-           **environment(), 'config': config_lib.to_json(config)}
+           **environment(), 'config': config_lib.to_json(config), 'data': facts.to_json()}
   files.write(path, ''.join(json.dumps(each) + '\n' for each in [*files.read_records(path), start]))
 
 

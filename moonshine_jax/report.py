@@ -1,73 +1,118 @@
-"""One table of a folder of runs, in the form of the paper's Tables 3 and 4: `python -m moonshine_jax.report DIR`."""
+"""The report of a folder of runs, in the form of the paper's Tables 3 and 4 and its Figures 3 and 4.
 
-import dataclasses
+  python -m moonshine_jax.report DIR [--out=DIR/report] [--latency=FILE] [--json=FILE]
+
+DIR may also be the JSON file that --json writes. Prints the table as Markdown; writes it whole, beside what the paper
+printed, as Markdown, CSV and a page, index.html, with the figures, which are files as well.
+"""
+
+import json
 import os
-import statistics
+import re
 from pathlib import Path
+from typing import NamedTuple
 
-from moonshine_jax import checkpoint, config, cost, metrics
-from moonshine_jax.errors import UserError, run_command
-from moonshine_jax.models import create_model
+from absl import flags
 
-REGIMES = ('none', 'KD', 'AT', 'KD+AT')
+from moonshine_jax import files, page, results, tables
+from moonshine_jax.errors import UserError, run_command, warn
+from moonshine_jax.models.blocks import Block
+from moonshine_jax.results import collect
+from moonshine_jax.tables import Table, table
 
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-  """A row of the table. `parameters` are counted as in the paper, `multiply_adds` for one image."""
-
-  name: str
-  block: str
-  parameters: int
-  multiply_adds: int
+__all__ = ['collect', 'table']
 
 
-def collect(folder: str | os.PathLike) -> dict[Network, dict[str, list[float]]]:
-  """The test errors, in percent after the last epoch, of all finished runs in a folder by network and regime.
+class Latencies(NamedTuple):
+  """Milliseconds an image by network, as 'WRN-40-2 G(N/8)': where they were measured, on images of which side."""
 
-  Teachers come first. Raises UserError where there is no finished run.
-  """
-  configs = {}
-  for path in sorted(Path(folder).glob(f'**/{config.FILE}')):
-    configs[path.parent] = config.read(path.parent)
-  teachers = {Path(run.distill.teacher).resolve() for run in configs.values() if run.distill.teacher}
-  errors: dict[Network, dict[str, list[float]]] = {}
-  for workdir in sorted(configs, key=lambda workdir: workdir.resolve() not in teachers):
-    run, records = configs[workdir], metrics.read(workdir)
-    if not records or records[-1]['epoch'] < run.epochs:
-      continue
-    facts = checkpoint.Checkpoints(workdir).metadata().facts
-    counted = cost.count(create_model(run.model, facts.num_classes), facts.image_shape)
-    name = f'WRN-{run.model.depth}-{run.model.width}' + (' (teacher)' if workdir.resolve() in teachers else '')
-    row = Network(name, run.model.block, counted.parameters, counted.multiply_adds)
-    errors.setdefault(row, {}).setdefault(config.regime(run), []).append(records[-1]['test_error'])
-  if not errors:
-    raise UserError(f'{folder}: no finished run in it: expected a folder of workdirs')
-  return errors
+  device: str
+  image_size: int
+  milliseconds: dict[str, float]
 
 
-def table(errors: dict[Network, dict[str, list[float]]]) -> str:
-  """The Markdown table of `collect`: test errors as mean ± sample standard deviation (number of runs)."""
-  columns = [regime for regime in REGIMES if regime != 'KD+AT' or any(regime in row for row in errors.values())]
-  lines = [['Network', 'Block', 'Parameters', 'Multiply-adds', *(f'Error, {regime}' for regime in columns)]]
-  for network, by_regime in errors.items():
-    lines.append([network.name, network.block, f'{network.parameters:,}', f'{network.multiply_adds:,}',
-                  *(_summary(by_regime.get(regime, [])) for regime in columns)])
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  lines.insert(1, ['-' * width for width in widths])
-  return '\n'.join(
-    '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + ' |' for line in lines)
+def write(source: str | os.PathLike, runs: list[results.Run], out: str | os.PathLike,
+          latencies: Latencies | None) -> None:
+  """Writes the report into a folder. Without Matplotlib it has no figures, and a warning says so."""
+  with files.writing(out):
+    Path(out).mkdir(parents=True, exist_ok=True)
+  pages = []
+  for each in tables.make(runs):
+    stem = re.sub('[^A-Za-z0-9.]+', '-', each.data)
+    drawn = draw(each, latencies)
+    for (name, _), svg in drawn.items():
+      files.write(Path(out) / f'{stem}-{name}.svg', svg)
+    files.write(Path(out) / f'{stem}.md', tables.markdown(each))
+    files.write(Path(out) / f'{stem}.csv', tables.write_csv(each))
+    pages.append((each, {caption: svg for (_, caption), svg in drawn.items()}))
+  files.write(Path(out) / 'index.html', page.write(str(source), pages))
 
 
-def _summary(errors: list[float]) -> str:
-  if len(errors) < 2:
-    return f'{errors[0]:.2f} (1)' if errors else '-'
-  return f'{statistics.mean(errors):.2f} ± {statistics.stdev(errors):.2f} ({len(errors)})'
+def draw(each: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]:
+  """The SVG of a table's figures, by name and caption; none without Matplotlib."""
+  try:
+    from moonshine_jax import figures
+  except ModuleNotFoundError as error:
+    if error.name != 'matplotlib':
+      raise
+    warn("Matplotlib is not installed, so there are no figures: pip install 'moonshine-jax[report]'")
+    return {}
+  # As the paper's, by attention transfer where there is any.
+  regime = next(name for name in ('AT', 'KD+AT', 'KD', 'none')
+                if any(run.regime == name and run.finished for run in each.runs))
+  by = 'no distillation' if regime == 'none' else regime
+  costs = {'parameters': ('parameters (millions)', lambda row: row.parameters / 1e6),
+           'multiply-adds': ('multiply-adds an image (millions)', lambda row: row.multiply_adds / 1e6)}
+  size = each.runs[0].facts.image_shape[0]
+  if latencies and latencies.image_size == size:
+    costs['latency'] = (f'milliseconds an image, one at a time, on {latencies.device}',
+                        lambda row: latencies.milliseconds.get(f'WRN-{row.depth}-{row.width} {row.block}'))
+  elif latencies:
+    warn(f'--latency: of images with a side of {latencies.image_size}: expected {size}, that of {each.data}')
+  drawn = {}
+  for name, (label, cost) in costs.items():
+    if points := figures.points(each, regime, cost):
+      caption = (f'Test error by {by} against {label}, log axis, in the form of the paper\'s Figures 3 and 4. The grey '
+                 'line is the Pareto front: no network on it has another below it and to its left.')
+      drawn[name, caption] = figures.cost_figure(points, f'{each.title}, {by}', label)
+  caption = 'Test error by epoch of every run, log axis. The last epoch is the result.'
+  drawn['learning-curves', caption] = figures.learning_curves(each)
+  return drawn
 
 
-def main(folder: str) -> None:
-  print(table(collect(folder)))
+def read_latencies(path: str | os.PathLike) -> Latencies:
+  """Those of a file that `benchmarks.inference` or `cost` wrote, in seconds. Raises UserError."""
+  try:
+    values = json.loads(Path(path).read_text())
+    where = values['environment']
+    return Latencies(where['processor'] if where['device'] == 'cpu' else where['device'],
+                     values['image_shape'][0] if 'image_shape' in values else values['flags']['image_size'],
+                     {_normal(row['network']): 1e3 * row['latency'] for row in values['rows']})
+  except (OSError, KeyError, TypeError, ValueError) as error:
+    raise UserError(f'--latency={path}: {error!r}: expected JSON with rows of network and latency, as '
+                    'benchmarks.inference --json writes it') from error
 
 
-if __name__ == '__main__':
+def _normal(network: str) -> str:
+  """'WRN-40-2 G(N/8)', its block as `Block` writes it."""
+  architecture, _, block = network.partition(' ')
+  return f'{architecture} {",".join(map(str, Block.parse_list(block)))}'
+
+
+def main(source: str) -> None:
+  given = flags.FLAGS
+  latencies = read_latencies(given.latency) if given.latency else None
+  runs = results.read(source)
+  path = Path(source)
+  out = given.out or (path / 'report' if path.is_dir() else path.with_name(f'{path.stem}-report'))
+  print(table(runs))
+  if given.json:
+    results.write(runs, given.json)
+  write(source, runs, out, latencies)
+
+
+if __name__ == '__main__':  # the flags too: what imports this file has flags of these names
+  flags.DEFINE_string('out', None, 'Folder for the report, in place of DIR/report (FILE-report for FILE.json).')
+  flags.DEFINE_string('latency', None, 'JSON of latencies, as benchmarks.inference --json writes it.')
+  flags.DEFINE_string('json', None, 'File to write the runs to, from which the report can be made again.')
   run_command(main, 'DIR')

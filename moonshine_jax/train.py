@@ -185,7 +185,7 @@ def open_students(
   for path, config in runs.items():
     all_checkpoints[path].go_back(step)
     config_lib.write(config, path)
-    environment.record_start(path, config, step)
+    environment.record_start(path, config, facts, step)
     done = len(epoch_metrics[path].get('loss', ()))
     writer = metrics.Writer(path, (step - done) // steps_per_epoch)
     opened.callback(writer.close)

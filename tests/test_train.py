@@ -113,6 +113,7 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
   assert [start['step'] for start in starts] == [0, 2]
   assert starts[1]['jax'] == jax.__version__ and starts[1]['backend'] == 'cpu' and 'pytest' in starts[1]['command']
   assert starts[1]['config'] == config_lib.to_json(config) and starts[1]['commit']
+  assert starts[1]['data']['image_shape'] == [8, 8, 3] and starts[1]['data']['num_classes'] == 3
   before = metrics.read(workdir)
   assert train.train_and_evaluate(config, workdir) == {workdir: before[-1]}  # finished: nothing is done again
   assert metrics.read(workdir) == before

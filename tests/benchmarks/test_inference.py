@@ -1,12 +1,12 @@
-"""The command on the smallest network, its plot, and where the plot's labels lie."""
+"""The command on the smallest network, and its plot."""
 
-import itertools
 import json
 import sys
 
 import pytest
 
 import benchmarks
+import moonshine_jax
 from benchmarks import command, inference
 
 SMALL = ['--networks', 'WRN-10-1 S', '--batch=4', '--image_size=8', '--repeats=2']
@@ -26,25 +26,10 @@ def test_command(tmp_path, capsys):
 
 def test_without_matplotlib(tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, 'matplotlib', None)
-  monkeypatch.delitem(sys.modules, 'benchmarks.cost_plot', raising=False)
-  monkeypatch.delattr(benchmarks, 'cost_plot', raising=False)
+  for package, name in ((benchmarks, 'cost_plot'), (moonshine_jax, 'figures')):
+    monkeypatch.delitem(sys.modules, f'{package.__name__}.{name}', raising=False)
+    monkeypatch.delattr(package, name, raising=False)
   flags = command.make_parser('', repeats=5).parse_args([])
   flags.plot = str(tmp_path / 'plot.svg')
   inference.plot([], flags)
   assert capsys.readouterr().out == 'Matplotlib is not installed: there is no plot.\n'
-
-
-def test_labels_of_crowded_points_do_not_overlap():
-  pytest.importorskip('matplotlib')
-  from benchmarks import cost_plot
-
-  points = [(str(architecture), 10 * 1.1 ** i, 0.1 * 1.02 ** i)
-            for i, architecture in enumerate(reversed(command.TABLE_3))]
-  figure, ax = cost_plot.plt.subplots(figsize=(7.5, 7))
-  cost_plot.draw_panel(ax, 'title', points)
-  figure.canvas.draw()
-  cost_plot.place_labels(ax, points)
-  boxes = [cost_plot.Text.get_window_extent(text, figure.canvas.get_renderer()) for text in ax.texts]
-  assert len(boxes) == 26
-  assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
-  cost_plot.plt.close(figure)

@@ -1,0 +1,246 @@
+"""Runs as rows of networks: Tables 3 and 4 of the paper beside what it printed, as Markdown and CSV."""
+
+import csv
+import dataclasses
+import io
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from moonshine_jax import paper
+from moonshine_jax.results import Run
+
+REGIMES = ('none', 'KD', 'AT', 'KD+AT')
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """What a network came to by one regime.
+
+  Attributes:
+    runs: by that regime.
+    paper: the error that the paper printed, in percent, if any.
+  """
+
+  runs: tuple[Run, ...] = ()
+  paper: float | None = None
+
+  @property
+  def finished(self) -> list[Run]:
+    return [run for run in self.runs if run.finished]
+
+  @property
+  def mean(self) -> float | None:
+    """Of the errors after the last epoch."""
+    return statistics.mean(run.error for run in self.finished) if self.finished else None
+
+  @property
+  def spread(self) -> float | None:
+    """Their sample standard deviation."""
+    return statistics.stdev(run.error for run in self.finished) if len(self.finished) > 1 else None
+
+  @property
+  def difference(self) -> float | None:
+    """From the paper's, positive where ours is the greater error."""
+    return self.mean - self.paper if self.finished and self.paper is not None else None
+
+  @property
+  def best(self) -> float | None:
+    """The mean of each run's lowest test error. It was chosen by the test set: never the result."""
+    return statistics.mean(min(run.test_errors) for run in self.finished) if self.finished else None
+
+  @property
+  def text(self) -> str:
+    """'5.06 ± 0.12 (3)': mean, spread and number of finished runs."""
+    parts = []
+    if self.finished:
+      spread = f' ± {self.spread:.2f}' if self.spread is not None else ''
+      parts.append(f'{self.mean:.2f}{spread} ({len(self.finished)})')
+    if unfinished := len(self.runs) - len(self.finished):
+      parts.append(f'unfinished ({unfinished})')
+    return ', '.join(parts) or 'missing'
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A network, of one recipe.
+
+  Attributes:
+    depth, width, block: of the network.
+    teacher: whether it is the students' teacher.
+    variant: the fields of the recipe in which the rows of a table differ, as 'epochs=20'; often empty.
+    parameters: as the paper counts them.
+    multiply_adds: for one image; None where neither is counted, for want of runs.
+    cells: by regime; a teacher's are of 'none' alone.
+  """
+
+  depth: int
+  width: int
+  block: str
+  teacher: bool
+  variant: str
+  parameters: int
+  multiply_adds: int | None
+  cells: dict[str, Cell]
+
+  @property
+  def name(self) -> str:
+    return f'WRN-{self.depth}-{self.width}' + (' (teacher)' if self.teacher else '') + (
+      f', {self.variant}' if self.variant else '')
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """The networks of one data set.
+
+  Attributes:
+    data: the name of the data set.
+    title: as 'Table 3: test error on CIFAR-10'.
+    regimes: the columns.
+    rows: the teacher first, then as in the paper.
+    runs: all that it is made of, finished or not.
+    printed: whether the paper has this table.
+  """
+
+  data: str
+  title: str
+  regimes: tuple[str, ...]
+  rows: tuple[Row, ...]
+  runs: tuple[Run, ...]
+  printed: bool
+
+  @property
+  def notes(self) -> list[str]:
+    """Sentences without which the numbers would be read wrongly."""
+    found = ['Errors are top-1 test errors in percent after the last epoch: mean ± sample standard deviation '
+             '(number of runs). The best epoch was chosen by the test set: it is shown beside the result and is not '
+             'the result.']
+    if self.printed:
+      found += _recipe_notes(self.runs) + [
+        f'The paper prints {printed:,} parameters for {block}, which has {true:,}.'
+        for (block, printed), true in paper.MISPRINTED_PARAMETERS.items()
+        if any(row.parameters == printed for row in paper.TABLES[self.data][2])]
+    unfinished = [f'{run.name} (epoch {run.epochs_done} of {run.config.epochs})'
+                  for run in self.runs if not run.finished]
+    return found + ([f'Unfinished: {", ".join(unfinished)}.'] if unfinished else [])
+
+
+def _recipe_notes(runs: Sequence[Run]) -> list[str]:
+  differences = sorted({f'{name} {run.recipe[name]!r} (paper: {value!r})' for run in runs
+                        for name, value in paper.RECIPE.items() if run.recipe.get(name, value) != value})
+  return [f'Not the paper\'s recipe: {"; ".join(differences)}.'] if differences else []
+
+
+def make(runs: Sequence[Run]) -> list[Table]:
+  """A table for each data set. Runs of different recipes, by whatever field of the config, share no cell."""
+  tables = []
+  for data in sorted({run.config.data.name for run in runs}):
+    own = tuple(run for run in runs if run.config.data.name == data)
+    number, title, printed = paper.TABLES.get(data, (None, data, ()))
+    regimes = tuple(regime for regime in REGIMES if regime != 'KD+AT' or any(run.regime == regime for run in own))
+    title = f'Table {number}: test error on {title}' if number else f'Test error on {title}'
+    tables.append(Table(data, title, regimes, tuple(_rows(own, regimes, printed)), own, bool(printed)))
+  return tables
+
+
+def _rows(runs: Sequence[Run], regimes: Sequence[str], printed: Sequence[paper.Row]) -> list[Row]:
+  teachers = {run.config.distill.teacher for run in runs}
+  variants = _variants(runs)
+  by_row: dict[tuple, list[Run]] = {}
+  for i, row in enumerate(printed):  # the paper's order, its networks without a run as well
+    by_row[(row.depth, row.width, row.block, i == 0, '')] = []
+  for run in runs:
+    network = (run.config.model.depth, run.config.model.width, run.block)
+    first_printed = run.regime == 'none' and printed and network == printed[0][:3]
+    by_row.setdefault((*network, run.name in teachers or bool(first_printed), variants[run.name]), []).append(run)
+  papers = {row[:3]: row for row in printed}
+  order = {network: i for i, network in enumerate(papers)}
+  rows = []
+  for key, own in sorted(by_row.items(), key=lambda item: (not item[0][3], order.get(item[0][:3], len(order)))):
+    paper_row = papers.get(key[:3])
+    if not own and any(other[:4] == key[:4] for other in by_row if other != key):
+      continue  # there are runs of it, all of recipes with a name
+    paper_errors = dict(zip(REGIMES, paper_row[4:], strict=False)) if paper_row else {}
+    cells = {}
+    for regime in regimes:
+      of_regime = [run for run in own if run.regime == regime]
+      if of_regime or not key[3] or regime == 'none':
+        cells[regime] = Cell(tuple(of_regime), paper_errors.get(regime))
+    parameters = own[0].parameters if own else paper.MISPRINTED_PARAMETERS.get(paper_row[2:4], paper_row.parameters)
+    rows.append(Row(*key, parameters, own[0].multiply_adds if own else None, cells))
+  return rows
+
+
+def _variants(runs: Sequence[Run]) -> dict[str, str]:
+  """For each run, by name, the values of the fields in which the recipes of its regime differ."""
+  differing: dict[str, set[str]] = {}
+  for regime in REGIMES:
+    recipes = [run.recipe for run in runs if run.regime == regime]
+    differing[regime] = {name for recipe in recipes for name in recipe if recipe[name] != recipes[0][name]}
+  return {run.name: ', '.join(f'{name.rpartition(".")[2]}={run.recipe[name]}' for name in sorted(differing[run.regime]))
+          for run in runs}
+
+
+def table(runs: Sequence[Run]) -> str:
+  """The Markdown table of the runs that there are: test errors as mean ± sample standard deviation (number of runs)."""
+  texts = []
+  tables = make(runs)
+  for each in tables:
+    lines = [['Network', 'Block', 'Parameters', 'Multiply-adds', *(f'Error, {regime}' for regime in each.regimes)]]
+    lines += [[*_network(row), *(row.cells[regime].text if regime in row.cells else '-' for regime in each.regimes)]
+              for row in each.rows if row.multiply_adds is not None]
+    texts.append((f'{each.title}\n\n' if len(tables) > 1 else '') + _markdown(lines))
+  return '\n\n'.join(texts)
+
+
+def markdown(table: Table) -> str:
+  """The whole table with its title and notes, the paper's errors beside ours."""
+  lines = [['Network', 'Block', 'Parameters', 'Multiply-adds',
+            *(heading for regime in table.regimes for heading in (f'Error, {regime}', *columns(table)))]]
+  for row in table.rows:
+    lines.append([*_network(row), *(text for regime in table.regimes for text, _ in values(table, row, regime))])
+  return '\n\n'.join([f'# {table.title}', _markdown(lines), *table.notes]) + '\n'
+
+
+def columns(table: Table) -> list[str]:
+  """The headings beside each regime's error."""
+  return [*(['Paper', 'Difference'] if table.printed else []), 'Best epoch, not the result']
+
+
+def values(table: Table, row: Row, regime: str) -> list[tuple[str, float | None]]:
+  """A regime's error and its `columns`, each as text and as a number to sort by."""
+  cell = row.cells.get(regime)
+  if cell is None:
+    return [('-', None)] * (1 + len(columns(table)))
+  printed = [(_number(cell.paper, '.2f'), cell.paper), (_number(cell.difference, '+.2f'), cell.difference)]
+  return [(cell.text, cell.mean), *(printed if table.printed else []), (_number(cell.best, '.2f'), cell.best)]
+
+
+def _network(row: Row) -> list[str]:
+  return [row.name, row.block, f'{row.parameters:,}', _number(row.multiply_adds, ',')]
+
+
+def _number(value: float | None, form: str) -> str:
+  return '-' if value is None else f'{value:{form}}'
+
+
+def _markdown(lines: list[list[str]]) -> str:
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  lines = [lines[0], ['-' * width for width in widths], *lines[1:]]
+  return '\n'.join(
+    '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + ' |' for line in lines)
+
+
+def write_csv(table: Table) -> str:
+  """CSV with a line a network and regime; numbers unrounded, empty where there is none."""
+  file = io.StringIO()
+  writer = csv.writer(file, lineterminator='\n')
+  writer.writerow(['data', 'network', 'block', 'teacher', 'recipe', 'parameters', 'multiply_adds', 'regime', 'runs',
+                   'unfinished', 'error_mean', 'error_std', 'paper_error', 'difference', 'best_epoch_error_mean'])
+  for row in table.rows:
+    for regime, cell in row.cells.items():
+      counted: list[Any] = [row.block, row.teacher, row.variant, row.parameters, row.multiply_adds]
+      writer.writerow([table.data, f'WRN-{row.depth}-{row.width}', *counted, regime, len(cell.finished),
+                       len(cell.runs) - len(cell.finished), cell.mean, cell.spread, cell.paper, cell.difference,
+                       cell.best])
+  return file.getvalue()

@@ -1,0 +1,77 @@
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import digits
+from moonshine_jax import attention, checkpoint, steps
+from moonshine_jax.datasets import Facts
+from moonshine_jax.errors import UserError
+from moonshine_jax.models import create_model
+from tests.conftest import small_config
+
+
+def save(workdir, config, facts):
+  """A checkpoint of a network with random numbers in it."""
+  config.model.depth = 10
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(create_model(config.model, facts.num_classes).init, jax.random.key(0),
+                          jax.ShapeDtypeStruct((1, *facts.image_shape), np.float32))
+  variables = jax.tree.map(lambda leaf: rng.uniform(0.01, 0.1, leaf.shape).astype(np.float32), shapes)
+  state = steps.TrainState(np.int32(1), **variables, opt_state={}, rng=np.zeros(2, np.uint32))
+  checkpoints = checkpoint.Checkpoints(workdir, create=True)
+  checkpoints.save(state, config, facts, {})
+  checkpoints.close()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, tiny_images):
+  """A teacher and a student of `digits`, and a network of other data."""
+  folder = tmp_path_factory.mktemp('attention')
+  facts = Facts((8, 8, 1), 10, (78.0,), (95.0,))
+  for name, block, teacher in (('teacher', 'S', ''), ('student', 'G(N/8)', 'teacher')):
+    config = digits.get_config()
+    config.model.block, config.distill.teacher, config.distill.alpha = block, teacher, 0.0
+    (folder / name).mkdir()
+    save(folder / name, config, facts)
+  (folder / 'other').mkdir()
+  save(folder / 'other', small_config(tiny_images), Facts((8, 8, 3), 3, (1.0,) * 3, (1.0,) * 3))
+  return folder
+
+
+def test_maps_by_hand():
+  activation = np.zeros((1, 2, 2, 2), np.float32)
+  activation[0, 0, 0] = [2.0, 2.0]  # the mean of the squares is 4
+  activation[0, 1, 1] = [1.0, -7 ** 0.5]  # 4
+  activation[0, 1, 0] = [0.0, 4.0]  # 8
+  seen = attention.look('title', lambda variables, images, train: (variables[None], [activation]),
+                        np.array([0.0, 3.0, 1.0]), np.zeros((1, 2, 2, 1), np.uint8))
+  assert seen.title == 'title' and seen.predictions.tolist() == [1]
+  np.testing.assert_allclose(seen.maps[0], np.array([[[4, 0], [8, 4]]]) / 96 ** 0.5, rtol=1e-6)
+
+
+def test_picture(folder):
+  split, networks = attention.read([folder / 'teacher', folder / 'student'])
+  assert [title for title, _, _ in networks] == ['teacher: WRN-10-1 S', 'student: WRN-10-1 G(N/8), AT']
+  assert len(split) == 500 and split.labels[:3].tolist() == [0, 1, 2]
+  looks = [attention.look(*each, split.images[:2]) for each in networks]
+  assert [each.shape for each in looks[1].maps] == [(2, 8, 8), (2, 4, 4), (2, 2, 2)]
+  attention.draw(folder / 'maps.svg', [0, 1], split.images[:2], split.labels[:2], looks)
+  svg = (folder / 'maps.svg').read_text()
+  for text in ('teacher: WRN-10-1 S', 'student: WRN-10-1 G(N/8), AT', 'conv2', 'conv4', 'image 1', 'label 1',
+               f'predicts {looks[0].predictions[0]}'):
+    assert f'>{text}<' in svg
+  attention.draw(folder / 'maps.png', [0], np.zeros((1, 8, 8, 3), np.uint8), split.labels[:1], looks)
+  assert Image.open(folder / 'maps.png').width > 1000
+
+
+def test_networks_of_other_data_are_refused(folder):
+  with pytest.raises(UserError, match='other is of the data .*tiny_images.*: expected the same'):
+    attention.read([folder / 'teacher', folder / 'other'])
+
+
+def test_indices_of_images():
+  assert attention.parse_images(['0', '499', '7', '7'], 500) == [0, 499, 7, 7]
+  for word in ('500', '-1', '1.0', 'one', '', '²', '9' * 5000):
+    with pytest.raises(UserError, match='--images: .*expected integers from 0 to 499, separated by commas'):
+      attention.parse_images(['0', word], 500)

@@ -1,0 +1,99 @@
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from configs import cifar10
+from moonshine_jax import config as config_lib
+from moonshine_jax import paper, results
+from moonshine_jax.errors import UserError
+from tests import made_runs
+
+SMALL = {'model.depth': 10, 'model.width': 1, 'epochs': 2}
+
+
+@pytest.fixture
+def folder(tmp_path):
+  made_runs.write(tmp_path / 'teacher', [9.0, 5.0], **SMALL)
+  made_runs.write(tmp_path / 'a' / 'student', [8.0, 6.0], **SMALL, **{
+    'model.block': 'G( N/8)', 'distill.teacher': str(tmp_path / 'teacher'), 'distill.alpha': 0.0})
+  made_runs.write(tmp_path / 'unfinished', [7.0], **SMALL)
+  return tmp_path
+
+
+def test_what_a_folder_holds(folder):
+  teacher, student, unfinished = results.collect(folder)
+  assert (teacher.name, student.name, unfinished.name) == ('teacher', 'a/student', 'unfinished')
+  assert (teacher.finished, unfinished.finished) == (True, False)
+  assert (student.block, student.regime, student.config.distill.teacher) == ('G(N/8)', 'AT', 'teacher')
+  assert (student.epochs, student.test_errors, student.error) == ((1, 2), (8.0, 6.0), 6.0)
+  stem, last = 27 * 16, 4 * 64 + 64 * 10 + 10
+  conv2, conv3, conv4 = 2 * (64 + 9 * 16 * 16), 64 + 9 * 16 * 32 + 128 + 9 * 32 * 32 + 16 * 32, 57_728
+  assert teacher.parameters == stem + conv2 + conv3 + conv4 + last
+  assert student.starts[0]['commit'] == 'abc123' and 'config' not in student.starts[0]
+
+
+def test_json_and_back(folder):
+  runs = results.collect(folder)
+  results.write(runs, folder / 'runs.json')
+  again = results.read(folder / 'runs.json')
+  assert [run.recipe for run in again] == [run.recipe for run in runs]
+  plain = [[dataclasses.replace(run, config=config_lib.to_json(run.config)) for run in each] for each in (runs, again)]
+  assert plain[0] == plain[1]
+  assert len((folder / 'runs.json').read_text().splitlines()) == len(runs) + 2  # a line each, for readable differences
+
+
+def test_the_teacher_of_a_folder_that_was_moved(folder):
+  shutil.move(folder / 'teacher', folder / 'b' / 'teacher')
+  assert results.collect(folder)[0].name == 'b/teacher'
+  made_runs.write(folder / 'c' / 'teacher', [9.0, 5.0], **SMALL)  # now it may be either
+  assert results.collect(folder)[0].name == 'a/student'
+
+
+@pytest.mark.parametrize(('damage', 'message'), [
+  (lambda text: text[:100], r'runs.json: damaged \('),
+  (lambda text: '[]', r'runs.json: damaged \('),
+  (lambda text: text.replace('"facts"', '"fakts"'), r'runs.json: damaged \('),
+  (lambda text: text.replace('"epochs": 2', '"epochs": -2'), r'runs.json: damaged \(config.epochs=-2'),
+  (lambda text: '{"runs": []}', 'runs.json: no finished run in it'),
+])
+def test_damaged_json(folder, damage, message):
+  results.write(results.collect(folder), folder / 'runs.json')
+  (folder / 'runs.json').write_text(damage((folder / 'runs.json').read_text()))
+  with pytest.raises(UserError, match=message):
+    results.read(folder / 'runs.json')
+
+
+def test_a_folder_without_finished_runs_is_named(tmp_path):
+  with pytest.raises(UserError, match='no finished run in it'):
+    results.collect(tmp_path)
+  with pytest.raises(UserError, match='no such file or folder'):
+    results.read(tmp_path / 'none')
+
+
+def test_a_run_of_an_older_version_is_named(folder):
+  path = folder / 'teacher' / 'environment.jsonl'
+  start = json.loads(path.read_text())
+  del start['data']
+  path.write_text(json.dumps(start) + '\n')
+  with pytest.raises(UserError, match=r"environment.jsonl or .*not those of a run of this version .KeyError\('data'\)"):
+    results.collect(folder)
+  path.unlink()
+  with pytest.raises(UserError, match='environment.jsonl or .*not those of a run of this version'):
+    results.collect(folder)
+  (folder / 'teacher' / 'metrics.jsonl').unlink()  # stopped before it began
+  assert [run.name for run in results.collect(folder)] == ['a/student', 'unfinished']
+
+
+def test_a_recipe_is_what_its_regime_uses(folder):
+  teacher, student, _ = results.collect(folder)
+  assert not any(name.startswith('distill.') for name in teacher.recipe)
+  assert {name for name in student.recipe if name.startswith('distill.')} == {
+    'distill.teacher', 'distill.beta', 'distill.at_form'}
+  assert not {'seed', 'model.seed', 'model.block', 'data.data_dir', 'data.feed'} & student.recipe.keys()
+
+
+def test_the_recipe_of_the_paper_is_the_config():
+  values = config_lib.flatten(cifar10.get_config())
+  assert {name: values[name] for name in paper.RECIPE} == paper.RECIPE

@@ -64,7 +64,7 @@ def test_a_command_makes_the_config_that_was_planned(monkeypatch):
   base = cifar10.get_config()
   overrides = {'model.dtype': 'bfloat16', **sweep.scaled(base, 0.05)}
   base.update_from_flattened_dict(overrides)
-  assert (base.epochs, base.checkpoint_every, base.optimizer.decay_epochs) == (10, 1, (3, 6, 8))
+  assert (base.epochs, base.eval_every, base.checkpoint_every, base.optimizer.decay_epochs) == (10, 10, 1, (3, 6, 8))
   assert base.data.train_split == 'train[:5%]'
   for run in plan(base, sweep.students(base, ['G(N/8)', 'S'], sweep.ways(REGIMES, ['hinton'], [])), together=4):
     values = flags.FlagValues()

@@ -33,13 +33,12 @@ from ml_collections import config_flags
 
 from launch import processes
 from launch.progress import Progress
-from moonshine_jax import checkpoint, errors, metrics, report, train
+from moonshine_jax import checkpoint, errors, metrics, results, tables, train
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.blocks import Block
 
 REGIME_WORDS = {'none': 'alpha=0 beta=0', 'KD': 'beta=0', 'AT': 'alpha=0', 'KD+AT': ''}
-SLICE = 'train[:{}%]'  # of --scale
 
 CONFIG = config_flags.DEFINE_config_file('config', None, "The teacher's config; it may name the students.")
 OUT = flags.DEFINE_string('out', None, 'Folder for the workdirs of all runs.')
@@ -125,7 +124,7 @@ def plan(
 
 
 def scaled(base: ml_collections.ConfigDict, scale: float) -> dict[str, Any]:
-  """What --scale changes in a config: epochs, those of the decays and the checkpoints, and the training split."""
+  """What --scale changes in a config: the epochs, and what is counted in them, and the training split."""
   if base.data.train_split != 'train' or base.data.name == 'digits':
     raise UserError(
       f'--scale: {base.data.name}, split {base.data.train_split!r}: expected the split train of a data set of TFDS')
@@ -137,7 +136,8 @@ def scaled(base: ml_collections.ConfigDict, scale: float) -> dict[str, Any]:
     'epochs': shrink(base.epochs),
     'checkpoint_every': shrink(base.checkpoint_every),
     'optimizer.decay_epochs': tuple(sorted({shrink(epoch) for epoch in base.optimizer.decay_epochs})),
-    'data.train_split': SLICE.format(round(100 * scale)),
+    'eval_every': shrink(base.epochs),  # the last epoch alone, since the test split stays whole
+    'data.train_split': f'train[:{round(100 * scale)}%]',
   }
 
 
@@ -149,10 +149,10 @@ def newest_step(workdir: Path) -> int:
     return 0
 
 
-def is_done(config: ml_collections.ConfigDict, workdir: Path) -> bool:
-  """Whether the last epoch's record and checkpoint are there."""
+def is_done(config: ml_collections.ConfigDict, workdir: Path, step: int) -> bool:
+  """Whether the last epoch's record is there, and the checkpoint at the newest step is its."""
   records = metrics.read(workdir)
-  return bool(records) and records[-1]['epoch'] == config.epochs and records[-1]['step'] == newest_step(workdir)
+  return bool(records) and (records[-1]['epoch'], records[-1]['step']) == (config.epochs, step)
 
 
 def table_of_ways(workdirs: Sequence[Path], words: Sequence[str]) -> str:
@@ -178,8 +178,9 @@ def main() -> None:
   config_lib.check(base)
   overrides = dict(config_flags.get_override_values(flags.FLAGS['config']))
   if SCALE.value is not None:
-    overrides |= scaled(base, SCALE.value)
-    base.update_from_flattened_dict(scaled(base, SCALE.value))
+    changes = scaled(base, SCALE.value)
+    overrides |= changes
+    base.update_from_flattened_dict(changes)
   try:
     blocks = [str(block) for block in Block.parse_list(BLOCKS.value)] if BLOCKS.value is not None else []
   except ValueError as error:
@@ -191,6 +192,7 @@ def main() -> None:
     config_file = config_flags.get_config_filename(flags.FLAGS['config'])
     return [python, '-m', 'moonshine_jax.main', *run.flags(config_file, overrides)]
 
+  environments = processes.environments(WORKERS.value)
   runs = [teacher, *plan(base, words, SEEDS.value, TOGETHER.value, out)]
   if DRY_RUN.value:
     for run in runs:
@@ -204,17 +206,18 @@ def main() -> None:
   if SCALE.value is not None:
     print(label, flush=True)
   reached = {workdir: newest_step(workdir) for workdir in networks}
-  done = {workdir for workdir, config in networks.items() if is_done(config, workdir)}
+  done = {workdir for workdir, config in networks.items() if is_done(config, workdir, reached[workdir])}
   if done:
     print(f'{len(done)} of {len(networks)} networks are done: left out', flush=True)
   progress = Progress(networks, TOGETHER.value)
 
-  def run_all(runs, workers):
+  def run_all(runs, environments):
     commands = {Path(f'{next(iter(run.networks))}.log'): command(run, sys.executable) for run in runs}
-    processes.run_all(commands, processes.environments(workers), tell=lambda: print(progress.line(), flush=True))
+    processes.run_all(commands, environments, tell=lambda: print(progress.line(), flush=True))
 
-  run_all([teacher] * (teacher.workdir not in done), workers=1)
-  run_all(plan(base, words, SEEDS.value, TOGETHER.value, out, reached, done), WORKERS.value)
+  if teacher.workdir not in done:
+    run_all([teacher], processes.environments(1))
+  run_all(plan(base, words, SEEDS.value, TOGETHER.value, out, reached, done), environments)
 
   print()
   if SCALE.value is not None:
@@ -222,7 +225,7 @@ def main() -> None:
   if KD_FORMS.value or AT_FORMS.value:
     print(table_of_ways(list(networks)[1:], words))
   else:
-    print(report.table(report.collect(out)))
+    print(tables.table(results.collect(out)))
 
 
 if __name__ == '__main__':

@@ -17,10 +17,7 @@ from absl import flags
 from moonshine_jax import files, page, results, tables
 from moonshine_jax.errors import UserError, run_command, warn
 from moonshine_jax.models.blocks import Block
-from moonshine_jax.results import collect
-from moonshine_jax.tables import Table, table
-
-__all__ = ['collect', 'table']
+from moonshine_jax.tables import Table
 
 
 class Latencies(NamedTuple):
@@ -105,7 +102,7 @@ def main(source: str) -> None:
   runs = results.read(source)
   path = Path(source)
   out = given.out or (path / 'report' if path.is_dir() else path.with_name(f'{path.stem}-report'))
-  print(table(runs))
+  print(tables.table(runs))
   if given.json:
     results.write(runs, given.json)
   write(source, runs, out, latencies)

@@ -12,7 +12,19 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from moonshine_jax import checkpoint, datasets, evaluate, feeds, files, metrics, parallel, preemption, report, train
+from moonshine_jax import (
+  checkpoint,
+  datasets,
+  evaluate,
+  feeds,
+  files,
+  metrics,
+  parallel,
+  preemption,
+  results,
+  tables,
+  train,
+)
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import Preempted, UserError
 from tests.conftest import small_config
@@ -262,7 +274,7 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
     assert {name for name in ('ce', 'kd', 'at') if f'train_{name}' in record} == terms
     jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), before)  # the teacher stays as it was
     assert evaluate.evaluate(tmp_path / regime)['regime'] == regime
-  lines = report.table(report.collect(tmp_path)).splitlines()
+  lines = tables.table(results.collect(tmp_path)).splitlines()
   assert len(lines) == 4
   assert [cell.strip() for cell in lines[2].split('|')[1:3]] == ['WRN-10-1 (teacher)', 'S']
   assert [cell.strip() for cell in lines[3].split('|')[1:3]] == ['WRN-10-1', 'G(N/8)']

@@ -1,12 +1,12 @@
 """The sweep: which networks by which commands, what is left out, and the array of jobs."""
 
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 from ml_collections import config_flags
 
 from configs import cifar10, digits, table3, table3_digits, table4
@@ -64,7 +64,7 @@ def test_a_command_makes_the_config_that_was_planned(monkeypatch):
   base = cifar10.get_config()
   overrides = {'model.dtype': 'bfloat16', **sweep.scaled(base, 0.05)}
   base.update_from_flattened_dict(overrides)
-  assert (base.epochs, base.checkpoint_every, base.optimizer.decay_epochs) == (10, 1, (3, 6, 8))
+  assert (base.epochs, base.eval_every, base.checkpoint_every, base.optimizer.decay_epochs) == (10, 10, 1, (3, 6, 8))
   assert base.data.train_split == 'train[:5%]'
   for run in plan(base, sweep.students(base, ['G(N/8)', 'S'], sweep.ways(REGIMES, ['hinton'], [])), together=4):
     values = flags.FlagValues()
@@ -89,21 +89,39 @@ def test_what_is_done_is_left_out_and_a_run_has_students_of_one_step():
 # Whole ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_of_the_forms_twice(tmp_path):
-  command = [
-    sys.executable, '-m', 'launch.sweep', '--config=configs/digits.py', '--config.epochs=1', '--config.model.depth=10',
-    '--config.optimizer.decay_epochs=()', '--blocks=B(2)', '--seeds=1', '--regimes=KD', '--kd_forms=released,hinton',
-    f'--out={tmp_path}']
-  first, again, dry = (
-    subprocess.run([*command, *more], capture_output=True, text=True, check=True).stdout.splitlines()
-    for more in ([], [], ['--dry_run']))
+def test_the_table_of_the_forms(tmp_path):
+  workdirs = [tmp_path / f'seed-{seed}' / form for seed in range(2) for form in 'ab']
+  for workdir, error in zip(workdirs, (4.0, 7.0, 5.0, 7.0), strict=True):
+    workdir.mkdir(parents=True)
+    (workdir / 'metrics.jsonl').write_text(f'{{"epoch": 1, "test_error": {error}}}\n')
+  assert sweep.table_of_ways(workdirs, ['kd_form=a', 'kd_form=bb']).splitlines() == [
+    'kd_form=a   4.50% ± 0.71 (2)', 'kd_form=bb  7.00% ± 0.00 (2)']
+  assert sweep.table_of_ways(workdirs[:1], ['kd_form=a']) == 'kd_form=a  4.00% (1)'
+
+
+@flagsaver.flagsaver
+def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('XLA_FLAGS', '')  # of the processes: one device
+  monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '1')
+  monkeypatch.setattr(sys, 'argv', [
+    'sweep', '--config=configs/digits.py', '--config.epochs=1', '--config.model.depth=10',
+    '--config.optimizer.decay_epochs=()', '--blocks=B(2)', '--seeds=1', '--regimes=KD', '--kd_forms=hinton',
+    f'--out={tmp_path}'])
+  flags.FLAGS(sys.argv)
+
+  def run_sweep():
+    sweep.main()
+    return capsys.readouterr().out.splitlines()
+
+  first = run_sweep()
   blank = first.index('')
-  assert first[blank - 1].startswith('3 of 3 networks, 100.0% of the multiply-adds, ')
+  assert first[blank - 1].startswith('2 of 2 networks, 100.0% of the multiply-adds, ')
   assert first[blank - 1].endswith(', 0:00:00 to go')
-  assert [line.split()[:3] for line in first[blank + 1:]] == [
-    ['block=B(2)', 'beta=0', f'kd_form={form}'] for form in ('released', 'hinton')]
-  assert again == ['3 of 3 networks are done: left out', *first[blank:]]
-  assert len(dry) == 2 and dry[0].endswith(f'--workdir={tmp_path}/teacher')
+  assert first[blank + 1].startswith('block=B(2) beta=0 kd_form=hinton  ')
+  assert run_sweep() == ['2 of 2 networks are done: left out', *first[blank:]]
+  flags.FLAGS.dry_run = True
+  commands = run_sweep()
+  assert len(commands) == 2 and commands[0].endswith(f'--workdir={tmp_path}/teacher')
 
 
 # Slurm ----------------------------------------------------------------------------------------------------------------

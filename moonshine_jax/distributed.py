@@ -93,6 +93,41 @@ def first_before_others(function: Callable[[], T]) -> T:
   return value
 
 
+class Agreement:
+  """Whether to stop: asked by all processes equally often, and answered to all alike, some seconds after one wishes it.
+
+  The first process decides about once a second, and says with each decision at which question the next one is due.
+  (`multihost_utils.reached_preemption_sync_point` is for this, but a signal to a process was seen to have no effect.)
+  """
+
+  def __init__(self):
+    self._key = f'moonshine_jax/agreement/{next(_exchanges)}'
+    self._question = 0
+    self._due = 1
+    self._decided = 0, time.monotonic()  # the question of the last decision, and when that was
+
+  def __call__(self, wish: str) -> str:
+    """A process's reason to stop, if any; returns the one that all stop for, or ''."""
+    self._question += 1
+    if self._question < self._due:
+      return ''
+    client = jax_distributed.global_state.client
+    if is_first():
+      wishes = client.key_value_dir_get(f'{self._key}/wishes/')
+      question, then = self._decided
+      self._decided = self._question, time.monotonic()
+      pace = (self._question - question) / max(self._decided[1] - then, 1e-3)
+      due = self._question + max(1, round(pace * PERIOD_SECONDS))
+      decision = next((each for _, each in wishes), wish), due
+      client.key_value_set(f'{self._key}/{self._question}', json.dumps(decision))
+    elif wish:
+      own = jax_distributed.global_state.process_id
+      client.key_value_set(f'{self._key}/wishes/{own}', wish, allow_overwrite=True)
+    decision = client.blocking_key_value_get(f'{self._key}/{self._question}', NO_LIMIT_MS)
+    wish, self._due = json.loads(decision)
+    return wish
+
+
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
   """Makes this process one of several, as the flags say; on leaving all end together. Without --distributed, nothing.
@@ -115,6 +150,8 @@ def processes() -> Iterator[None]:
   except UserError as error:
     watchdog.end(MISTAKE, str(error))
   except BaseException as error:
+    if isinstance(error, jax.errors.JaxRuntimeError):  # by the loss of another process? Then the watchdog ends us here
+      time.sleep(SILENCE_SECONDS + GRACE_SECONDS)
     traceback.print_exc(file=sys.__stderr__)
     watchdog.end(1, f'{type(error).__name__}: {error}')
 
@@ -137,6 +174,7 @@ def _check_flags(distributed: bool, coordinator_address: str | None, num_process
 
 def _start(**given: Any) -> None:
   """Connects this process with the others. Raises UserError where that fails."""
+  jax.config.update('jax_enable_preemption_service', False)  # it takes SIGTERM, which is for `preemption`
   try:
     jax.distributed.initialize(
       **given, cluster_detection_method='deactivate' if given['coordinator_address'] else None,

@@ -4,13 +4,10 @@ import os
 import signal
 import threading
 
-from jax.experimental import multihost_utils
-
 from moonshine_jax import distributed
 from moonshine_jax.errors import warn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SAVING = '{}: saving after the steps that are on their way; a second signal stops at once'
 
 
 def signals() -> 'Signals | JointSignals':
@@ -58,35 +55,26 @@ class Signals:
         if self.received:
           os._exit(128 + byte[0])
         self.received = signal.Signals(byte[0]).name
-        warn(SAVING.format(self.received))
+        warn(f'{self.received}: saving after the steps that are on their way; a second signal stops at once')
 
 
 class JointSignals:
-  """Likewise for several processes: a signal to any of them is received by all, each at the same question.
-
-  JAX notes SIGTERM and tells the other processes; SIGINT is passed on as SIGTERM. Once all have received it, another
-  ends a process at once.
-  """
+  """Likewise for several processes: a signal to any of them is received by all, each at the same question."""
 
   def __init__(self):
-    self._asked = 0
+    self._own = Signals()
+    self._agree = distributed.Agreement()
     self._received = ''
 
   def __enter__(self) -> 'JointSignals':
-    self._handler = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    self._own.__enter__()
     return self
 
-  def __exit__(self, *_) -> None:
-    signal.signal(signal.SIGINT, self._handler)
+  def __exit__(self, *error) -> None:
+    self._own.__exit__(*error)
 
   @property
   def received(self) -> str:
     """The signal's name; empty as long as there is none. All processes must ask equally often."""
-    if not self._received:
-      self._asked += 1
-      if multihost_utils.reached_preemption_sync_point(self._asked):
-        self._received = 'SIGTERM'
-        for each in SIGNALS:
-          signal.signal(each, signal.SIG_DFL)
-        warn(SAVING.format(self._received))
+    self._received = self._received or self._agree(self._own.received)
     return self._received

@@ -24,10 +24,10 @@ from typing import Any
 
 import ml_collections
 
-from benchmarks.environment import environment
 from configs import cifar10
 from moonshine_jax import config as config_lib
 from moonshine_jax import datasets, train
+from moonshine_jax.environment import environment
 from moonshine_jax.errors import UserError
 
 FEW = 640  # images: five of the recipe's batches

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows.append(measure(architecture, flags, runs))
     rows[-1]['ratios'] = ratios(rows[-1], rows)
     print_row(rows[-1], names)
-  write_json(flags.json, flags, rows)
+    write_json(flags.json, flags, rows)  # after each: all of them take an hour on a CPU
 
 
 def add_step_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def check_devices(parser: argparse.ArgumentParser, flags: argparse.Namespace) ->
   local = jax.local_device_count()
   flags.devices = flags.devices or sorted({1, local})
   for devices in flags.devices:
-    if not 1 <= devices <= local or flags.batch % devices:
+    if flags.batch < 1 or not 1 <= devices <= local or flags.batch % devices:
       parser.error(f'--devices {devices}: expected a divisor of --batch {flags.batch}, at most {local}')
 
 

@@ -63,7 +63,7 @@ def num_processes() -> int:
 
 
 def from_first(function: Callable[[], T], replicas: Replicas) -> T:
-  """What a function returns in the first process, where alone it is called; to be called by all. Arrays as NumPy's."""
+  """What a function returns in the first process, where alone it is called; all processes wait for it."""
   if num_processes() == 1:
     return function()
   key = f'moonshine_jax/exchange/{next(_exchanges)}'

@@ -38,7 +38,7 @@ def environment() -> dict[str, Any]:
     'processor': _processor(), 'cpus': len(os.sched_getaffinity(0)),
     'python': platform.python_version(), 'jax': jax.__version__, 'jaxlib': jaxlib.__version__,
     'flax': _version('flax'), 'optax': _version('optax'), 'orbax': _version('orbax-checkpoint'),
-    'torch': _version('torch'),
+    'torch': _version('torch'), 'libtpu': _version('libtpu'),
     'xla_flags': os.environ.get('XLA_FLAGS', ''), 'omp_wait_policy': os.environ.get('OMP_WAIT_POLICY', ''),
     'commit': _commit()}
 

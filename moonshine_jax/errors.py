@@ -2,6 +2,7 @@
 
 import errno
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import TextIO
@@ -66,6 +67,9 @@ def run_command(main: Callable[..., None], *arguments: str) -> None:
     except Preempted as preempted:
       print(f'preempted: {preempted}', file=sys.stderr)
       sys.exit(RESUME_ME)
+    except KeyboardInterrupt:  # before training began, or in a command that does not train
+      print('interrupted', file=sys.stderr)
+      sys.exit(128 + signal.SIGINT)
 
   flags.FLAGS.verbosity = logging.FATAL  # Orbax tells of every step, and of what it raises with a traceback as well
   app.run(guarded, flags_parser=parse)

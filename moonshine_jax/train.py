@@ -104,11 +104,11 @@ def train_and_evaluate(
                     f'expected at most {most} epochs of {steps_per_epoch} steps')
   learning_rate_fn = optim.create_learning_rate_fn(config, steps_per_epoch)
   tx = optim.create_optimizer(config, steps_per_epoch)
-  _, order_key, step_key = split_keys(config.seed)
 
   with preemption.signals() as signals, contextlib.ExitStack() as opened:
-    students, states = open_students(runs, facts, tx, step_key, replicas, steps_per_epoch, opened)
+    students, states = open_students(runs, facts, tx, replicas, steps_per_epoch, opened)
     step = int(states[0].step)
+    _, order_key, _ = split_keys(config.seed)
     progress = opened.enter_context(
       contextlib.closing(metrics.Progress(config.epochs, steps_per_epoch, step, config.batch_size)))
     states, teacher_variables = replicas.replicate((states, teacher_variables))
@@ -167,7 +167,6 @@ def open_students(
   runs: dict[Path, ml_collections.ConfigDict],
   facts: datasets.Facts,
   tx: optax.GradientTransformation,
-  step_key: jax.Array,
   replicas: Replicas,
   steps_per_epoch: int,
   opened: contextlib.ExitStack,
@@ -177,13 +176,9 @@ def open_students(
   Of several processes the first opens the workdirs, and tells the others what is in them. What is to be closed at the
   end goes onto `opened`.
   """
-  networks, states = {}, {}
-  for path, config in runs.items():
-    networks[path] = steps.Network(
-      create_model(config.model, facts.num_classes, replicas.axis_name), facts.mean, facts.std)
-    init_key, _, _ = split_keys(config.model.seed)
-    states[path] = steps.create_train_state(networks[path], facts.image_shape, tx, init_key, step_key)
-
+  networks = {
+    path: steps.Network(create_model(config.model, facts.num_classes, replicas.axis_name), facts.mean, facts.std)
+    for path, config in runs.items()}
   all_checkpoints = dict.fromkeys(runs, checkpoint.NoCheckpoints())
   writers = {}
 
@@ -196,6 +191,11 @@ def open_students(
     for path in runs:
       all_checkpoints[path] = checkpoint.Checkpoints(path, create=True)
       opened.callback(all_checkpoints[path].close)
+    states = {}
+    for path, config in runs.items():
+      init_key, _, _ = split_keys(config.model.seed)
+      _, _, step_key = split_keys(config.seed)
+      states[path] = steps.create_train_state(networks[path], facts.image_shape, tx, init_key, step_key)
     last_step = next(iter(runs.values())).epochs * steps_per_epoch
     step, restored, epoch_metrics = restore_students(runs, all_checkpoints, states, last_step)
     if begun and not step:

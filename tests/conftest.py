@@ -14,7 +14,7 @@ from configs import digits
 
 
 def pytest_addoption(parser):
-  parser.addoption('--kills', type=int, default=3, help='how often each run of test_interruptions.py is stopped')
+  parser.addoption('--kills', type=int, default=2, help='how often each run of test_interruptions.py is stopped')
 
 
 @pytest.fixture(scope='session')

@@ -3,24 +3,29 @@
 They are forked from a server that has imported the package, which takes seconds, but has not touched a device.
 """
 
+import itertools
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from moonshine_jax import errors, files, main
+from moonshine_jax import errors, files, train
 
 FLAGS = ('--config=configs/digits.py', '--config.epochs=6', '--config.batch_size=128', '--config.steps_per_dispatch=2',
          '--config.checkpoint_every=1', '--config.model.depth=10', '--config.optimizer.decay_epochs=(2,4)')
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # as often as they are drawn
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT.set_forkserver_preload([train.__name__])
 
 
 def start(workdir: Path, *flags: str) -> multiprocessing.Process:
@@ -38,7 +43,9 @@ def finish(workdir: Path, *flags: str) -> int:
 
 
 def _command(arguments, stderr):
-  os.environ['XLA_FLAGS'] = ''
+  from moonshine_jax import main  # not above: pytest's own process would have its flags
+
+  os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=1'
   for stream, path in ((sys.stdout, os.devnull), (sys.stderr, stderr)):
     with open(path, 'a') as file:
       os.dup2(file.fileno(), stream.fileno())
@@ -46,36 +53,55 @@ def _command(arguments, stderr):
   errors.run_command(main.main)
 
 
-def interrupt(workdir: Path, seconds: float, kills: int, rng: random.Random, *flag_sets: tuple[str, ...]) -> dict:
+def interrupt(workdir: Path, seconds: float, kills: int, seed: int, check: Callable[[], None],
+              *flag_sets: tuple[str, ...]) -> Counter:
   """Runs a command to its end, however often it is stopped on the way by a random signal at a random time.
 
   Args:
     workdir: of the run.
     seconds: within which each start is stopped.
-    kills: how often.
-    rng: of the times and the signals.
+    kills: how often; a run that comes to its end before is checked, and begun anew.
+    seed: of the times and the signals.
+    check: raises where the run has not ended as it should.
     flag_sets: the starts take them in turn.
 
   Returns:
-    How often each signal found the process running, and how many half-written checkpoints they left.
+    How often each signal found the process running, how many of them made it save, how many half-written checkpoints
+    they left, and how many runs came to their end.
   """
-  found = {'SIGKILL': 0, 'SIGTERM': 0, 'SIGINT': 0, 'half-written': 0}
-  for i in range(kills):
-    process = start(workdir, *flag_sets[i % len(flag_sets)])
-    process.join(rng.uniform(0, seconds))
-    which = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-    if process.is_alive():
-      os.kill(process.pid, which)
-      found[which.name] += 1
-      process.join()
-      # 75 where it had begun; the signal itself where it had not; 0 where it was at its very end.
-      assert process.exitcode in (-which, 0 if which != signal.SIGKILL else -which, errors.RESUME_ME), (
-        which, process.exitcode, Path(f'{workdir}.err').read_text())
+  rng, found, starts = random.Random(seed), Counter(), itertools.cycle(flag_sets)
+  while True:
+    process = start(workdir, *next(starts))
+    if sum(found[each.name] for each in set(SIGNALS)) < kills:
+      process.join(rng.uniform(0, seconds))
+      if rng.random() < 0.5:  # saves are short: half of the signals wait for one
+        while process.is_alive() and not half_written(workdir):
+          time.sleep(0.001)
     else:
-      assert process.exitcode == 0, Path(f'{workdir}.err').read_text()
-    found['half-written'] += len(list(workdir.glob('**/*.orbax-checkpoint-tmp')))
-  assert finish(workdir, *flag_sets[0]) == 0, Path(f'{workdir}.err').read_text()
-  return found
+      process.join()
+    if process.is_alive():
+      which = rng.choice(SIGNALS)
+      os.kill(process.pid, which)
+      process.join()
+      if process.exitcode != 0:  # else it was at its very end
+        # Saved, or, where it had not begun, by the signal's own way.
+        expected = {-which} if which == signal.SIGKILL else {-which, 1, 128 + which, errors.RESUME_ME}
+        assert process.exitcode in expected, (which, process.exitcode, Path(f'{workdir}.err').read_text())
+        found[which.name] += 1
+        found['saved'] += process.exitcode == errors.RESUME_ME
+        found['half-written'] += half_written(workdir)
+        continue
+    assert process.exitcode == 0, Path(f'{workdir}.err').read_text()
+    check()
+    found['ends'] += 1
+    if sum(found[each.name] for each in set(SIGNALS)) >= kills:
+      return found
+    shutil.rmtree(workdir)
+
+
+def half_written(workdir: Path) -> int:
+  """The checkpoints, of all students, that are being written or were when their process was killed."""
+  return sum(len(list(workdir.glob(f'{each}checkpoints/*.orbax-checkpoint-tmp'))) for each in ('', '*/'))
 
 
 def seconds_of(workdir: Path, *flags: str) -> float:

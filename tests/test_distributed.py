@@ -1,11 +1,12 @@
 """Real processes over loopback: they train what one process trains, end together, and go on in another number.
 
-`pytest --kills=N` with N above 3 adds the long version: four processes, a stream, two students, the true time limits.
+`pytest --kills=N` with N above 5 adds the long version: four processes, a stream, two students, the true time limits.
 """
 
 import importlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -119,7 +120,8 @@ def assert_close(ours, theirs, steps=STEPS):
     assert left.keys() == right.keys()
     for name in left.keys() - {'images_per_second'}:
       # An error in percent moves by whole images where two logits are equal to rounding.
-      np.testing.assert_allclose(left[name], right[name], rtol=1e-3, atol=0.2 if 'error' in name else 1e-4, err_msg=name)
+      np.testing.assert_allclose(
+        left[name], right[name], rtol=1e-3, atol=0.2 if 'error' in name else 1e-4, err_msg=name)
 
 
 @pytest.fixture(scope='module')
@@ -195,6 +197,39 @@ def test_a_mistake_ends_all_and_is_told_once(together):
   assert processes.finish() == [2, 2], processes.errors
   assert re.fullmatch(f'error: {workdir} holds a run of another config: config.seed=1 .*\n', processes.errors[0])
   assert processes.errors[1] == '' and processes.outputs == ['', '']
+
+
+def test_four_processes_of_every_feed_with_students_and_the_true_limits(alone, folder, kills):
+  if kills <= 5:
+    pytest.skip('long: pytest --kills=6')
+  flags = (f'--config.distill.teacher={alone}', '--config.data.feed=stream',
+           "--config.distill.students=('block=B(2) alpha=0', 'block=G(N/8) beta=0 seed=1')")
+  one = Processes(folder / 'students', 1, 4, *flags)
+  assert one.finish() == [0], one.errors
+  workdir, silence = folder / 'students-of-four', distributed.SILENCE_SECONDS
+  first = workdir / 'block-B-2-alpha-0' / 'checkpoints' / '10'
+  rng = random.Random(kills)
+  for i in range(kills):
+    processes = Processes(workdir, 4, 1, *flags, pause=0.5, silence=silence)
+    processes.wait_for(first)
+    if all(process.is_alive() for process in processes.all):
+      lost, which = rng.randrange(4), rng.choice([signal.SIGKILL, signal.SIGTERM])
+      time.sleep(rng.uniform(0, 4))
+      start = time.monotonic()
+      os.kill(processes.all[lost].pid, which)
+      statuses = processes.finish(silence + 15)
+      print(f'{which.name} to process {lost}: {statuses} after {time.monotonic() - start:.1f} s')
+      if statuses == [0] * 4:
+        break
+      if which == signal.SIGKILL:
+        assert statuses == [-which if each == lost else 1 for each in range(4)], processes.errors
+        assert processes.errors[0 if lost else 1].endswith(LOST.format(lost)), processes.errors
+      else:
+        assert statuses == [errors.RESUME_ME] * 4, processes.errors
+  processes = Processes(workdir, 2, 2, *flags)
+  assert processes.finish() == [0, 0], processes.errors
+  for name in ('block-B-2-alpha-0', 'block-G-N-8-beta-0-seed-1'):
+    assert_close(workdir / name, folder / 'students' / name)
 
 
 def test_evaluation_by_two_processes(together):

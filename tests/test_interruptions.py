@@ -1,7 +1,5 @@
 """Runs that are killed, again and again, end as runs that never were. `pytest --kills=100` for the long version."""
 
-import random
-
 import pytest
 
 from tests import runs
@@ -26,15 +24,16 @@ def teacher(folder):
 def test_a_teacher_ends_with_the_same_bits_by_either_feed(folder, teacher, kills):
   workdir, seconds = teacher
   runs.assert_same(folder / 'again', workdir)
-  rng = random.Random(kills)
-  print('teacher', runs.interrupt(folder / 'killed', seconds, kills, rng, (), (STREAM,)))
-  runs.assert_same(folder / 'killed', workdir)
+  print('teacher', runs.interrupt(
+    folder / 'killed', seconds, kills, kills, lambda: runs.assert_same(folder / 'killed', workdir), (), (STREAM,)))
 
 
 def test_several_students_end_with_the_same_bits(folder, teacher, kills):
   flags = (*STUDENTS, f'--config.distill.teacher={teacher[0]}')
   assert runs.finish(folder / 'students', *flags) == 0, (folder / 'students.err').read_text()
-  rng = random.Random(kills + 1)
-  print('students', runs.interrupt(folder / 'killed_students', teacher[1], kills, rng, flags))
-  for name in ('block-B-2-alpha-0', 'block-B-2-beta-0-seed-1'):
-    runs.assert_same(folder / 'killed_students' / name, folder / 'students' / name)
+
+  def check():
+    for name in ('block-B-2-alpha-0', 'block-B-2-beta-0-seed-1'):
+      runs.assert_same(folder / 'killed_students' / name, folder / 'students' / name)
+
+  print('students', runs.interrupt(folder / 'killed_students', teacher[1], kills, kills + 1, check, flags))

@@ -177,11 +177,12 @@ def test_the_step_descends_the_gradient_of_the_loss():
 def test_evaluation_counts_under_the_mask_alone():
   config = make_config()
   network, variables = make_teacher(config)
-  eval_step = jax.jit(steps.make_eval_step(network, feeds.ResidentFeed.gather, Replicas(jax.devices()[:1])))
-  data = {'image': SPLIT.images[:8], 'label': SPLIT.labels[:8]}
+  replicas = Replicas(jax.devices()[:1])
+  feed = feeds.ResidentFeed(SPLIT, replicas)
+  eval_step = jax.jit(steps.make_eval_step(network, feed.gather, replicas))
   batch = {'index': np.array([0, 1, 2, 2, 2]), 'mask': np.array([1, 1, 1, 0, 0], np.float32)}
   logits, _ = network(variables, SPLIT.images[:3], train=False)
-  sums = eval_step(variables, data, batch)
+  sums = eval_step(variables, feed.data, batch)
   assert sums['examples'] == 3
   assert sums['wrong'] == (np.argmax(logits, -1) != SPLIT.labels[:3]).sum()
   np.testing.assert_allclose(sums['loss'], losses.cross_entropy(logits, SPLIT.labels[:3]).sum(), rtol=1e-5)

@@ -1,0 +1,207 @@
+"""Compiles every network's train and evaluation step for a Cloud TPU, without one, and prints what XLA expects of it.
+
+  launch/setup.sh tpu   # libtpu, the TPU's compiler; it needs no TPU
+  python -m benchmarks.tpu --json=aot_v5e.json
+  python -m benchmarks.tpu --networks 'WRN-16-2 G(N)' 'WRN-16-2 G(N/8)' --formulations rule lax dense
+  python -m benchmarks.tpu --networks S --topology=v5e:2x4
+
+What is compiled is what training runs on all devices of the topology: the pmapped loop over the steps of a dispatch,
+with the resident feed's gather, augmentation, BN over the whole batch, SGD and donated states; and the pmapped
+evaluation step. Of each the table has, for one step on one device:
+
+  kcycles: thousands of cycles, the sum of what XLA's compiler estimates for its operations. It estimates none for
+    collectives and for copies beside other work. An estimate is no measurement: it is for comparison alone.
+  MB moved: bytes that its operations access, by XLA's cost analysis.
+  MB held: arguments, results and temporaries together, the data set among them.
+  s: of compilation.
+  collectives: there must be all-reduces alone. The command says where another is, and ends with status 1.
+
+The formulations of grouped convolutions are our rule, XLA's own (lax), and dense convolutions throughout: side by side,
+they are the ground of `tpu_rule` in `moonshine_jax/ops/grouped_conv.py`. What two of them have in common is compiled
+once. Compiling WRN-40-2 takes about two minutes of a core; the JSON is written after each network.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+
+from benchmarks.command import Architecture, make_config, make_network, make_parser, write_json
+from moonshine_jax import feeds, optim, steps
+from moonshine_jax.datasets import Split
+from moonshine_jax.ops import grouped_conv
+from moonshine_jax.ops.formulations import LAX, merged
+from moonshine_jax.parallel import Replicas
+
+EXAMPLES = 50_000  # of the resident training set
+
+# What libtpu would ask of Google Cloud and of the machine's other processes, as if it were to use a TPU.
+LIBTPU_VARIABLES = {'TPU_SKIP_MDS_QUERY': '1', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+                    'TPU_WORKER_HOSTNAMES': 'localhost', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
+
+
+def dense_rule(x_shape, kernel_shape, conv):
+  """One dense block-diagonal convolution in place of every grouped one, and of its gradients."""
+  del x_shape, kernel_shape
+  return LAX if conv.feature_group_count == 1 else merged(1)
+
+
+FORMULATIONS = {'rule': grouped_conv.tpu_rule, 'lax': grouped_conv.lax_rule, 'dense': dense_rule}
+
+
+def main(arguments: list[str] | None = None) -> None:
+  parser = make_parser(__doc__, repeats=None, dtype='bfloat16')
+  parser.add_argument('--formulations', nargs='+', default=['rule'], choices=FORMULATIONS,
+                      help="of grouped convolutions: our rule (default), XLA's own, dense ones")
+  parser.add_argument('--batch', type=int, default=128, help='images in a step, over all devices (default: 128)')
+  parser.add_argument('--topology', default='v5e:2x2', help='as the compiler names it (default: v5e:2x2)')
+  flags = parser.parse_args(arguments)
+  replicas = DescribedReplicas(find_devices(parser, flags.topology))
+  if flags.batch < 1 or flags.batch % len(replicas):
+    parser.error(f'--batch={flags.batch}: expected a multiple of the {len(replicas)} devices')
+
+  device = f'{len(replicas)} {replicas.devices[0].device_kind}'
+  print(f'{device}, {flags.dtype}, batch {flags.batch}; for one step on one device')
+  print_header()
+  rows = []
+  for architecture in flags.networks:
+    for row in estimates(architecture, flags, replicas):
+      rows.append(row)
+      print_row(row)
+    write_json(flags.json, flags, rows, device=device)
+  foreign = [row for row in rows for step in ('train', 'evaluation') if set(row[step]['collectives']) - {'all-reduce'}]
+  for row in foreign:
+    print(f'{row["network"]}, {row["formulation"]}: expected all-reduces alone', file=sys.stderr)
+  sys.exit(1 if foreign else 0)
+
+
+def find_devices(parser: argparse.ArgumentParser, topology: str) -> Sequence[Any]:
+  """The topology's devices, none of which is here; leaves the command where there is no compiler for them."""
+  if importlib.util.find_spec('libtpu') is None:
+    parser.error('libtpu, the compiler for TPUs, is not installed: expected it as launch/setup.sh tpu installs it')
+  jax.config.update('jax_platforms', 'cpu')  # the process's own device: a TPU that is here stays free
+  os.environ.update(LIBTPU_VARIABLES)
+  try:
+    return topologies.get_topology_desc(platform='tpu', topology_name=topology).devices
+  except jax.errors.JaxRuntimeError as error:
+    parser.error(f'--topology={topology}: {str(error).splitlines()[0]}: expected one as v5e:2x2')
+
+
+class DescribedReplicas(Replicas):
+  """Devices that are not here: what would be put on them is only described, for compilation."""
+
+  def replicate(self, tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(self), *x.shape), x.dtype), tree)
+
+  def shard(self, batch: Any, axis: int = 0) -> Any:
+    def share(x):
+      shape = (*x.shape[:axis], x.shape[axis] // len(self), *x.shape[axis + 1:])
+      return jax.ShapeDtypeStruct((len(self), *shape), x.dtype)
+
+    return jax.tree.map(share, batch)
+
+
+def estimates(architecture: Architecture, flags: argparse.Namespace, replicas: Replicas) -> Iterator[dict]:
+  """A network's row for each formulation of its grouped convolutions."""
+  seen = {}
+
+  def estimate(lowered):
+    program = lowered.as_text()
+    if program not in seen:
+      seen[program] = compile_and_read(lowered)
+    return seen[program]
+
+  for name in flags.formulations:
+    with the_tpu_rule(FORMULATIONS[name]):
+      train_step, eval_step = lower_steps(architecture, flags, replicas)
+    yield {'network': str(architecture), 'formulation': name, 'train': estimate(train_step),
+           'evaluation': estimate(eval_step)}
+
+
+@contextlib.contextmanager
+def the_tpu_rule(rule: Callable) -> Iterator[None]:
+  """While it lasts, a TPU's grouped convolutions follow this rule; what JAX has traced by another is forgotten."""
+  ours = grouped_conv.RULES['tpu']
+  grouped_conv.RULES['tpu'] = rule
+  jax.clear_caches()
+  try:
+    yield
+  finally:
+    grouped_conv.RULES['tpu'] = ours
+    jax.clear_caches()
+
+
+def lower_steps(architecture: Architecture, flags: argparse.Namespace,
+                replicas: Replicas) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
+  """The train loop and the evaluation step as `train.train_and_evaluate` has them, for the replicas' devices."""
+  config = make_config(architecture, flags.batch, flags.dtype)
+  image_shape = (flags.image_size, flags.image_size, 3)
+  network = make_network(config, replicas.axis_name)
+  split = Split(np.zeros((EXAMPLES, *image_shape), np.uint8), np.zeros(EXAMPLES, np.int32))
+  feed = feeds.ResidentFeed(split, replicas)
+  tx = optim.create_optimizer(config, EXAMPLES // flags.batch)
+  state = replicas.replicate(jax.eval_shape(
+    lambda: steps.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(0)))))
+
+  train_step = steps.make_train_step([config], [network], None, tx, feed.gather, replicas)
+  train_loop = replicas.compile(steps.make_train_loop(train_step), donate_argnums=(0,))
+  index = np.zeros((config.steps_per_dispatch, flags.batch), np.int32)
+  batches, = feed.stacks(index, config.steps_per_dispatch)
+  eval_step = replicas.compile(steps.make_eval_step(network, feed.gather, replicas))
+  batch = next(feed.batches(feeds.masked_batches(flags.batch, flags.batch)))
+  return train_loop.lower((state,), {}, feed.data, batches), eval_step.lower(state.variables, feed.data, batch)
+
+
+def compile_and_read(lowered: jax.stages.Lowered) -> dict:
+  """Compiles, and reads what the compiler says of the program."""
+  start = time.perf_counter()
+  compiled = lowered.compile()
+  seconds = time.perf_counter() - start
+  hlo, memory = compiled.as_text(), compiled.memory_analysis()
+  return {
+    'cycles': estimated_cycles(hlo),
+    'bytes_moved': compiled.cost_analysis()['bytes accessed'],
+    'bytes_held': (memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+                   + memory.temp_size_in_bytes),
+    'collectives': collectives(hlo),
+    'compile_seconds': round(seconds, 1),
+  }
+
+
+def estimated_cycles(hlo: str) -> int:
+  """The sum over the operations of a compiled program; those in a loop count once, as in XLA's count of the bytes."""
+  return sum(int(cycles) for cycles in re.findall(r'"estimated_cycles":"(\d+)"', hlo))
+
+
+def collectives(hlo: str) -> dict[str, int]:
+  """How many of each kind of collective a compiled program has; an asynchronous one counts where it starts."""
+  kinds = ('all-gather', 'all-reduce', 'all-to-all', 'ragged-all-to-all', 'collective-broadcast', 'collective-permute',
+           'reduce-scatter')
+  return dict(Counter(re.findall(rf'^[^"\n]* ({"|".join(kinds)})(?:-start)?\(', hlo, re.MULTILINE)))
+
+
+def print_header() -> None:
+  print(f'{"":<32}{"train step":^52}{"evaluation step":^52}\n{"network":<20} {"formulation":<11}'
+        + 2 * f'{"kcycles":>9} {"MB moved":>9} {"MB held":>8} {"s":>6}  {"collectives":<16}', flush=True)
+
+
+def print_row(row: dict) -> None:
+  print(f'{row["network"]:<20} {row["formulation"]:<11}' + ''.join(
+    f'{step["cycles"] / 1e3:>9.1f} {step["bytes_moved"] / 1e6:>9.1f} {step["bytes_held"] / 1e6:>8.1f} '
+    f'{step["compile_seconds"]:>6.1f}  '
+    f'{", ".join(f"{count} {kind}" for kind, count in step["collectives"].items()):<16}'
+    for step in (row['train'], row['evaluation'])), flush=True)
+
+
+if __name__ == '__main__':
+  main()

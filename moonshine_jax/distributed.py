@@ -39,9 +39,12 @@ BACKSTOP_SECONDS = 60  # after which JAX itself aborts, should Python not get to
 NO_LIMIT_MS = 2**31 - 1  # a wait that only the watchdog ends
 LOST = ('process {} has ended or does not answer: see its output; the same command on all processes goes on from the '
         'newest checkpoint')
+NOT_FOUND = ('the processes do not find each other: expected process 0 at {}, and all of them started within 5 '
+             'minutes, with the same --num_processes')
 
 T = TypeVar('T')
 _exchanges = itertools.count()  # every process makes the same ones
+_connected = threading.Event()
 
 
 def define_flags() -> None:
@@ -174,6 +177,7 @@ def _check_flags(distributed: bool, coordinator_address: str | None, num_process
 
 def _start(**given: Any) -> None:
   """Connects this process with the others. Raises UserError where that fails."""
+  ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
   jax.config.update('jax_enable_preemption_service', False)  # it takes SIGTERM, which is for `preemption`
   try:
     jax.distributed.initialize(
@@ -184,15 +188,30 @@ def _start(**given: Any) -> None:
                     'or Open MPI, or --coordinator_address=HOST:PORT, --num_processes=N and --process_id=I') from error
   except RuntimeError as error:
     reason = str(error).splitlines()[0]
-    raise UserError(f'--distributed: the processes do not find each other ({reason}): expected process 0 at '
-                    f'{given["coordinator_address"] or "the address that the cluster tells"}, and all of them '
-                    'started within 5 minutes') from error
+    raise UserError(f'--distributed: cannot start at {jax_distributed.global_state.coordinator_address} ({reason}): '
+                    'expected a free port there') from error
+  _connected.set()
   # Gloo writes to the standard output of a process, which is that of the results.
   sys.stdout = os.fdopen(os.dup(sys.__stdout__.fileno()), 'w') if is_first() else open(os.devnull, 'w')
   if not is_first():
     sys.stderr = open(os.devnull, 'w')
   with open(os.devnull, 'w') as nothing:
     os.dup2(nothing.fileno(), sys.__stdout__.fileno())
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _on_abort(_: int) -> None:
+  """JAX aborts where the coordinator is not found, or closes the connection: adds our line to its report."""
+  if not _connected.is_set():
+    tell(NOT_FOUND.format(jax_distributed.global_state.coordinator_address), sys.__stderr__)
+    os._exit(1)
+  host, _, port = jax_distributed.global_state.coordinator_address.rpartition(':')
+  try:
+    socket.create_connection((host, int(port)), timeout=2).close()
+  except OSError:
+    tell(LOST.format(0), sys.__stderr__)
+    os._exit(1)
+  os._exit(128 + signal.SIGABRT)
 
 
 class Watchdog:
@@ -212,9 +231,6 @@ class Watchdog:
     self._stop = threading.Event()
     self._ending = threading.Lock()
     self._threads = [threading.Thread(target=each, daemon=True) for each in (self._talk, self._watch)]
-    # JAX aborts within a second where the coordinator's machine closes the connection: to its report, add our line.
-    self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
-    ctypes.CDLL(None).signal(signal.SIGABRT, self._on_abort)
     for thread in self._threads:
       thread.start()
 
@@ -226,7 +242,6 @@ class Watchdog:
     for thread in self._threads:
       thread.join()
     jax.distributed.shutdown()
-    ctypes.CDLL(None).signal(signal.SIGABRT, None)
 
   def end(self, status: int, message: str) -> None:
     """Ends this process with its error, which it prints unless the first has met the same, and so all others."""
@@ -287,12 +302,3 @@ class Watchdog:
       self._farewell = status, message
       self._wait(self._told.is_set)
       os._exit(status)
-
-  def _aborted(self, _: int) -> None:
-    host, _, port = jax_distributed.global_state.coordinator_address.rpartition(':')
-    try:
-      socket.create_connection((host, int(port)), timeout=2).close()
-    except OSError:
-      tell(LOST.format(0), sys.__stderr__)
-      os._exit(1)
-    os._exit(128 + signal.SIGABRT)

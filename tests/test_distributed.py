@@ -62,12 +62,16 @@ class Processes:
     assert not late, self.errors
     return [process.exitcode for process in self.all]
 
-  def wait_for(self, path, seconds=300):
-    """Waits until a file or folder is there."""
+  def wait_for(self, condition, seconds=300):
+    """Waits until it is true."""
     limit = time.monotonic() + seconds
-    while not path.exists():
+    while not condition():
       assert time.monotonic() < limit and self.all[0].is_alive(), self.errors
       time.sleep(0.05)
+
+  def has_trained(self):
+    """Whether an epoch has been told of."""
+    return 'epoch' in self.errors[0]
 
   @property
   def outputs(self):
@@ -160,7 +164,7 @@ def test_two_processes_train_what_one_trains(alone, together):
 def test_a_signal_to_one_stops_all_and_another_number_goes_on(alone, folder, together):
   workdir = folder / 'stopped'
   processes = Processes(workdir, 2, 2, pause=0.4)
-  processes.wait_for(workdir / 'checkpoints' / '10')
+  processes.wait_for((workdir / 'checkpoints' / '10').exists)
   os.kill(processes.all[1].pid, signal.SIGTERM)
   assert processes.finish(60) == [errors.RESUME_ME] * 2, processes.errors
   told, = re.findall(r'^preempted: SIGTERM after step (\d+) of 30 in .*: the same command goes on from there$',
@@ -176,7 +180,7 @@ def test_a_signal_to_one_stops_all_and_another_number_goes_on(alone, folder, tog
 def test_the_loss_of_one_ends_the_others(folder, together, lost):
   workdir = folder / f'lost-{lost}'
   processes = Processes(workdir, 2, 2, pause=0.4)
-  processes.wait_for(workdir / 'checkpoints' / '10')
+  processes.wait_for((workdir / 'checkpoints' / '10').exists)
   processes.all[lost].kill()
   statuses = processes.finish(SILENCE_SECONDS + 10)
   assert statuses == ([-signal.SIGKILL, 1] if lost == 0 else [1, -signal.SIGKILL]), processes.errors
@@ -202,25 +206,23 @@ def test_four_processes_of_every_feed_with_students_and_the_true_limits(alone, f
   one = Processes(folder / 'students', 1, 4, *flags)
   assert one.finish() == [0], one.errors
   workdir, silence = folder / 'students-of-four', distributed.SILENCE_SECONDS
-  first = workdir / 'block-B-2-alpha-0' / 'checkpoints' / '10'
   rng = random.Random(kills)
   for _ in range(kills):
     processes = Processes(workdir, 4, 1, *flags, pause=0.5, silence=silence)
-    processes.wait_for(first, 900)
-    if all(process.is_alive() for process in processes.all):
-      lost, which = rng.randrange(4), rng.choice([signal.SIGKILL, signal.SIGTERM])
-      time.sleep(rng.uniform(0, 4))
-      start = time.monotonic()
-      os.kill(processes.all[lost].pid, which)
-      statuses = processes.finish(silence + 15)
-      print(f'{which.name} to process {lost}: {statuses} after {time.monotonic() - start:.1f} s')
-      if statuses == [0] * 4:
-        break
-      if which == signal.SIGKILL:
-        assert statuses == [-which if each == lost else 1 for each in range(4)], processes.errors
-        assert processes.errors[0 if lost else 1].endswith(LOST.format(lost)), processes.errors
-      else:
-        assert statuses == [errors.RESUME_ME] * 4, processes.errors
+    processes.wait_for(processes.has_trained, 900)
+    if f'epoch {EPOCHS}/' in processes.errors[0]:
+      assert processes.finish() == [0] * 4, processes.errors
+      break
+    lost, which = rng.randrange(4), rng.choice([signal.SIGKILL, signal.SIGTERM])
+    start = time.monotonic()
+    os.kill(processes.all[lost].pid, which)
+    statuses = processes.finish(silence + 15)
+    print(f'{which.name} to process {lost}: {statuses} after {time.monotonic() - start:.1f} s')
+    if which == signal.SIGKILL:
+      assert statuses == [-which if each == lost else 1 for each in range(4)], processes.errors
+      assert processes.errors[0 if lost else 1].endswith(LOST.format(lost)), processes.errors
+    else:
+      assert statuses == [errors.RESUME_ME] * 4, processes.errors
   processes = Processes(workdir, 2, 2, *flags)
   assert processes.finish() == [0, 0], processes.errors
   for name in ('block-B-2-alpha-0', 'block-B-2-beta-0-seed-1'):

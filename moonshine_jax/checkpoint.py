@@ -28,6 +28,9 @@ from moonshine_jax.models import create_model
 from moonshine_jax.steps import Network, TrainState
 
 KEPT = 2  # the newest, and one to fall back on
+# Of several processes only the first has checkpoints, and waits for no other.
+ALONE = ocp.options.MultiprocessingOptions(
+  primary_host=0, active_processes={0}, barrier_sync_key_prefix='moonshine_jax')
 T = TypeVar('T')
 
 
@@ -72,11 +75,12 @@ class Checkpoints:
         self.folder,
         options=ocp.CheckpointManagerOptions(
           # What a killed save has left goes when the next run starts; whoever reads may do so beside a run that saves.
-          max_to_keep=KEPT, create=create, read_only=not create, cleanup_tmp_directories=create),
+          max_to_keep=KEPT, create=False, read_only=not create, cleanup_tmp_directories=create,
+          multiprocessing_options=ALONE),
         item_handlers={
-          'variables': ocp.StandardCheckpointHandler(),
-          'progress': ocp.StandardCheckpointHandler(),
-          'metadata': ocp.JsonCheckpointHandler(),
+          'variables': ocp.StandardCheckpointHandler(multiprocessing_options=ALONE),
+          'progress': ocp.StandardCheckpointHandler(multiprocessing_options=ALONE),
+          'metadata': ocp.JsonCheckpointHandler(multiprocessing_options=ALONE),
         },
       )
 
@@ -231,6 +235,19 @@ class Checkpoints:
     except Exception as error:  # the disk's, by way of whichever of Orbax's threads met it
       reason = _in_short(error)
       raise UserError(f'{self.folder}: a checkpoint cannot be written: {reason}; {self.newest_good}') from error
+
+
+class NoCheckpoints:
+  """Stands for the checkpoints in a process that leaves them to another."""
+
+  steps = ()
+  newest_good = 'the checkpoints are with process 0'
+
+  def save(self, *_: Any) -> None:
+    """Saves nothing."""
+
+  def wait(self) -> None:
+    """Waits for nothing."""
 
 
 def _progress(state: TrainState) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import socket
 import zlib
 from pathlib import Path
 from typing import Any, Protocol
@@ -192,7 +193,8 @@ class TfdsSource:
     warn(f'decoding {len(examples)} images of {split}, once, into {images_path}')
     labels = np.empty(len(examples), np.int32)
     crc32 = 0
-    partial = images_path.with_name(f'{images_path.name}.{os.getpid()}.tmp')
+    # Of this process alone: others, on other machines too, may decode into the same folder.
+    partial = images_path.with_name(f'{images_path.name}.{socket.gethostname()}.{os.getpid()}.tmp')
     with files.writing(images_path):
       images_path.parent.mkdir(parents=True, exist_ok=True)
       try:

@@ -35,6 +35,7 @@ def environment() -> dict[str, Any]:
   device = jax.devices()[0]
   return {
     'backend': jax.default_backend(), 'device': device.device_kind, 'devices': jax.device_count(),
+    'processes': jax.process_count(),
     'processor': _processor(), 'cpus': len(os.sched_getaffinity(0)),
     'python': platform.python_version(), 'jax': jax.__version__, 'jaxlib': jaxlib.__version__,
     'flax': _version('flax'), 'optax': _version('optax'), 'orbax': _version('orbax-checkpoint'),

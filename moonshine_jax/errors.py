@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from absl import app, flags, logging
 
@@ -17,12 +18,18 @@ class Preempted(Exception):
   """A run that was asked to stop and has saved: the same command goes on. The message says so."""
 
 
-RESUME_ME = 75  # the exit status of a run that was preempted: EX_TEMPFAIL of sysexits.h
+MISTAKE = 2  # the exit status of a user's mistake
+RESUME_ME = 75  # that of a run that was preempted: EX_TEMPFAIL of sysexits.h
 
 
 def warn(message: str) -> None:
   """Prints one line on stderr."""
   print('warning: ' + ' '.join(message.split()), file=sys.stderr, flush=True)
+
+
+def tell(error: str, stream: TextIO | None = None) -> None:
+  """Prints an error as one line, on stderr if not elsewhere."""
+  print('error: ' + ' '.join(error.split()), file=stream or sys.stderr, flush=True)
 
 
 def run_command(main: Callable[..., None], *arguments: str) -> None:
@@ -76,8 +83,8 @@ def require_flags(**values: object) -> None:
 
 
 def _exit(message: str) -> None:
-  print('error: ' + ' '.join(message.split()), file=sys.stderr)
-  sys.exit(2)
+  tell(message)
+  sys.exit(MISTAKE)
 
 
 def _explain_flags(error: Exception, argv: list[str]) -> str:

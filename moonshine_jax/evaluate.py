@@ -5,12 +5,13 @@ from typing import Any
 
 from absl import flags
 
-from moonshine_jax import checkpoint, config, cost, datasets, errors, feeds, steps, train
+from moonshine_jax import checkpoint, config, cost, datasets, distributed, errors, feeds, steps, train
 from moonshine_jax.parallel import Replicas
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The workdir of a training run.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data is, in place of the config's data.data_dir.")
 JSON = flags.DEFINE_bool('json', False, 'Prints JSON.')
+distributed.define_flags()
 
 
 def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
@@ -23,15 +24,15 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
   Raises:
     UserError: where there is no checkpoint or no data.
   """
-  network, variables, metadata = checkpoint.Checkpoints(workdir).network()
+  replicas = Replicas()
+  network, variables, metadata = distributed.from_first(lambda: checkpoint.Checkpoints(workdir).network(), replicas)
   run, facts = metadata.config, metadata.facts
   if data_dir is not None:
     run.data.data_dir = data_dir
   source = datasets.open_source(run.data)
   if (source.num_classes, source.image_shape) != (facts.num_classes, facts.image_shape):
     raise errors.UserError(f'{workdir}: trained on other data than {run.data.name} is now: {facts}')
-  replicas = Replicas()
-  split = source.read(run.data.test_split)
+  split = distributed.first_before_others(lambda: source.read(run.data.test_split))
   feed = feeds.FEEDS[run.data.feed](split, replicas)
   eval_step = replicas.compile(steps.make_eval_step(network, feed.gather, replicas))
   result = train.evaluate(eval_step, replicas.replicate(variables), feed, len(split), run.batch_size, replicas)
@@ -51,6 +52,11 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
 
 
 def main() -> None:
+  with distributed.processes():
+    evaluate_and_tell()
+
+
+def evaluate_and_tell() -> None:
   errors.require_flags(workdir=WORKDIR.value)
   result = evaluate(WORKDIR.value, DATA_DIR.value)
   if JSON.value:

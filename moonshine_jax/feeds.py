@@ -3,6 +3,8 @@
 * `ResidentFeed`: the whole split as uint8 on every device; a batch is its indices, gathered inside the step.
 * `StreamFeed`: a batch is gathered on the host and copied ahead of the step that takes it.
 
+Of several processes each is given the whole batches, and takes its own part of them.
+
 A step is given `feed.data` and a batch, and calls `feed.gather(data, batch)` for images and labels.
 """
 
@@ -49,7 +51,7 @@ class ResidentFeed:
 
   def batches(self, batches: Iterable[dict[str, np.ndarray]], axis: int = 0) -> Iterator[dict[str, jax.Array]]:
     """Sharded batches for host batches that hold 'index' and anything else of its shape; `axis` is the examples'."""
-    return (self._replicas.shard(batch, axis) for batch in batches)
+    return (self._replicas.shard(self._replicas.own_part(batch, axis), axis) for batch in batches)
 
   def stacks(self, index: np.ndarray, steps: int) -> Iterator[dict[str, jax.Array]]:
     """The batches of indices (all steps, batch), sharded, `steps` of them at a time along a first axis."""
@@ -74,6 +76,7 @@ class StreamFeed:
     """As the resident feed's, with the images and labels in them."""
 
     def load(batch):
+      batch = self._replicas.own_part(batch, axis)
       # Read in the order of the memory map, then put into the batch's.
       index = batch['index'].ravel()
       ranks = np.argsort(index)

@@ -60,6 +60,17 @@ class Writer:
       self._events.close()
 
 
+class NoWriter:
+  """Stands for the writer in a process that leaves the files to another: keeps the records in memory alone."""
+
+  def __init__(self, records: list[dict[str, Any]]):
+    self.records = records
+
+  def write(self, record: dict[str, Any]) -> None:
+    """Adds a record."""
+    self.records.append(record)
+
+
 class Progress:
   """On a terminal a bar with images a second and the time to go, else a line an epoch; on stderr."""
 

@@ -4,9 +4,15 @@ import os
 import signal
 import threading
 
+from moonshine_jax import distributed
 from moonshine_jax.errors import warn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def signals() -> 'Signals | JointSignals':
+  """Those of the only process, or of several."""
+  return Signals() if distributed.num_processes() == 1 else JointSignals()
 
 
 class Signals:
@@ -50,3 +56,25 @@ class Signals:
           os._exit(128 + byte[0])
         self.received = signal.Signals(byte[0]).name
         warn(f'{self.received}: saving after the steps that are on their way; a second signal stops at once')
+
+
+class JointSignals:
+  """Likewise for several processes: a signal to any of them is received by all, each at the same question."""
+
+  def __init__(self):
+    self._own = Signals()
+    self._agree = distributed.Agreement()
+    self._received = ''
+
+  def __enter__(self) -> 'JointSignals':
+    self._own.__enter__()
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._own.__exit__(*error)
+
+  @property
+  def received(self) -> str:
+    """The signal's name; empty as long as there is none. All processes must ask equally often."""
+    self._received = self._received or self._agree(self._own.received)
+    return self._received

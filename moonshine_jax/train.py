@@ -14,7 +14,18 @@ import ml_collections
 import numpy as np
 import optax
 
-from moonshine_jax import checkpoint, datasets, environment, feeds, files, metrics, optim, preemption, steps
+from moonshine_jax import (
+  checkpoint,
+  datasets,
+  distributed,
+  environment,
+  feeds,
+  files,
+  metrics,
+  optim,
+  preemption,
+  steps,
+)
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import Preempted, UserError, warn
 from moonshine_jax.models import create_model
@@ -35,8 +46,8 @@ class Student:
   config: ml_collections.ConfigDict
   workdir: Path
   network: steps.Network
-  checkpoints: checkpoint.Checkpoints
-  writer: metrics.Writer
+  checkpoints: checkpoint.Checkpoints | checkpoint.NoCheckpoints
+  writer: metrics.Writer | metrics.NoWriter
   epoch_metrics: dict[str, np.ndarray]
 
   @property
@@ -51,7 +62,8 @@ def train_and_evaluate(
   """Trains the network of a config, by distillation where it names a teacher, and evaluates it after each epoch.
 
   Goes on from the newest checkpoint in the workdir, if there is one. Where the config names several students, each has
-  a workdir in this one and ends as if it were trained there alone.
+  a workdir in this one and ends as if it were trained there alone. Of several processes, which all call this with the
+  same config, the first alone needs the workdir and the teacher; all read the data.
 
   Args:
     config: of the form of `configs/cifar10.py`.
@@ -68,17 +80,20 @@ def train_and_evaluate(
   config_lib.check(config)
   runs = {Path(workdir) / name: each for name, each in config_lib.students(config).items()}
   replicas = Replicas()
+  check_alike(config, replicas)
   if config.batch_size % len(replicas):
     raise UserError(f'config.batch_size={config.batch_size}: expected a multiple of the {len(replicas)} devices')
   source = datasets.open_source(config.data)
   if config.data.pad > min(source.image_shape[:2]):
     raise UserError(
       f'config.data.pad={config.data.pad}: expected at most {min(source.image_shape[:2])}, the side of an image')
-  teacher, teacher_variables = load_teacher(config, runs.values(), source)
-  for path, each in runs.items():
-    check_workdir(each, path)
+  teacher, teacher_variables = distributed.from_first(lambda: load_teacher(config, runs.values(), source), replicas)
+  if distributed.is_first():
+    for path, each in runs.items():
+      check_workdir(each, path)
 
-  train_split, test_split = source.read(config.data.train_split), source.read(config.data.test_split)
+  train_split, test_split = distributed.first_before_others(
+    lambda: (source.read(config.data.train_split), source.read(config.data.test_split)))
   if config.batch_size > len(train_split):
     raise UserError(f'config.batch_size={config.batch_size}: expected at most the {len(train_split)} training examples')
   facts = datasets.measure(source, train_split)
@@ -90,7 +105,7 @@ def train_and_evaluate(
   learning_rate_fn = optim.create_learning_rate_fn(config, steps_per_epoch)
   tx = optim.create_optimizer(config, steps_per_epoch)
 
-  with preemption.Signals() as signals, contextlib.ExitStack() as opened:
+  with preemption.signals() as signals, contextlib.ExitStack() as opened:
     students, states = open_students(runs, facts, tx, replicas, steps_per_epoch, opened)
     step = int(states[0].step)
     _, order_key, _ = split_keys(config.seed)
@@ -158,38 +173,46 @@ def open_students(
 ) -> tuple[list[Student], tuple[steps.TrainState, ...]]:
   """The students with their workdirs locked and opened, and their states at the newest step that all have reached.
 
-  What is to be closed at the end goes onto `opened`.
+  Of several processes the first opens the workdirs, and tells the others what is in them. What is to be closed at the
+  end goes onto `opened`.
   """
-  begun = any((path / config_lib.FILE).exists() for path in runs)
-  for path in runs:
-    opened.enter_context(files.lock(path))
-  for path, config in runs.items():
-    check_workdir(config, path)  # again: another run may have come and gone before the lock was ours
-  all_checkpoints = {path: checkpoint.Checkpoints(path, create=True) for path in runs}
-  for each in all_checkpoints.values():
-    opened.callback(each.close)
+  networks = {
+    path: steps.Network(create_model(config.model, facts.num_classes, replicas.axis_name), facts.mean, facts.std)
+    for path, config in runs.items()}
+  all_checkpoints = dict.fromkeys(runs, checkpoint.NoCheckpoints())
+  writers = {}
 
-  networks, states = {}, {}
-  for path, config in runs.items():
-    networks[path] = steps.Network(
-      create_model(config.model, facts.num_classes, replicas.axis_name), facts.mean, facts.std)
-    init_key, _, _ = split_keys(config.model.seed)
-    _, _, step_key = split_keys(config.seed)
-    states[path] = steps.create_train_state(networks[path], facts.image_shape, tx, init_key, step_key)
-  last_step = next(iter(runs.values())).epochs * steps_per_epoch
-  step, states, epoch_metrics = restore_students(runs, all_checkpoints, states, last_step)
-  if begun and not step:
-    warn(f'{os.path.commonpath(runs)}: no checkpoint yet of the run that was begun here: it begins anew')
+  def open_workdirs():
+    begun = any((path / config_lib.FILE).exists() for path in runs)
+    for path in runs:
+      opened.enter_context(files.lock(path))
+    for path, config in runs.items():
+      check_workdir(config, path)  # again: another run may have come and gone before the lock was ours
+    for path in runs:
+      all_checkpoints[path] = checkpoint.Checkpoints(path, create=True)
+      opened.callback(all_checkpoints[path].close)
+    states = {}
+    for path, config in runs.items():
+      init_key, _, _ = split_keys(config.model.seed)
+      _, _, step_key = split_keys(config.seed)
+      states[path] = steps.create_train_state(networks[path], facts.image_shape, tx, init_key, step_key)
+    last_step = next(iter(runs.values())).epochs * steps_per_epoch
+    step, restored, epoch_metrics = restore_students(runs, all_checkpoints, states, last_step)
+    if begun and not step:
+      warn(f'{os.path.commonpath(runs)}: no checkpoint yet of the run that was begun here: it begins anew')
+    for path, config in runs.items():
+      all_checkpoints[path].go_back(step)
+      config_lib.write(config, path)
+      environment.record_start(path, config, facts, step)
+      done = len(epoch_metrics[path].get('loss', ()))
+      writers[path] = metrics.Writer(path, (step - done) // steps_per_epoch)
+      opened.callback(writers[path].close)
+    return restored, epoch_metrics, {path: writer.records for path, writer in writers.items()}
 
-  students = []
-  for path, config in runs.items():
-    all_checkpoints[path].go_back(step)
-    config_lib.write(config, path)
-    environment.record_start(path, config, facts, step)
-    done = len(epoch_metrics[path].get('loss', ()))
-    writer = metrics.Writer(path, (step - done) // steps_per_epoch)
-    opened.callback(writer.close)
-    students.append(Student(config, path, networks[path], all_checkpoints[path], writer, epoch_metrics[path]))
+  states, epoch_metrics, records = distributed.from_first(open_workdirs, replicas)
+  students = [
+    Student(config, path, networks[path], all_checkpoints[path], writers.get(path) or metrics.NoWriter(records[path]),
+            epoch_metrics[path]) for path, config in runs.items()]
   return students, tuple(states.values())
 
 
@@ -256,6 +279,14 @@ def load_teacher(
       f'config.distill.teacher={path!r}: trained for {facts.num_classes} classes and images of {facts.image_shape}: '
       f'data set {config.data.name} has {source.num_classes} classes and images of {source.image_shape}')
   return network, variables
+
+
+def check_alike(config: ml_collections.ConfigDict, replicas: Replicas) -> None:
+  """Raises UserError in a process whose config is not the first one's: only where its data is may differ."""
+  own = config_lib.flatten(config)
+  for name, value in distributed.from_first(lambda: own, replicas).items():
+    if name != 'data.data_dir' and own[name] != value:
+      raise UserError(f'config.{name}={own[name]!r} (in process 0: {value!r}): expected the same in all processes')
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from moonshine_jax import paper
@@ -145,7 +145,7 @@ def make(runs: Sequence[Run]) -> list[Table]:
 
 def _rows(runs: Sequence[Run], regimes: Sequence[str], printed: Sequence[paper.Row]) -> list[Row]:
   teachers = {run.config.distill.teacher for run in runs}
-  variants = _variants(runs)
+  variants = _variants(runs, teachers)
   by_row: dict[tuple, list[Run]] = {}
   for i, row in enumerate(printed):  # the paper's order, its networks without a run as well
     by_row[(row.depth, row.width, row.block, i == 0, '')] = []
@@ -171,14 +171,18 @@ def _rows(runs: Sequence[Run], regimes: Sequence[str], printed: Sequence[paper.R
   return rows
 
 
-def _variants(runs: Sequence[Run]) -> dict[str, str]:
-  """For each run, by name, the values of the fields in which the recipes of its regime differ."""
-  differing: dict[str, set[str]] = {}
-  for regime in REGIMES:
-    recipes = [run.recipe for run in runs if run.regime == regime]
-    differing[regime] = {name for recipe in recipes for name in recipe if recipe[name] != recipes[0][name]}
-  return {run.name: ', '.join(f'{name.rpartition(".")[2]}={run.recipe[name]}' for name in sorted(differing[run.regime]))
-          for run in runs}
+def _variants(runs: Sequence[Run], teachers: Container[str]) -> dict[str, str]:
+  """For each run, by name, the values of the fields in which the recipes of its regime differ, teachers apart."""
+  alike: dict[tuple[str, bool], list[Run]] = {}
+  for run in runs:
+    alike.setdefault((run.regime, run.name in teachers), []).append(run)
+  variants = {}
+  for own in alike.values():
+    first = own[0].recipe
+    differing = sorted({name for run in own for name in run.recipe if run.recipe[name] != first[name]})
+    for run in own:
+      variants[run.name] = ', '.join(f'{name.rpartition(".")[2]}={run.recipe[name]}' for name in differing)
+  return variants
 
 
 def table(runs: Sequence[Run]) -> str:

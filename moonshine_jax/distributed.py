@@ -250,6 +250,7 @@ class Watchdog:
     if is_first():
       tell(message, sys.__stderr__)
       self._wait(lambda: all(each in self._ended for each in self._others if each not in self._lost()))
+      time.sleep(2 * PERIOD_SECONDS)  # for them to exit: with this process the coordinator goes, and JAX aborts them
     else:
       self._wait(lambda: self._ended)
       if self._ended.get(0) != self._farewell:

@@ -4,7 +4,9 @@ import pytest
 
 from tests import runs
 
-STUDENTS = ("--config.distill.students=('block=B(2) alpha=0', 'block=B(2) beta=0 seed=1')",)
+STUDENTS = {  # of every regime with a teacher, by the folder of each
+  'block-B-2-alpha-0': 'block=B(2) alpha=0', 'block-B-2-beta-0-seed-1': 'block=B(2) beta=0 seed=1',
+  'block-B-2-seed-2': 'block=B(2) seed=2'}
 STREAM = '--config.data.feed=stream'
 
 
@@ -28,12 +30,13 @@ def test_a_teacher_ends_with_the_same_bits_by_either_feed(folder, teacher, kills
     folder / 'killed', seconds, kills, kills, lambda: runs.assert_same(folder / 'killed', workdir), (), (STREAM,)))
 
 
-def test_several_students_end_with_the_same_bits(folder, teacher, kills):
-  flags = (*STUDENTS, f'--config.distill.teacher={teacher[0]}')
+def test_students_of_every_regime_end_with_the_same_bits_by_either_feed(folder, teacher, kills):
+  flags = (f'--config.distill.students={tuple(STUDENTS.values())}', f'--config.distill.teacher={teacher[0]}')
   assert runs.finish(folder / 'students', *flags) == 0, (folder / 'students.err').read_text()
 
   def check():
-    for name in ('block-B-2-alpha-0', 'block-B-2-beta-0-seed-1'):
+    for name in STUDENTS:
       runs.assert_same(folder / 'killed_students' / name, folder / 'students' / name)
 
-  print('students', runs.interrupt(folder / 'killed_students', teacher[1], kills, kills + 1, check, flags))
+  print('students', runs.interrupt(
+    folder / 'killed_students', teacher[1], kills, kills + 1, check, flags, (*flags, STREAM)))

@@ -2,7 +2,7 @@
 
   python -m launch.sweep --config=configs/digits.py --blocks='G(N/8)' --seeds=3 --out=runs/digits
 
-trains the teacher WRN-16-1, then the student by every regime with every seed, and prints their table: about 3 minutes
+trains the teacher WRN-16-1, then the student by every regime with every seed, and prints their table: 3 to 4 minutes
 for the ten runs on two CPU cores, compilation included. Expect a test error of 2% to 3% for the teacher and of 3% to
 6% for the student.
 """

@@ -81,6 +81,8 @@ def calls_a_sample() -> int:
 def write_json(path: str | None, flags: argparse.Namespace, rows: list[dict], **more) -> None:
   """Writes the rows with where they come from, if there is a path."""
   if path:
-    named = vars(flags) | {'networks': [str(network) for network in flags.networks]}
+    named = dict(vars(flags))
+    if 'networks' in named:
+      named['networks'] = [str(network) for network in flags.networks]
     with open(path, 'w') as file:
       json.dump({'environment': environment(), 'flags': named, **more, 'rows': rows}, file, indent=1)

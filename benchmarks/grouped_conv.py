@@ -9,12 +9,11 @@ the slowdown of each formulation against the fastest in each shape, as geometric
 """
 
 import argparse
-import json
 import math
 
 import jax
 
-from moonshine_jax.environment import environment
+from benchmarks.command import write_json
 from moonshine_jax.ops import grouped_conv
 from moonshine_jax.ops.formulations import LAX, MATMUL, SHIFTS, Conv, merged
 from moonshine_jax.timing import interleaved
@@ -47,9 +46,7 @@ def main():
       rows.append(row)
       print_row(row)
   print_rule(rows)
-  if flags.json:
-    with open(flags.json, 'w') as file:
-      json.dump({'environment': environment(), 'flags': vars(flags), 'rows': rows}, file, indent=1)
+  write_json(flags.json, flags, rows)
 
 
 def cases(shapes):

@@ -16,7 +16,6 @@ MB. Needs Linux, and CIFAR-10 prepared (see the README); the epoch of it takes a
 """
 
 import argparse
-import json
 import multiprocessing
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -24,10 +23,10 @@ from typing import Any
 
 import ml_collections
 
+from benchmarks.command import write_json
 from configs import cifar10
 from moonshine_jax import config as config_lib
 from moonshine_jax import datasets, train
-from moonshine_jax.environment import environment
 from moonshine_jax.errors import UserError
 
 FEW = 640  # images: five of the recipe's batches
@@ -56,9 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
   for name in ('programs', 'activations', 'data', 'total'):
     print(f'{name:<12} {row[name] / 1e6:>8.1f}')
   print(f'The data is {row["data_sets"]:.2f} times the {data_bytes / 1e6:.1f} MB of the data set.')
-  if flags.json:
-    with open(flags.json, 'w') as file:
-      json.dump({'environment': environment(), 'flags': vars(flags), 'rows': [row]}, file, indent=1)
+  write_json(flags.json, flags, [row])
 
 
 def make_config(data_dir: str) -> ml_collections.ConfigDict:

@@ -32,10 +32,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from benchmarks.command import Architecture, make_config, make_network, make_parser, write_json
+from benchmarks.command import make_config, make_network, make_parser, write_json
 from benchmarks.train_step import add_step_arguments, check_devices, measure, name_of, our_train_step, ours
 from moonshine_jax import cost, parallel
 from moonshine_jax.models.blocks import BatchNormReLU, ResidualBlock
+from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.timing import in_turns
 
 EPOCHS_IMAGES = 200 * 50_000  # of the recipe on CIFAR-10

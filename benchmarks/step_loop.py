@@ -29,11 +29,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from benchmarks.command import Architecture, make_config, make_network, make_parser, write_json
+from benchmarks.command import make_config, make_network, make_parser, write_json
 from benchmarks.train_step import synthetic_batch
 from moonshine_jax import feeds, optim, steps, train
 from moonshine_jax.config import DTYPES
 from moonshine_jax.datasets import Split
+from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.parallel import Replicas, use_all_cores
 from moonshine_jax.timing import in_turns
 
@@ -148,8 +149,7 @@ def forward(teacher_config: ml_collections.ConfigDict, feed: feeds.ResidentFeed,
 def make_teacher(config: ml_collections.ConfigDict, image_shape: tuple[int, ...]) -> tuple[steps.Network, Any]:
   """A teacher and its initial variables: no step's time depends on their values."""
   network = make_network(config)
-  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  return network, network.model.lazy_init(jax.random.key(0), image)
+  return network, network.init(jax.random.key(0), image_shape)
 
 
 def epochs(step: Callable, states: tuple[steps.TrainState, ...], teacher_variables: Any,

@@ -36,9 +36,10 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from benchmarks.command import Architecture, make_config, make_network, make_parser, write_json
+from benchmarks.command import make_config, make_network, make_parser, write_json
 from moonshine_jax import feeds, optim, steps
 from moonshine_jax.datasets import Split
+from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.ops import grouped_conv
 from moonshine_jax.ops.formulations import LAX, merged
 from moonshine_jax.parallel import Replicas

@@ -27,7 +27,6 @@ import numpy as np
 from benchmarks.command import (
   NUM_CLASSES,
   TEACHER,
-  Architecture,
   calls_a_sample,
   make_config,
   make_network,
@@ -37,6 +36,7 @@ from benchmarks.command import (
 from moonshine_jax import cost, optim, parallel, steps
 from moonshine_jax.datasets import Split
 from moonshine_jax.feeds import ResidentFeed
+from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.timing import in_turns
 
 NCHW, CHANNELS_LAST, COMPILED = 'PyTorch NCHW', 'PyTorch channels_last', 'PyTorch compiled'

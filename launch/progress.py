@@ -1,7 +1,6 @@
 """How far a sweep is, and the time that it has to go."""
 
 import datetime
-import functools
 import time
 from pathlib import Path
 
@@ -54,12 +53,7 @@ def work(config: ml_collections.ConfigDict, teacher: ml_collections.ConfigDict, 
 
 
 def _multiply_adds(model):
-  return _count(model.depth, model.width, model.block)
-
-
-@functools.lru_cache
-def _count(depth, width, block):
-  return cost.count(WideResNet(depth, width, block, NUM_CLASSES), IMAGE_SHAPE).multiply_adds
+  return cost.count(WideResNet(model.depth, model.width, model.block, NUM_CLASSES), IMAGE_SHAPE).multiply_adds
 
 
 def _hms(seconds):

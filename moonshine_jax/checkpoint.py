@@ -11,9 +11,9 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import ml_collections
@@ -31,7 +31,6 @@ KEPT = 2  # the newest, and one to fall back on
 # Of several processes only the first has checkpoints, and waits for no other.
 ALONE = ocp.options.MultiprocessingOptions(
   primary_host=0, active_processes={0}, barrier_sync_key_prefix='moonshine_jax')
-T = TypeVar('T')
 
 
 class DamagedError(UserError):
@@ -142,25 +141,22 @@ class Checkpoints:
     with self._saving():
       self._manager.close()
 
-  def metadata(self) -> Metadata:
-    """That of the newest checkpoint that is not damaged. Raises UserError where all are."""
-    return self._of_newest(self._metadata)
-
   def network(self) -> tuple[Network, Any, Metadata]:
     """The network of the newest checkpoint that is not damaged, rebuilt from its config, and its host arrays.
 
     Raises UserError where all are damaged.
     """
-
-    def read(step):
-      metadata = self._metadata(step)
-      model = create_model(metadata.config.model, metadata.facts.num_classes)
-      image = jax.ShapeDtypeStruct((1, *metadata.facts.image_shape), np.float32)
-      like = {'variables': jax.eval_shape(model.init, jax.random.key(0), image)}
-      network = Network(model, metadata.facts.mean, metadata.facts.std)
-      return network, self._arrays(metadata, like)['variables'], metadata
-
-    return self._of_newest(read)
+    while steps := self.steps:
+      try:
+        metadata = self._metadata(steps[-1])
+        model = create_model(metadata.config.model, metadata.facts.num_classes)
+        image = jax.ShapeDtypeStruct((1, *metadata.facts.image_shape), np.float32)
+        like = {'variables': jax.eval_shape(model.init, jax.random.key(0), image)}
+        network = Network(model, metadata.facts.mean, metadata.facts.std)
+        return network, self._arrays(metadata, like)['variables'], metadata
+      except DamagedError as error:
+        self.set_aside(steps[-1], error)
+    raise UserError(f'{self.folder}: no checkpoint in it: expected the workdir of a training run')
 
   def state(self, step: int, config: ml_collections.ConfigDict, like: TrainState) -> tuple[TrainState, Metadata]:
     """The state at a step, as host arrays; `like` gives its shapes.
@@ -182,15 +178,6 @@ class Checkpoints:
       raise UserError(f'{error}: no good checkpoint is left: expected one: bring one back into {self.folder}, or begin '
                       'in another workdir') from error
     warn(f'{error}: going back to checkpoint {self.steps[-1]}')
-
-  def _of_newest(self, read: Callable[[int], T]) -> T:
-    while True:
-      if not (steps := self.steps):
-        raise UserError(f'{self.folder}: no checkpoint in it: expected the workdir of a training run')
-      try:
-        return read(steps[-1])
-      except DamagedError as error:
-        self.set_aside(steps[-1], error)
 
   def _metadata(self, step: int) -> Metadata:
     with self._reading(step):

@@ -165,10 +165,10 @@ def _seeds(run: Run) -> str:
 
 
 def _loss(run: Run) -> str:
-  distill, words = run.config.distill, {'none': 'cross entropy'}
+  distill = run.config.distill
   kd = f'KD {distill.kd_form}, alpha {distill.alpha:g}, T {distill.temperature:g}'
   at = f'AT {distill.at_form}, beta {distill.beta:g}'
-  return {**words, 'KD': kd, 'AT': at, 'KD+AT': f'{kd}; {at}'}[run.regime]
+  return {'none': 'cross entropy', 'KD': kd, 'AT': at, 'KD+AT': f'{kd}; {at}'}[run.regime]
 
 
 def _recipe(run: Run) -> str:

@@ -1,7 +1,6 @@
 """The runs of a folder as values, and their export as one JSON file, from which a report needs no workdirs."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -105,7 +104,8 @@ def _read(workdir: Path, names: dict[Path, str]) -> Run | None:
   except (IndexError, KeyError, TypeError) as error:
     raise UserError(f'{path} or {metrics.FILE}: not those of a run of this version ({error!r}): expected what training '
                     'writes') from error
-  counted = _count(config.model.depth, config.model.width, config.model.block, facts.num_classes, facts.image_shape)
+  network = WideResNet(config.model.depth, config.model.width, config.model.block, facts.num_classes)
+  counted = cost.count(network, facts.image_shape)
   epochs, test_errors = zip(*evaluated, strict=True) if evaluated else ((), ())
   return Run(names[workdir.resolve()], config, facts, counted.parameters, counted.multiply_adds, epochs_done, epochs,
              test_errors, tuple(starts))
@@ -124,12 +124,6 @@ def _teacher(given: str, names: dict[Path, str]) -> str:
   most = max(map(alike, names))
   nearest = [name for other, name in names.items() if alike(other) == most]
   return nearest[0] if most and len(nearest) == 1 else given
-
-
-@functools.cache
-def _count(depth: int, width: int, block: str, num_classes: int, image_shape: tuple[int, ...]) -> cost.Cost:
-  """Takes seconds for a deep network, whose regimes and seeds share one count."""
-  return cost.count(WideResNet(depth, width, block, num_classes), image_shape)
 
 
 def write(runs: list[Run], path: str | os.PathLike) -> None:

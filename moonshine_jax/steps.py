@@ -52,6 +52,10 @@ class Network:
   mean: tuple[float, ...]
   std: tuple[float, ...]
 
+  def init(self, key: jax.Array, image_shape: Sequence[int]) -> dict[str, Any]:
+    """Initial variables. `lazy_init` runs the initialisers alone: neither the forward pass nor its compilation."""
+    return self.model.lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+
   def __call__(self, variables: dict[str, Any], images: jax.Array, train: bool, **kwargs: Any) -> Any:
     """Normalises uint8 images (batch, height, width, channels) and applies the model."""
     return self.model.apply(variables, augment.normalise(images, self.mean, self.std), train=train, **kwargs)
@@ -59,8 +63,8 @@ class Network:
 
 def create_train_state(network: Network, image_shape: tuple[int, ...], tx: optax.GradientTransformation,
                        init_key: jax.Array, step_key: jax.Array) -> TrainState:
-  """The state at step 0. `lazy_init` runs the initialisers alone: neither the forward pass nor its compilation."""
-  variables = network.model.lazy_init(init_key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+  """The state at step 0."""
+  variables = network.init(init_key, image_shape)
   rng = jnp.array(jax.random.key_data(step_key))  # a copy: states are donated, and several may be given one key
   return TrainState(jnp.zeros((), jnp.int32), variables['params'], variables['batch_stats'],
                     tx.init(variables['params']), rng)

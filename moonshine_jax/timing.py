@@ -68,7 +68,7 @@ def compile_forward(network: steps.Network, image_shape: Sequence[int], batch: i
   Returns:
     A function of a number of calls, that calls the network so often and waits for the last logits.
   """
-  variables = network.model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+  variables = network.init(jax.random.key(0), image_shape)
   images = jax.random.randint(jax.random.key(1), (batch, *image_shape), 0, 256).astype(jnp.uint8)
   forward = jax.jit(lambda variables, images: network(variables, images, train=False)[0]).lower(
     variables, images).compile()

@@ -2,15 +2,19 @@
 
 import io
 import os
+import shutil
 
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from configs import digits
+from moonshine_jax import train
 
 
 def pytest_addoption(parser):
@@ -68,3 +72,42 @@ def small_config(data_dir):
 def config(tiny_images):
   """`small_config`, a test's own."""
   return small_config(tiny_images)
+
+
+@pytest.fixture(scope='module')
+def smooth():
+  """A smooth activation in place of ReLU: rounding flips ReLU's derivative at 0, which moves gradients by 1e-2."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax.nn, 'relu', jax.nn.silu)
+    yield
+
+
+@pytest.fixture(scope='session')
+def compiled(tmp_path_factory):
+  """The folder of the compiled steps that runs of one network share."""
+  return tmp_path_factory.mktemp('compiled')
+
+
+@pytest.fixture(scope='module')
+def small_runs(smooth, compiled):
+  """Runs of one device, which compile in half the time, and once; several are compared with one in test_steps."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, 'local_devices', lambda: jax.devices()[:1])
+    train.cache_compilations(compiled)
+    yield
+  jax.config.update('jax_compilation_cache_dir', None)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope='module')
+def trained(small_runs, tiny_images, tmp_path_factory):
+  """A run to its end, in a workdir that was empty, and its last record."""
+  workdir = tmp_path_factory.mktemp('trained')
+  record, = train.train_and_evaluate(small_config(tiny_images), workdir).values()
+  return workdir, record
+
+
+@pytest.fixture
+def teacher(trained, tmp_path):
+  """A copy of it, a test's own."""
+  return str(shutil.copytree(trained[0], tmp_path / 'teacher')), trained[1]

@@ -19,12 +19,7 @@ SPLIT = Split(
   np.random.default_rng(1).integers(0, 10, 160).astype(np.int32))
 
 
-@pytest.fixture(scope='module', autouse=True)
-def smooth():
-  """A smooth activation in place of ReLU: rounding flips ReLU's derivative at 0, which moves gradients by 1e-2."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax.nn, 'relu', jax.nn.silu)
-    yield
+pytestmark = pytest.mark.usefixtures('smooth')
 
 
 def make_config(**distill):
@@ -45,7 +40,7 @@ def make_network(config, block='S', axis_name=None):
 
 def make_teacher(config):
   network = make_network(config)
-  return network, network.model.lazy_init(jax.random.key(5), jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32))
+  return network, network.init(jax.random.key(5), SHAPE)
 
 
 def train(config, devices, feed_name, number_of_steps, block='G(N/8)'):

@@ -3,14 +3,12 @@
 import copy
 import errno
 import os
-import pathlib
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from moonshine_jax import (
   checkpoint,
@@ -27,60 +25,13 @@ from moonshine_jax import (
 )
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import Preempted, UserError
-from tests.conftest import small_config
+from tests import runs
 
-
-@pytest.fixture(scope='module', autouse=True)
-def smooth():
-  """A smooth activation in place of ReLU: rounding flips ReLU's derivative at 0."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax.nn, 'relu', jax.nn.silu)
-    yield
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_device():
-  """Runs of one device compile in half the time; several are compared with one in test_steps."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, 'local_devices', lambda: jax.devices()[:1])
-    yield
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compile_once(tmp_path_factory):
-  """Runs of one network share its compiled steps."""
-  train.cache_compilations(tmp_path_factory.mktemp('cache'))
-  yield
-  jax.config.update('jax_compilation_cache_dir', None)
-  compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope='module')
-def trained(tiny_images, tmp_path_factory):
-  """A run to its end, in a workdir that was empty."""
-  workdir = tmp_path_factory.mktemp('trained')
-  record, = train.train_and_evaluate(small_config(tiny_images), workdir).values()
-  return workdir, record
-
-
-@pytest.fixture
-def teacher(trained, tmp_path):
-  """A copy of it, a test's own."""
-  return str(shutil.copytree(trained[0], tmp_path / 'teacher')), trained[1]
+pytestmark = pytest.mark.usefixtures('small_runs')
 
 
 def variables_of(workdir):
   return checkpoint.Checkpoints(workdir).network()[1]
-
-
-def assert_same(ours, theirs):
-  """Of two workdirs: the same bits, and the same records but for the speed."""
-  for each in ('variables', 'progress'):
-    restored = [checkpoint.Checkpoints(workdir)._manager.restore(4, args=ocp.args.Composite(
-      **{each: ocp.args.StandardRestore()}))[each] for workdir in (ours, theirs)]
-    jax.tree.map(np.testing.assert_array_equal, *restored)
-  for left, right in zip(metrics.read(ours), metrics.read(theirs), strict=True):
-    assert {**left, 'images_per_second': 0} == {**right, 'images_per_second': 0}
 
 
 def test_a_run_leaves_all_that_is_needed_of_it(config, teacher, tmp_path):
@@ -120,7 +71,7 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
       train.train_and_evaluate(config, workdir)
   assert [each['epoch'] for each in metrics.read(workdir)] == [1, 2]
   train.train_and_evaluate(config, workdir)
-  assert_same(workdir, whole)
+  runs.assert_same(workdir, Path(whole))
   starts = files.read_records(workdir / 'environment.jsonl')
   assert [start['step'] for start in starts] == [0, 2]
   assert starts[1]['jax'] == jax.__version__ and starts[1]['backend'] == 'cpu' and 'pytest' in starts[1]['command']
@@ -164,7 +115,7 @@ def test_a_run_that_is_preempted_anywhere_goes_on_inside_its_epoch(config, teach
   train.train_and_evaluate(config, workdir)
   config.steps_per_dispatch = 20
   config_lib.write(config, workdir)
-  assert_same(workdir, teacher[0])
+  runs.assert_same(workdir, Path(teacher[0]))
 
 
 def test_what_is_not_a_number_ends_the_run_at_its_step(config, tmp_path, monkeypatch):
@@ -178,73 +129,6 @@ def test_what_is_not_a_number_ends_the_run_at_its_step(config, tmp_path, monkeyp
     assert str(error.value).endswith(f'the newest good checkpoint is {tmp_path}/run/checkpoints/2')
   assert checkpoint.Checkpoints(tmp_path / 'run').steps == [2]
   assert [each['epoch'] for each in metrics.read(tmp_path / 'run')] == [1]
-
-
-def rewrite(path, old, new):
-  text = path.read_text()
-  assert old in text
-  path.write_text(text.replace(old, new))
-
-
-def damage(workdir, step):
-  for path in (workdir / 'checkpoints' / str(step) / 'variables').rglob('d/*'):
-    path.write_bytes(path.read_bytes()[:10])
-
-
-def replace_by_a_file(path):
-  shutil.rmtree(path)
-  path.write_text('')
-
-
-DAMAGES = {
-  'a torn config': (lambda run: rewrite(run / 'config.json', '"seed"', '"se'), '@/config.json: damaged'),
-  'an empty config': (lambda run: (run / 'config.json').write_text(''), '@/config.json: damaged'),
-  'a config without a field': (
-    lambda run: rewrite(run / 'config.json', '"epochs": 2,', ''), '@/config.json: damaged .config.epochs: missing'),
-  'a damaged record': (lambda run: rewrite(run / 'metrics.jsonl', '"epoch": 2', '"epo'), '@/metrics.jsonl, line 2: '),
-  'no records': (lambda run: (run / 'metrics.jsonl').unlink(), '@/metrics.jsonl: expected a record of each epoch'),
-  'no good checkpoint': (lambda run: [damage(run, step) for step in (2, 4)], '@/checkpoints/2: damaged .*no good '),
-  'checkpoints of another config': (
-    lambda run: rewrite(run / 'config.json', '"seed": 0', '"seed": 1'), '@/checkpoints/4: a checkpoint of another'),
-  'a file for checkpoints': (lambda run: replace_by_a_file(run / 'checkpoints'), '@/checkpoints: cannot be written'),
-  'a file for a workdir': (replace_by_a_file, '@: cannot be written: File exists'),
-}
-
-
-@pytest.mark.parametrize('name', DAMAGES)
-def test_a_damaged_workdir_is_one_line_and_stays_as_it_is(config, teacher, monkeypatch, name):
-  workdir, (spoil, message) = pathlib.Path(teacher[0]), DAMAGES[name]
-  spoil(workdir)
-  if name == 'checkpoints of another config':
-    config.seed = config.model.seed = 1
-  monkeypatch.setattr(train.steps, 'make_train_loop', lambda *_: pytest.fail('work was begun'))
-  before = {path: path.read_bytes() for path in workdir.glob('checkpoints/**/*') if path.is_file()}
-  with pytest.raises(UserError, match=message.replace('@', str(workdir))):
-    train.train_and_evaluate(config, workdir)
-  assert {path: path.read_bytes() for path in workdir.glob('checkpoints/**/*') if path.is_file()} == before
-
-
-def test_a_run_goes_back_from_a_damaged_checkpoint(config, teacher, tmp_path, capsys):
-  workdir = shutil.copytree(teacher[0], tmp_path / 'damaged')
-  damage(workdir, 4)
-  train.train_and_evaluate(config, workdir)
-  assert f'warning: {workdir}/checkpoints/4: damaged (' in capsys.readouterr().err
-  assert_same(workdir, teacher[0])
-  assert len(metrics.read(workdir)) == 2
-
-
-def test_a_run_beside_another_in_its_workdir_is_refused(config, teacher):
-  with files.lock(teacher[0]), pytest.raises(UserError, match=f'^{teacher[0]}: another run is training in it'):
-    train.train_and_evaluate(config, teacher[0])
-
-
-def test_a_run_without_a_checkpoint_yet_says_that_it_begins_anew(config, teacher, capsys, monkeypatch):
-  shutil.rmtree(pathlib.Path(teacher[0]) / 'checkpoints')
-  monkeypatch.setattr(train.steps, 'make_train_loop', lambda *_: pytest.fail('far enough'))
-  with pytest.raises(pytest.fail.Exception, match='far enough'):
-    train.train_and_evaluate(config, teacher[0])
-  assert capsys.readouterr().err == (
-    f'warning: {teacher[0]}: no checkpoint yet of the run that was begun here: it begins anew\n')
 
 
 def test_a_full_disk_is_one_line(config, tmp_path, monkeypatch):
@@ -351,13 +235,13 @@ def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path
 @pytest.mark.parametrize(('saved', 'expected'), [
   (([], []), 0), (([4], [4]), 4), (([2, 4], [2]), 2), (([2], []), 0), (([2, 4], [4, 6]), 4)])
 def test_students_go_on_from_the_newest_step_that_all_have(saved, expected):
-  assert train.common_step({pathlib.Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8) == expected
+  assert train.common_step({Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8) == expected
 
 
 @pytest.mark.parametrize('saved', [([2, 4], []), ([6, 8], [2]), ([8], []), ([4, 6], [2])])
 def test_students_that_are_not_of_one_run_are_refused(saved):
   with pytest.raises(UserError, match=r'^run: the students are at different steps \(0 \d, 1 \d\)'):
-    train.common_step({pathlib.Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8)
+    train.common_step({Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8)
 
 
 def test_a_teacher_that_does_not_fit_is_refused_before_any_work(config, teacher, tmp_path, monkeypatch):

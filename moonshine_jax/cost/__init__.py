@@ -1,6 +1,7 @@
 """What a network costs: parameters, multiply-adds and the memory of its activations, counted from its layers."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -61,8 +62,11 @@ class Profile:
   inference_bytes: int
 
 
-def count(model: nn.Module, image_shape: Sequence[int]) -> Cost:
+@functools.cache
+def count(model: nn.Module, image_shape: tuple[int, ...]) -> Cost:
   """Counts for one image of shape (height, width, channels), without computing anything.
+
+  Takes seconds for a deep network, and so once for all runs of it.
 
   The one rule of multiply-adds: every output position of a convolution or a fully connected layer costs one for each
   weight of its kernel, padding included; nothing else costs any. A grouped kernel is smaller, and so costs less.

@@ -29,6 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.model = ml_collections.ConfigDict()
   config.model.seed = 0  # of the initial parameters
+  config.model.network = 'wide_resnet'
   config.model.depth = 40
   config.model.width = 2
   # One notation for the network; three, separated by commas, for its groups; or one for every block.

@@ -8,7 +8,7 @@ import ml_collections
 
 from moonshine_jax import config as config_lib
 from moonshine_jax import cost, metrics
-from moonshine_jax.models.wide_resnet import WideResNet
+from moonshine_jax.models import create_model
 
 IMAGE_SHAPE, NUM_CLASSES = (32, 32, 3), 10  # CIFAR-10's, of which the proportions of multiply-adds hardly depend
 
@@ -53,7 +53,7 @@ def work(config: ml_collections.ConfigDict, teacher: ml_collections.ConfigDict, 
 
 
 def _multiply_adds(model):
-  return cost.count(WideResNet(model.depth, model.width, model.block, NUM_CLASSES), IMAGE_SHAPE).multiply_adds
+  return cost.count(create_model(model, NUM_CLASSES), IMAGE_SHAPE).multiply_adds
 
 
 def _hms(seconds):

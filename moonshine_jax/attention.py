@@ -15,9 +15,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from moonshine_jax import checkpoint, config, datasets, files, losses
+from moonshine_jax import checkpoint, config, datasets, files, losses, models
 from moonshine_jax.errors import UserError, require_flags, run_command
-from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.steps import Network
 
 FORMATS = ('.png', '.svg', '.pdf')
@@ -87,7 +86,7 @@ def read(workdirs: Sequence[str]) -> tuple[datasets.Split, list[tuple[str, Netwo
     if data != shared[0]:
       raise UserError(f'--workdirs: {workdir} is of the data {data}, {workdirs[0]} of {shared[0]}: expected the same')
     regime = config.regime(run)
-    title = f'{Path(workdir).name}: {Architecture(run.model.depth, run.model.width, run.model.block)}'
+    title = f'{Path(workdir).name}: {models.name(run.model)} {run.model.block}'
     found.append((title if regime == 'none' else f'{title}, {regime}', network, variables))
   source = datasets.open_source(shared[1])
   if (source.image_shape, source.num_classes) != shared[0][2:]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import ml_collections
 
-from moonshine_jax import files, losses
-from moonshine_jax.errors import UserError
+from moonshine_jax import files, losses, models
+from moonshine_jax.errors import UserError, shown
 from moonshine_jax.models import wide_resnet
 
 FILE = 'config.json'  # in a workdir
@@ -63,6 +63,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
   'eval_every': _integer(1),
   'checkpoint_every': _integer(1),
   'model.seed': _integer(0, MAX_SEED),
+  'model.network': _NAME,
   'model.depth': _integer(1),
   'model.width': _integer(1, wide_resnet.MAX_WIDTH),
   'model.block': _NAME,
@@ -101,29 +102,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     if name not in values:
       raise UserError(f'config.{name}: missing: expected {expected}')
     if not valid(values[name]):
-      raise UserError(f'config.{name}={_shown(values[name])}: expected {expected}')
-  model = config.model
-  try:
-    wide_resnet.blocks_per_group(model.depth)
-  except ValueError as error:
-    raise UserError(f'config.model.depth={model.depth}: {error}') from error
-  try:
-    wide_resnet.check(model.depth, model.width, model.block)
-  except ValueError as error:
-    raise UserError(f'config.model.block={_shown(model.block)}: {error}') from error
-
-
-def _shown(value: Any) -> str:
-  """The value as Python writes it, cut where it would fill the screen."""
-  try:
-    text = repr(value)
-  except ValueError:  # Python refuses to write integers of thousands of digits
-    text = f'an integer of {value.bit_length()} bits' if isinstance(value, int) else f'a {type(value).__name__}'
-  return text if len(text) <= 200 else text[:200] + '...'
+      raise UserError(f'config.{name}={shown(values[name])}: expected {expected}')
+  models.check(config.model)
 
 
 # What a student of `distill.students` may have of its own: the word for it, and the config's field.
 STUDENT_FIELDS = {
+  'network': 'model.network',
   'depth': 'model.depth',
   'width': 'model.width',
   'block': 'model.block',
@@ -145,7 +130,7 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
   found = {}
   for words in config.distill.students:
     if not words.strip() or len(words) > MAX_STUDENT:
-      raise UserError(f'config.distill.students: {_shown(words)}: expected words like block=G(N/8), of at most '
+      raise UserError(f'config.distill.students: {shown(words)}: expected words like block=G(N/8), of at most '
                       f'{MAX_STUDENT} characters in all, since they name its folder')
     name = re.sub('[^A-Za-z0-9.]+', '-', words).strip('-')
     if name in found:

@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from absl import app, flags, logging
 
@@ -16,6 +16,15 @@ class UserError(Exception):
 
 class Preempted(Exception):
   """A run that was asked to stop and has saved: the same command goes on. The message says so."""
+
+
+def shown(value: Any) -> str:
+  """The value as Python writes it, cut where it would fill the screen."""
+  try:
+    text = repr(value)
+  except ValueError:  # Python refuses to write integers of thousands of digits
+    text = f'an integer of {value.bit_length()} bits' if isinstance(value, int) else f'a {type(value).__name__}'
+  return text if len(text) <= 200 else text[:200] + '...'
 
 
 MISTAKE = 2  # the exit status of a user's mistake

@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from moonshine_jax import checkpoint, config, cost, datasets, distributed, errors, feeds, steps, train
+from moonshine_jax import checkpoint, config, cost, datasets, distributed, errors, feeds, models, steps, train
 from moonshine_jax.parallel import Replicas
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The workdir of a training run.')
@@ -40,7 +40,7 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
   return {
     'workdir': str(workdir),
     'step': metadata.step,
-    'network': f'WRN-{run.model.depth}-{run.model.width}',
+    'network': models.name(run.model),
     'block': run.model.block,
     'regime': config.regime(run),
     'data': run.data.name,

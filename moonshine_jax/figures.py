@@ -97,13 +97,13 @@ def kind_of(row: Row) -> str:
 
 def _label(row: Row, first: Row) -> str:
   """As the paper's: '16-2' for a reduced architecture, 'G(N/8)' for another block."""
-  architecture = f'{row.depth}-{row.width}'
+  architecture = row.network.removeprefix('WRN-')
   if row.teacher:
     text = f'teacher {architecture}'
   elif row.block == 'S':
     text = architecture
   else:
-    text = row.block if (row.depth, row.width) == (first.depth, first.width) else f'{architecture} {row.block}'
+    text = row.block if row.network == first.network else f'{architecture} {row.block}'
   return f'{text}, {row.variant}' if row.variant else text
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from moonshine_jax import tables
+from moonshine_jax import models, tables
 from moonshine_jax.results import Run
 from moonshine_jax.tables import Table
 
@@ -136,7 +136,7 @@ def _provenance(runs: Sequence[Run]) -> str:
            'Hardware', 'Command']
   body = ''
   for run in runs:
-    values = [(run.name, run.name), (f'WRN-{run.config.model.depth}-{run.config.model.width}',) * 2,
+    values = [(run.name, run.name), (models.name(run.config.model),) * 2,
               (run.block, run.block), (run.regime, run.regime), (_seeds(run),) * 2,
               (f'{run.epochs_done} of {run.config.epochs}', run.epochs_done),
               (f'{run.error:.2f}', run.error) if run.finished else ('unfinished', None),

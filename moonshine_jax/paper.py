@@ -14,6 +14,10 @@ class Row(NamedTuple):
   kd_error: float | None
   at_error: float | None
 
+  @property
+  def network(self) -> str:
+    return f'WRN-{self.depth}-{self.width}'
+
 
 # The first row of each table is the teacher.
 TABLE_3 = (

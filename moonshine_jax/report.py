@@ -17,7 +17,6 @@ from absl import flags
 from moonshine_jax import files, page, results, tables
 from moonshine_jax.errors import UserError, run_command, warn
 from moonshine_jax.models.blocks import Block
-from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.tables import Table
 
 
@@ -64,7 +63,7 @@ def draw(each: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]
   size = each.runs[0].facts.image_shape[0]
   if latencies and latencies.image_size == size:
     costs['latency'] = (f'milliseconds an image, one at a time, on {latencies.device}',
-                        lambda row: latencies.milliseconds.get(str(Architecture(row.depth, row.width, row.block))))
+                        lambda row: latencies.milliseconds.get(f'{row.network} {row.block}'))
   elif latencies:
     warn(f'--latency: of images with a side of {latencies.image_size}: expected {size}, that of {each.data}')
   drawn = {}

@@ -13,14 +13,14 @@ from moonshine_jax import config as config_lib
 from moonshine_jax import cost, environment, files, metrics
 from moonshine_jax.datasets import Facts
 from moonshine_jax.errors import UserError
+from moonshine_jax.models import create_model
 from moonshine_jax.models.blocks import Block
-from moonshine_jax.models.wide_resnet import WideResNet
 
 # Fields that do not tell one recipe from another: the network and its seeds, which a table shows elsewhere, and how
 # often a run looks at itself.
 NOT_RECIPE = config_lib.MAY_DIFFER | {
-  'seed', 'model.seed', 'model.depth', 'model.width', 'model.block', 'eval_every', 'checkpoint_every',
-  'distill.students'}
+  'seed', 'model.seed', 'model.network', 'model.depth', 'model.width', 'model.block', 'eval_every',
+  'checkpoint_every', 'distill.students'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +104,7 @@ def _read(workdir: Path, names: dict[Path, str]) -> Run | None:
   except (IndexError, KeyError, TypeError) as error:
     raise UserError(f'{path} or {metrics.FILE}: not those of a run of this version ({error!r}): expected what training '
                     'writes') from error
-  network = WideResNet(config.model.depth, config.model.width, config.model.block, facts.num_classes)
-  counted = cost.count(network, facts.image_shape)
+  counted = cost.count(create_model(config.model, facts.num_classes), facts.image_shape)
   epochs, test_errors = zip(*evaluated, strict=True) if evaluated else ((), ())
   return Run(names[workdir.resolve()], config, facts, counted.parameters, counted.multiply_adds, epochs_done, epochs,
              test_errors, tuple(starts))

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Container, Sequence
 from typing import Any
 
-from moonshine_jax import paper
+from moonshine_jax import models, paper
 from moonshine_jax.results import Run
 
 REGIMES = ('none', 'KD', 'AT', 'KD+AT')
@@ -66,7 +66,8 @@ class Row:
   """A network, of one recipe.
 
   Attributes:
-    depth, width, block: of the network.
+    network: its name, as 'WRN-40-2'.
+    block: the notation of its blocks.
     teacher: whether it is the students' teacher.
     variant: the fields of the recipe in which the rows of a table differ, as 'epochs=20'; often empty.
     parameters: as the paper counts them.
@@ -74,8 +75,7 @@ class Row:
     cells: by regime; a teacher's are of 'none' alone.
   """
 
-  depth: int
-  width: int
+  network: str
   block: str
   teacher: bool
   variant: str
@@ -85,7 +85,7 @@ class Row:
 
   @property
   def name(self) -> str:
-    return f'WRN-{self.depth}-{self.width}' + (' (teacher)' if self.teacher else '') + (
+    return self.network + (' (teacher)' if self.teacher else '') + (
       f', {self.variant}' if self.variant else '')
 
 
@@ -148,23 +148,23 @@ def _rows(runs: Sequence[Run], regimes: Sequence[str], printed: Sequence[paper.R
   variants = _variants(runs, teachers)
   by_row: dict[tuple, list[Run]] = {}
   for i, row in enumerate(printed):  # the paper's order, its networks without a run as well
-    by_row[(row.depth, row.width, row.block, i == 0, '')] = []
+    by_row[(row.network, row.block, i == 0, '')] = []
   for run in runs:
-    network = (run.config.model.depth, run.config.model.width, run.block)
-    first_printed = run.regime == 'none' and printed and network == printed[0][:3]
+    network = (models.name(run.config.model), run.block)
+    first_printed = run.regime == 'none' and printed and network == (printed[0].network, printed[0].block)
     by_row.setdefault((*network, run.name in teachers or bool(first_printed), variants[run.name]), []).append(run)
-  papers = {row[:3]: row for row in printed}
+  papers = {(row.network, row.block): row for row in printed}
   order = {network: i for i, network in enumerate(papers)}
   rows = []
-  for key, own in sorted(by_row.items(), key=lambda item: (not item[0][3], order.get(item[0][:3], len(order)))):
-    paper_row = papers.get(key[:3])
-    if not own and any(other[:4] == key[:4] for other in by_row if other != key):
+  for key, own in sorted(by_row.items(), key=lambda item: (not item[0][2], order.get(item[0][:2], len(order)))):
+    paper_row = papers.get(key[:2])
+    if not own and any(other[:3] == key[:3] for other in by_row if other != key):
       continue  # there are runs of it, all of recipes with a name
     paper_errors = dict(zip(REGIMES, paper_row[4:], strict=False)) if paper_row else {}
     cells = {}
     for regime in regimes:
       of_regime = [run for run in own if run.regime == regime]
-      if of_regime or not key[3] or regime == 'none':
+      if of_regime or not key[2] or regime == 'none':
         cells[regime] = Cell(tuple(of_regime), paper_errors.get(regime))
     parameters = own[0].parameters if own else paper.MISPRINTED_PARAMETERS.get(paper_row[2:4], paper_row.parameters)
     rows.append(Row(*key, parameters, own[0].multiply_adds if own else None, cells))
@@ -244,7 +244,7 @@ def write_csv(table: Table) -> str:
   for row in table.rows:
     for regime, cell in row.cells.items():
       counted: list[Any] = [row.block, row.teacher, row.variant, row.parameters, row.multiply_adds]
-      writer.writerow([table.data, f'WRN-{row.depth}-{row.width}', *counted, regime, len(cell.finished),
+      writer.writerow([table.data, row.network, *counted, regime, len(cell.finished),
                        len(cell.runs) - len(cell.finished), cell.mean, cell.spread, cell.paper, cell.difference,
                        cell.best])
   return file.getvalue()

@@ -17,7 +17,7 @@ def test_pareto_front():
   ('S', 'S, reduced architecture'), ('S-2x2', 'S-2x2'), ('G(N/8)', 'G'), ('B(2)', 'B'), ('BG(2,M/8)', 'BG'),
   ('S,G(2),BG(2,M)', 'mixed'), ('G(2),G(2),G(2)', 'G')])
 def test_kinds(block, kind):
-  row = tables.Row(16, 1, block, False, '', 1, 1, {})
+  row = tables.Row('WRN-16-1', block, False, '', 1, 1, {})
   assert figures.kind_of(row) == kind and kind in figures.STYLES
 
 

@@ -57,7 +57,7 @@ def test_beside_what_the_paper_printed(data, printed):
   runs = [make_run('a', [9.0, 7.25], **fields), make_run('b', [9.0, 7.75], **fields, seed=1)]
   table, = tables.make(runs)
   assert table.title == f'Table {3 if data == "cifar10" else 4}: test error on CIFAR-{data.removeprefix("cifar")}'
-  assert [(row.depth, row.width, row.block) for row in table.rows] == [row[:3] for row in printed]
+  assert [(row.network, row.block) for row in table.rows] == [(f'WRN-{row[0]}-{row[1]}', row.block) for row in printed]
   for row, expected in zip(table.rows, printed, strict=True):
     assert row.cells['none'].paper == expected.error
     assert row.teacher or (row.cells['KD'].paper, row.cells['AT'].paper) == (expected.kd_error, expected.at_error)

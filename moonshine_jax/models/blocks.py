@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moonshine_jax.errors import shown
 from moonshine_jax.ops import batch_norm, grouped_conv
 
 # Of the paper's and the released code; momentum is the share of the running statistics that a step keeps.
@@ -74,7 +75,7 @@ class Block:
     kind, arguments = (match[1], match[2]) if match else (None, None)
     arguments = arguments.split(',') if arguments is not None else []
     if kind is None or len(arguments) != {'S': 0, 'S-2x2': 0, 'G': 1, 'B': 1, 'BG': 2}[kind]:
-      raise ValueError(f'{_shown(notation)} is not a block: expected {NOTATIONS}')
+      raise ValueError(f'{shown(notation)} is not a block: expected {NOTATIONS}')
     bottleneck, groups, group_size = 1, 1, None
     if kind in ('B', 'BG'):
       bottleneck = _positive_integer(arguments[0], notation)
@@ -142,12 +143,8 @@ def _positive_integer(text: str, notation: str) -> int:
   # The length is bounded because Python refuses to convert numbers of thousands of digits.
   if not re.fullmatch(r'0*[1-9][0-9]{0,8}', text, re.ASCII):
     raise ValueError(
-      f'{_shown(notation)} is not a block: {_shown(text)} is not a positive integer; expected {NOTATIONS}')
+      f'{shown(notation)} is not a block: {shown(text)} is not a positive integer; expected {NOTATIONS}')
   return int(text)
-
-
-def _shown(text: str) -> str:
-  return repr(text if len(text) <= 100 else text[:100] + '...')
 
 
 class ResidualBlock(nn.Module):

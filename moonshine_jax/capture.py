@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from moonshine_jax.errors import UserError
 from moonshine_jax.inspection import Call, Inspection, inspect
 from moonshine_jax.substitution import Cheap
-from moonshine_jax.wrapping import Unbound, adapt
+from moonshine_jax.wrapping import Unbound, adapt, capturing
 
 # Names of the argument that says whether a model is training, with what it is then.
 TRAIN_FLAGS = {'train': True, 'training': True, 'is_training': True, 'deterministic': False,
@@ -21,7 +21,7 @@ TRAIN_FLAGS = {'train': True, 'training': True, 'is_training': True, 'determinis
 
 
 class Captured(nn.Module):
-  """A classifier that returns its logits and the outputs of some of its layers.
+  """A classifier that returns its logits and the outputs of some of its layers; not to be part of another module.
 
   Attributes:
     original: the classifier.
@@ -37,17 +37,9 @@ class Captured(nn.Module):
 
   def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """(batch, height, width, channels) -> float32 logits (batch, classes) and the activations, (batch, ...) each."""
+    original = self.original.bind(self, f'{self.layers} {self.axis_name}')
     captured = {}
-
-    def capture(call, args, kwargs, context):
-      outputs = call(*args, **kwargs)
-      path = '/'.join(context.module.path[len(self.path):])
-      if context.method_name == '__call__' and path in self.layers:
-        captured[path] = outputs
-      return outputs
-
-    original = self.original.bind(self, f'{self.axis_name}')
-    with nn.intercept_methods(adapt(self.axis_name)), nn.intercept_methods(capture):
+    with nn.intercept_methods(adapt(self.axis_name)), capturing(original, self.layers, captured):
       outputs = (self.call or _call)(original, images, train)
     return _logits(outputs), tuple(captured[layer] for layer in self.layers)
 
@@ -87,9 +79,9 @@ def with_capture(
     if layer not in outputs:
       near = difflib.get_close_matches(layer, outputs, 3, 0) or ['another']
       raise UserError(f'{layer!r} is no module that returns an array: expected one such as {", ".join(near)}')
-    if not outputs[layer].outermost:
-      raise UserError(f'{layer!r} is inside a transform (nn.scan, nn.remat, nn.jit), out of which no output comes: '
-                      'expected the module that is transformed, or one around it')
+    if not outputs[layer].can_be_taken:
+      raise UserError(f'{layer!r} is inside nn.scan or nn.vmap, out of which no output of one step comes: expected a '
+                      'module around it')
     if len(outputs[layer].output_shape) != 4:
       raise UserError(f'{layer!r} returns {outputs[layer].output_shape}: expected (batch, height, width, channels)')
   return bare.clone(layers=tuple(layers))
@@ -108,7 +100,7 @@ def find_layers(inspection: Inspection) -> tuple[str, ...]:
   for order, call in last.values():
     size = _size(call)
     is_module = any(_inside(each, call.path) for each in later)
-    if not size or not call.outermost or not (is_module or call.path in later):
+    if not size or not call.can_be_taken or not (is_module or call.path in later):
       continue
     # The parts of a block that goes from one size to the next see the old size after the last whole block of it.
     is_part = any(_inside(call.path, outer.path) and outer.input_shape[1:3] == size and _size(outer) not in ((), size)

@@ -6,13 +6,17 @@ the path that it has without the wrapper, and changes what it does while it runs
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import flax
 import flax.linen as nn
+from flax.core.scope import union_filters
 
 from moonshine_jax.models.blocks import BatchNormReLU
 from moonshine_jax.ops import grouped_conv
+
+CAPTURED = 'moonshine_jax'  # the collection in which what is captured leaves `nn.remat` and `nn.jit`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,24 @@ class Unbound:
     scope = wrapper.scope.rewound()
     scope.flags = {**scope.flags, f'moonshine_jax: {mark}': True}
     return self.module.copy(parent=scope)
+
+
+@contextlib.contextmanager
+def capturing(module: nn.Module, layers: Sequence[str], captured: dict[str, Any]) -> Iterator[None]:
+  """Puts the outputs of a top module's layers, by path, into `captured`, of the last call each."""
+  scope = module.scope
+  scope.mutable = union_filters(scope.mutable, CAPTURED)
+
+  def intercept(call, args, kwargs, context):
+    outputs = call(*args, **kwargs)
+    if context.method_name == '__call__' and '/'.join(context.module.path) in layers:
+      context.module.sow(CAPTURED, CAPTURED, outputs, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+    return outputs
+
+  with nn.intercept_methods(intercept):
+    yield
+  tree = scope._variables.pop(CAPTURED, {})  # which else `init` would return
+  captured.update({'/'.join(path[:-1]): value for path, value in flax.traverse_util.flatten_dict(tree).items()})
 
 
 @contextlib.contextmanager

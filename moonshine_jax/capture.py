@@ -60,8 +60,8 @@ def with_capture(
       as 'logits'. It is told that it is training by an argument of TRAIN_FLAGS, if it has one.
     images: an example, a batch as the module's call (or `call`) takes it.
     layers: paths of modules that return (batch, height, width, channels). Without them, of each size of image above 1x1
-      the last output of a module that contains a convolution other than the first one; not that of a part of a module
-      that goes from this size to another, if there is one else. Where there is no such module, the last convolution's.
+      the last output of a module that contains a convolution other than the first one, but of no part of a block that
+      goes from this size to another; where there is no such module, the last convolution's.
     call: a function (bound module, images, train) -> what the module returns, for a module that is called otherwise.
     axis_name: the pmapped axis over which BN takes its batch statistics.
 
@@ -90,23 +90,24 @@ def with_capture(
 def find_layers(inspection: Inspection) -> tuple[str, ...]:
   """The paths that `with_capture` finds, in the order in which they run."""
   convolutions = {call.path for call in inspection.calls if call.layer}
+  convolutions -= {path for path in convolutions if any(_inside(path, each) for each in convolutions)}  # what replaces
   later = convolutions - {layer.path for layer in inspection.layers if layer.is_stem}
-  last = {}  # the last call of each path that is neither the whole nor part of a convolution (a replaced one has parts)
-  for order, call in enumerate(inspection.calls):
-    if call.path and not any(_inside(call.path, each) for each in convolutions):
-      last[call.path] = order, call
+  last = {call.path: (order, call) for order, call in enumerate(inspection.calls)
+          if call.path and not any(_inside(call.path, each) for each in convolutions)}
+  blocks = [call for _, call in last.values()
+            if len(call.output_shape) == 4 and sum(_inside(each, call.path) for each in convolutions) > 1]
+
+  def is_part(call):
+    """Whether it is inside the innermost block that goes from its size to another: after the last block of its size."""
+    changing = [block.path for block in blocks if block.input_shape[1:3] == _size(call) != block.output_shape[1:3]]
+    around = [path for path in changing if _inside(call.path, path)]
+    return bool(around) and not any(_inside(path, max(around, key=len)) for path in changing)
 
   found = {}
   for order, call in last.values():
-    size = _size(call)
     is_module = any(_inside(each, call.path) for each in later)
-    if not size or not call.can_be_taken or not (is_module or call.path in later):
-      continue
-    # The parts of a block that goes from one size to the next see the old size after the last whole block of it.
-    is_part = any(_inside(call.path, outer.path) and outer.input_shape[1:3] == size and _size(outer) not in ((), size)
-                  for _, outer in last.values())
-    preference = (is_module, not is_part, -call.path.count('/') if is_part else 0, order)
-    found[size] = max(found.get(size, ((),)), (preference, order, call.path))
+    if _size(call) and call.can_be_taken and (is_module or call.path in later) and not is_part(call):
+      found[_size(call)] = max(found.get(_size(call), ()), (is_module, order, call.path))
   return tuple(path for _, _, path in sorted(found.values(), key=lambda each: each[1]))
 
 

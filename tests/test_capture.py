@@ -42,18 +42,22 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-  """A stem at a size of its own, then two stages within one module."""
+  """A stem at a size of its own, then stages within one module."""
+
+  strides: tuple[int, ...] = (1, 1, 2, 1)
 
   @nn.compact
   def __call__(self, x, train):
     x = nn.max_pool(ConvBN(4, name='stem')(x, train), (2, 2), (2, 2))
-    return nn.Dense(3)(Stages(name='stages')(x, train).mean((1, 2)))
+    return nn.Dense(3)(Stages(self.strides, name='stages')(x, train).mean((1, 2)))
 
 
 class Stages(nn.Module):
+  strides: tuple[int, ...]
+
   @nn.compact
   def __call__(self, x, train):
-    for i, strides in enumerate((1, 1, 2, 1)):
+    for i, strides in enumerate(self.strides):
       x = Bottleneck(8, strides, name=f'block{i}')(x, train)
     return x
 
@@ -89,6 +93,10 @@ def test_the_last_output_of_each_size(network, layers, evaluation):
   np.testing.assert_allclose(logits, expected[0] if isinstance(expected, tuple) else expected, rtol=1e-5)
   for activation, reference in zip(activations, captured(network, variables, layers, **evaluation), strict=True):
     np.testing.assert_allclose(activation, reference, rtol=1e-5)
+
+
+def test_the_parts_of_a_block_that_halves_the_size_are_passed_over():
+  assert moonshine_jax.with_capture(ResNet((2, 1, 2, 1)), IMAGES).layers == ('stages/block1',)  # 'stages' ends at 1x1
 
 
 def test_training_is_told_to_the_network_and_to_what_replaces_its_layers():

@@ -13,7 +13,6 @@ import flax
 import flax.linen as nn
 from flax.core.scope import union_filters
 
-from moonshine_jax.models.blocks import BatchNormReLU
 from moonshine_jax.ops import grouped_conv
 
 CAPTURED = 'moonshine_jax'  # the collection in which what is captured leaves `nn.remat` and `nn.jit`
@@ -72,7 +71,7 @@ def adapt(axis_name: str | None) -> Callable[..., Any]:
 
   Its convolutions run through `ops.grouped_conv`, whose gradients are fast in a scanned loop too, unless they have a
   `conv_general_dilated` of their own. Its BN takes the statistics of a batch over the pmapped axis `axis_name`, unless
-  it has an axis of its own: so do `nn.BatchNorm` and `BatchNormReLU`; other norms cannot be known.
+  it has an axis of its own: `nn.BatchNorm`, and what is called BatchNorm and has an `axis_name`, as copies of it do.
   """
 
   def intercept(call, args, kwargs, context):
@@ -80,7 +79,8 @@ def adapt(axis_name: str | None) -> Callable[..., Any]:
     if context.method_name == '__call__':
       if isinstance(module, nn.Conv) and module.conv_general_dilated is module.conv_general_dilated_cls is None:
         changes = {'conv_general_dilated': grouped_conv.conv_general_dilated}
-      elif isinstance(module, nn.BatchNorm | BatchNormReLU) and module.axis_name is None:
+      elif ((isinstance(module, nn.BatchNorm) or 'BatchNorm' in type(module).__name__)
+            and getattr(module, 'axis_name', '') is None):
         changes = {'axis_name': None if module.is_initializing() else axis_name}
     with changed(module, **changes):
       return call(*args, **kwargs)

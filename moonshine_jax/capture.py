@@ -37,7 +37,7 @@ class Captured(nn.Module):
 
   def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """(batch, height, width, channels) -> float32 logits (batch, classes) and the activations, (batch, ...) each."""
-    original = self.original.bind(self, f'{self.layers} {self.axis_name}')
+    original = self.original.bind(self, f'{self.layers} {self.axis_name}', captures=True)
     captured = {}
     with nn.intercept_methods(adapt(self.axis_name)), capturing(original, self.layers, captured):
       outputs = (self.call or _call)(original, images, train)

@@ -24,22 +24,23 @@ class Unbound:
 
   module: nn.Module
 
-  def bind(self, wrapper: nn.Module, mark: str) -> nn.Module:
+  def bind(self, wrapper: nn.Module, mark: str, captures: bool = False) -> nn.Module:
     """The module in the scope of a bound wrapper; `mark` says what the wrapper changes.
 
     The mark becomes a flag of the scope, which `nn.jit` compares before it takes what it has compiled: else a student
-    would run what was compiled for its teacher, and never be intercepted.
+    would run what was compiled for its teacher, and never be intercepted. With `captures`, see `capturing`.
     """
     scope = wrapper.scope.rewound()
     scope.flags = {**scope.flags, f'moonshine_jax: {mark}': True}
+    if captures:
+      scope.mutable = union_filters(scope.mutable, CAPTURED)
     return self.module.copy(parent=scope)
 
 
 @contextlib.contextmanager
 def capturing(module: nn.Module, layers: Sequence[str], captured: dict[str, Any]) -> Iterator[None]:
-  """Puts the outputs of a top module's layers, by path, into `captured`, of the last call each."""
+  """Puts the outputs of layers, by path, into `captured`, of the last call each, of a module bound with `captures`."""
   scope = module.scope
-  scope.mutable = union_filters(scope.mutable, CAPTURED)
 
   def intercept(call, args, kwargs, context):
     outputs = call(*args, **kwargs)

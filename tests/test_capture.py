@@ -111,6 +111,15 @@ def test_training_is_told_to_the_network_and_to_what_replaces_its_layers():
   assert np.abs(apply(wrapped, variables)[0] - logits).max() > 0.01  # the running statistics are others
 
 
+def test_layers_that_are_attributes():
+  stage = nn.Sequential([nn.Conv(4, (3, 3)), nn.Conv(4, (3, 3))])
+  network = nn.Sequential([stage, lambda x: x.mean((1, 2)), nn.Dense(2)])
+  wrapped = moonshine_jax.with_capture(network, IMAGES)
+  variables = random_variables(wrapped, IMAGES)
+  assert wrapped.layers == ('layers_0',)
+  np.testing.assert_allclose(apply(wrapped, variables)[1], captured(network, variables, wrapped.layers), rtol=1e-5)
+
+
 def test_dropout_is_told_with_its_negated_flag():
   wrapped = moonshine_jax.with_capture(VGG(), IMAGES)
   variables = random_variables(wrapped, IMAGES)

@@ -1,0 +1,89 @@
+"""How a module that this project did not write is run: inside a wrapper that leaves its source and its paths alone.
+
+A wrapper is a linen module that holds another as `Unbound`, binds it to its own scope, so that every variable stays at
+the path that it has without the wrapper, and changes what it does while it runs, by `nn.intercept_methods`.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax
+import flax.linen as nn
+from flax.core.scope import union_filters
+
+from moonshine_jax.ops import grouped_conv
+
+CAPTURED = 'moonshine_jax'  # the collection in which what is captured leaves `nn.remat` and `nn.jit`
+
+
+@dataclasses.dataclass(frozen=True)
+class Unbound:
+  """Holds a module where Flax does not look for submodules: one that it adopted would have another path."""
+
+  module: nn.Module
+
+  def bind(self, wrapper: nn.Module, mark: str, captures: bool = False) -> nn.Module:
+    """The module in the scope of a bound wrapper; `mark` says what the wrapper changes.
+
+    The mark becomes a flag of the scope, which `nn.jit` compares before it takes what it has compiled: else a student
+    would run what was compiled for its teacher, and never be intercepted. With `captures`, see `capturing`.
+    """
+    scope = wrapper.scope.rewound()
+    scope.flags = {**scope.flags, f'moonshine_jax: {mark}': True}
+    if captures:
+      scope.mutable = union_filters(scope.mutable, CAPTURED)
+    return self.module.copy(parent=scope)
+
+
+@contextlib.contextmanager
+def capturing(module: nn.Module, layers: Sequence[str], captured: dict[str, Any]) -> Iterator[None]:
+  """Puts the outputs of layers, by path, into `captured`, of the last call each, of a module bound with `captures`."""
+  scope = module.scope
+
+  def intercept(call, args, kwargs, context):
+    outputs = call(*args, **kwargs)
+    if context.method_name == '__call__' and '/'.join(context.module.path) in layers:
+      context.module.sow(CAPTURED, CAPTURED, outputs, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+    return outputs
+
+  with nn.intercept_methods(intercept):
+    yield
+  tree = scope._variables.pop(CAPTURED, {})  # which else `init` would return
+  captured.update({'/'.join(path[:-1]): value for path, value in flax.traverse_util.flatten_dict(tree).items()})
+
+
+@contextlib.contextmanager
+def changed(module: nn.Module, **attributes: Any) -> Iterator[None]:
+  """Gives a bound module other attributes for a while: unlike a clone, it is one call of one module to all who look."""
+  before = {name: getattr(module, name) for name in attributes}
+  try:
+    for name, value in attributes.items():
+      object.__setattr__(module, name, value)  # modules are frozen
+    yield
+  finally:
+    for name, value in before.items():
+      object.__setattr__(module, name, value)
+
+
+def adapt(axis_name: str | None) -> Callable[..., Any]:
+  """An interceptor that makes a module fit to be trained by `steps` and `parallel`.
+
+  Its convolutions run through `ops.grouped_conv`, whose gradients are fast in a scanned loop too, unless they have a
+  `conv_general_dilated` of their own. Its BN takes the statistics of a batch over the pmapped axis `axis_name`, unless
+  it has an axis of its own: `nn.BatchNorm`, and what is called BatchNorm and has an `axis_name`, as copies of it do.
+  """
+
+  def intercept(call, args, kwargs, context):
+    module, changes = context.module, {}
+    if context.method_name == '__call__':
+      if isinstance(module, nn.Conv) and module.conv_general_dilated is module.conv_general_dilated_cls is None:
+        changes = {'conv_general_dilated': grouped_conv.conv_general_dilated}
+      elif ((isinstance(module, nn.BatchNorm) or 'BatchNorm' in type(module).__name__)
+            and getattr(module, 'axis_name', '') is None):
+        changes = {'axis_name': None if module.is_initializing() else axis_name}
+    with changed(module, **changes):
+      return call(*args, **kwargs)
+
+  return intercept

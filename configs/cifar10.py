@@ -42,6 +42,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.train_split = 'train'
   config.data.test_split = 'test'
   config.data.feed = 'resident'  # the data set on the device; or stream, from the host
+  # 0 for images of one size; else they are of any, and cropped to this many pixels on a side as they are read.
+  config.data.image_size = 0
   config.data.pad = 4  # pixels on each side, before the random crop
   config.data.flip = True
 

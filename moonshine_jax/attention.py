@@ -72,7 +72,7 @@ def draw(path: str | os.PathLike, indices: Sequence[int], images: np.ndarray, la
     plt.close(figure)
 
 
-def read(workdirs: Sequence[str]) -> tuple[datasets.Split, list[tuple[str, Network, Any]]]:
+def read(workdirs: Sequence[str]) -> tuple[datasets.Split | datasets.CroppedSplit, list[tuple[str, Network, Any]]]:
   """The test split, and the title, the network and the variables of each workdir.
 
   Raises UserError where there is no checkpoint, or where the networks are not of one data set.
@@ -113,8 +113,8 @@ def main() -> None:
     raise UserError("Matplotlib is not installed: pip install 'moonshine-jax[report]'") from error
   split, networks = read(given.workdirs)
   indices = parse_images(given.images, len(split))
-  images = np.asarray(split.images[indices])
-  draw(given.out, indices, images, split.labels[indices], [look(*each, images) for each in networks])
+  images, labels = split.take(np.array(indices))
+  draw(given.out, indices, images, labels, [look(*each, images) for each in networks])
 
 
 def define_flags() -> None:

@@ -25,6 +25,7 @@ FEEDS = ('resident', 'stream')
 MAX_SEED = 2**32 - 1
 MAX_COUNT = 10**9
 MAX_NUMBER = 1e9
+MAX_IMAGE_SIZE = 4096  # pixels on a side
 MAX_STUDENT = 255  # characters, the limit of a folder's name
 
 
@@ -73,6 +74,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
   'data.train_split': _NAME,
   'data.test_split': _NAME,
   'data.feed': _choice(FEEDS),
+  'data.image_size': _integer(0, MAX_IMAGE_SIZE),
   'data.pad': _integer(0),
   'data.flip': (lambda value: isinstance(value, bool), 'True or False'),
   'optimizer.learning_rate': _POSITIVE,
@@ -103,6 +105,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise UserError(f'config.{name}: missing: expected {expected}')
     if not valid(values[name]):
       raise UserError(f'config.{name}={shown(values[name])}: expected {expected}')
+  if config.data.image_size:
+    for name, expected in (('feed', 'stream'), ('pad', 0)):
+      if config.data[name] != expected:
+        raise UserError(f'config.data.{name}={config.data[name]!r}: expected {expected!r} with '
+                        f'config.data.image_size={config.data.image_size}: images are cropped as they are read')
   models.check(config.model)
 
 

@@ -1,7 +1,8 @@
 """Image classification data by name: TFDS's data sets without TensorFlow, and the embedded `digits`.
 
-A data set is read whole into uint8 arrays. TFDS's are decoded once and kept beside the prepared data, since decoding
-takes ten times as long as reading the arrays.
+A data set of images of one size is read whole into uint8 arrays. TFDS's are decoded once and kept beside the prepared
+data, since decoding takes ten times as long as reading the arrays. One of images of any size, ImageNet's, is never in
+memory: its images are decoded and cropped whenever they are asked for.
 """
 
 import dataclasses
@@ -18,9 +19,11 @@ import ml_collections
 import numpy as np
 
 from moonshine_jax import files
+from moonshine_jax.decoding import Decoders
 from moonshine_jax.errors import UserError, warn
 
 CHUNK = 1000  # examples decoded at a time: TFDS is twice as fast by batches as one by one
+SAMPLE = 2000  # training images by which the channels of images of any size are measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,43 @@ class Split:
   def __len__(self) -> int:
     return len(self.labels)
 
+  def take(self, index: np.ndarray, key: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The images (..., height, width, channels) and labels (...) at indices of any shape; `key` is for `CroppedSplit`.
+    """
+    del key
+    flat = index.ravel()
+    ranks = np.argsort(flat)  # read in the order of the memory map, then put into that of the indices
+    images = np.empty((len(flat), *self.images.shape[1:]), np.uint8)
+    images[ranks] = self.images[flat[ranks]]
+    return images.reshape(*index.shape, *images.shape[1:]), self.labels[index]
+
+  def sample(self) -> np.ndarray:
+    """The indices of the examples whose pixels are the data set's channel statistics: all."""
+    return np.arange(len(self))
+
+
+class CroppedSplit:
+  """A split whose images are decoded and cropped to one size whenever they are taken."""
+
+  def __init__(self, decoders: Decoders, split: str, examples: int):
+    self._decoders = decoders
+    self._split = split
+    self._examples = examples
+
+  def __len__(self) -> int:
+    return self._examples
+
+  def take(self, index: np.ndarray, key: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """As of `Split`: the middle of each image, or with a key the random crop that follows from key and index alone."""
+    images, labels = self._decoders.read(self._split, index.ravel(), key)
+    if labels.min() < 0:
+      raise UserError(f'split {self._split!r}: some examples have no label')
+    return images.reshape(*index.shape, *images.shape[1:]), labels.reshape(index.shape)
+
+  def sample(self) -> np.ndarray:
+    """Evenly spaced indices, the same each time, where there are more than SAMPLE examples."""
+    return np.linspace(0, len(self) - 1, min(SAMPLE, len(self))).astype(np.int64)
+
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
@@ -41,7 +81,7 @@ class Facts:
   Attributes:
     image_shape: (height, width, channels).
     num_classes: number of labels.
-    mean: of the training pixels, for each channel, in the units of uint8.
+    mean: of the training pixels (of the split's `sample`), for each channel, in the units of uint8.
     std: their standard deviation, likewise.
   """
 
@@ -64,21 +104,26 @@ class Source(Protocol):
   image_shape: tuple[int, ...]
   num_classes: int
 
-  def read(self, split: str) -> Split:
+  def read(self, split: str) -> Split | CroppedSplit:
     """The whole split. Raises UserError where it cannot be had."""
 
 
 def open_source(config: ml_collections.ConfigDict) -> Source:
   """The source of `config.data`. Raises UserError for a data set that is unknown or not of images and labels."""
-  return DigitsSource() if config.name == 'digits' else TfdsSource(config.name, config.data_dir or None)
+  if config.name != 'digits':
+    return TfdsSource(config.name, config.data_dir or None, config.image_size)
+  if config.image_size:
+    raise UserError(f'config.data.image_size={config.image_size}: expected 0 for digits, whose images are 8x8')
+  return DigitsSource()
 
 
-def measure(source: Source, train: Split) -> Facts:
-  """The facts of a data set, its channel statistics those of the training split (exact, from the histograms)."""
+def measure(source: Source, train: Split | CroppedSplit) -> Facts:
+  """The facts of a data set, its channel statistics those of the training split's sample (exact, from histograms)."""
   channels = source.image_shape[-1]
   counts = np.zeros((channels, 256), np.int64)
-  for start in range(0, len(train), CHUNK):
-    pixels = train.images[start:start + CHUNK]
+  sample = train.sample()
+  for start in range(0, len(sample), CHUNK):
+    pixels, _ = train.take(sample[start:start + CHUNK])
     for channel in range(channels):
       counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
   values = np.arange(256)
@@ -110,12 +155,13 @@ class DigitsSource:
 
 
 class TfdsSource:
-  """A data set of TFDS with features `image` (uint8, of one size, 1 or 3 channels) and `label` (a class).
+  """A data set of TFDS with features `image` (uint8, 1 or 3 channels) and `label` (a class).
 
-  Data prepared as `array_record` is read without TensorFlow; only preparing needs it.
+  The images are of one size, or of any, and then cropped to squares of `image_size` pixels. Data prepared as
+  `array_record` is read without TensorFlow; only preparing needs it.
   """
 
-  def __init__(self, name: str, data_dir: str | None):
+  def __init__(self, name: str, data_dir: str | None, image_size: int):
     import tensorflow_datasets as tfds  # takes a second to import
 
     self._name = name
@@ -130,14 +176,17 @@ class TfdsSource:
     image, label = features.get('image'), features.get('label')
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
       raise UserError(f'config.data.name={name!r}: expected an image classification data set with image and label')
-    if image.np_dtype != np.uint8 or None in image.shape or image.shape[-1] not in (1, 3):
+    channels = image.shape[-1]
+    if image.np_dtype != np.uint8 or channels not in (1, 3) or (None in image.shape and not image_size):
       raise UserError(
         f'config.data.name={name!r}: images are {image.np_dtype} {image.shape}: expected uint8 of one size '
-        'and 1 or 3 channels')
-    self.image_shape = tuple(image.shape)
+        'and 1 or 3 channels, or of any size with config.data.image_size, the pixels on a side of their crops')
+    self.image_shape = (image_size, image_size, channels) if image_size else tuple(image.shape)
+    self._cropped = image_size > 0
+    self._decoders: Decoders | None = None  # of all splits, once the first is read
     self.num_classes = label.num_classes
 
-  def read(self, split: str) -> Split:
+  def read(self, split: str) -> Split | CroppedSplit:
     if not self._builder.is_prepared():
       self._prepare()
     try:
@@ -148,6 +197,9 @@ class TfdsSource:
         f'TensorFlow: prepare it as array_record (tfds build {self._name} --file_format=array_record)') from error
     except ValueError as error:  # an unknown split, or one that slices beyond the end
       raise UserError(f'data set {self._name}, split {split!r}: {error}') from error
+    if self._cropped:
+      self._decoders = self._decoders or Decoders(self._builder.data_dir, self.image_shape[0], self.image_shape[-1])
+      return CroppedSplit(self._decoders, split, len(examples))
     paths = self._cache_paths(split)
     if paths[1].exists():
       try:

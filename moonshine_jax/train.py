@@ -126,7 +126,7 @@ def train_and_evaluate(
         progress.advance(take_in(students, replicas.fetch(dispatched), first_step))
 
       states = run_epoch(train_loop, states, teacher_variables, train_feed, order, config.steps_per_dispatch, receive,
-                         stopped=lambda: signals.received)
+                         stopped=lambda: signals.received, key=(config.seed, epoch))
       step = epoch * steps_per_epoch + students[0].steps_of_epoch
       if signals.received:
         save(students, states, facts, replicas)
@@ -307,6 +307,7 @@ def run_epoch(
   steps_per_dispatch: int,
   receive: Callable[[Any], None],
   stopped: Callable[[], Any] = lambda: False,
+  key: tuple[int, ...] = (),
 ) -> tuple[steps.TrainState, ...]:
   """Dispatches the steps of an epoch, the host at most IN_FLIGHT dispatches ahead of the devices.
 
@@ -319,12 +320,13 @@ def run_epoch(
     steps_per_dispatch: at most; a stream takes one.
     receive: called with the metrics of each dispatch, in order, and of all of them at the end.
     stopped: asked before each dispatch whether to leave it and those after it out.
+    key: what the random crops of images follow from, where the feed crops them.
 
   Returns:
     The states.
   """
   in_flight = collections.deque()
-  for batches in feed.stacks(order, steps_per_dispatch):
+  for batches in feed.stacks(order, steps_per_dispatch, key):
     if stopped():
       break
     states, dispatched = train_loop(states, teacher_variables, feed.data, batches)

@@ -1,0 +1,113 @@
+"""How many photographs a second the cores decode and crop: what `config.data.image_size` costs the host.
+
+  python -m benchmarks.image_feed --json=image_feed.json
+
+Reads JPEGs of 500x375 pixels, ImageNet's most frequent size, cut out of the two photographs that scikit-learn carries,
+from an array_record file as TFDS prepares it: with random crops as for training, and the middles as for evaluation.
+First in this process alone, on one core; then by the feed, from its processes (one for each core) to batches on the
+device. An accelerator that trains X images a second wants X / (the feed's images a second for a core) cores.
+"""
+
+import argparse
+import io
+import os
+import statistics
+import tempfile
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from benchmarks.command import write_json
+from configs import imagenet
+from moonshine_jax import datasets, decoding, feeds
+from moonshine_jax.parallel import Replicas
+from moonshine_jax.timing import in_turns
+
+WIDTH, HEIGHT, QUALITY = 500, 375, 90
+PHOTOGRAPHS = 200  # different ones, read again and again
+
+
+class Photographs(tfds.core.GeneratorBasedBuilder):
+  """Encoded here, since TFDS encodes with TensorFlow."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
+      'image': tfds.features.Image(shape=(None, None, 3)), 'label': tfds.features.ClassLabel(num_classes=2)}))
+
+  def _split_generators(self, dl_manager):
+    return {'train': self._generate_examples()}
+
+  def _generate_examples(self):
+    for i, file in enumerate(photographs()):
+      yield i, {'image': file, 'label': i % 2}
+
+
+def photographs() -> list[bytes]:
+  """JPEGs, each another part of a photograph."""
+  from sklearn.datasets import load_sample_images
+
+  whole, rng = load_sample_images().images, np.random.default_rng(0)
+  files = []
+  for i in range(PHOTOGRAPHS):
+    image = whole[i % len(whole)]
+    top, left = rng.integers(image.shape[0] - HEIGHT), rng.integers(image.shape[1] - WIDTH)
+    file = io.BytesIO()
+    Image.fromarray(image[top:top + HEIGHT, left:left + WIDTH]).save(file, 'JPEG', quality=QUALITY)
+    files.append(file.getvalue())
+  return files
+
+
+def main(arguments: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--image_size', type=int, default=224, help='pixels on a side of a crop (default: 224)')
+  parser.add_argument('--batch', type=int, default=256, help='images in a batch (default: 256)')
+  parser.add_argument('--batches', type=int, default=8, help='batches that are timed together (default: 8)')
+  parser.add_argument('--repeats', type=int, default=5, help='times that each is timed, after warm-up (default: 5)')
+  parser.add_argument('--json', help='file to write the measurements to')
+  flags = parser.parse_args(arguments)
+
+  with tempfile.TemporaryDirectory() as data_dir:
+    Photographs(data_dir=data_dir, file_format='array_record').download_and_prepare()
+    config = imagenet.get_config().data
+    config.name, config.data_dir, config.image_size = 'photographs', data_dir, flags.image_size
+    feed = feeds.StreamFeed(datasets.open_source(config).read('train'), Replicas(jax.local_devices()[:1]))
+    files = photographs()
+    index = np.resize(np.arange(PHOTOGRAPHS), (flags.batches, flags.batch))
+    runs = {}
+    for crop, key in (('random crops', (0, 0)), ('middles', None)):
+      runs[f'{crop}, decoding on one core'] = lambda key=key: decode(files, flags.image_size, key)
+      runs[f'{crop}, the feed'] = lambda key=key: drain(feed, index, key)
+    seconds = in_turns(runs, flags.repeats)
+
+  cores = len(os.sched_getaffinity(0))
+  print(f'images a second: median (lowest to highest) of {flags.repeats}; JPEGs of {WIDTH}x{HEIGHT} pixels and '
+        f'{statistics.mean(map(len, files)) / 1000:.0f} kB, crops of {flags.image_size}x{flags.image_size}; '
+        f'the feed has {cores} processes')
+  rows = []
+  for name, seen in seconds.items():
+    images = index.size if name.endswith('feed') else len(files)
+    speeds = [images / each for each in seen]
+    rows.append({'run': name, 'images_per_second': statistics.median(speeds), 'lowest': min(speeds),
+                 'highest': max(speeds), 'processes': cores if name.endswith('feed') else 1})
+    print(f'{name:<40} {rows[-1]["images_per_second"]:>8.0f} ({min(speeds):.0f} to {max(speeds):.0f})')
+  write_json(flags.json, flags, rows)
+
+
+def decode(files: list[bytes], size: int, key: tuple[int, ...] | None) -> None:
+  """Decodes and crops all."""
+  for i, file in enumerate(files):
+    decoding.decode(file, size, 3, decoding.box_chooser(key, i))
+
+
+def drain(feed: feeds.StreamFeed, index: np.ndarray, key: tuple[int, ...] | None) -> None:
+  """Takes all batches of indices (batches, batch), and waits for the last."""
+  for batch in feed.batches(({'index': each} for each in index), key=key):
+    jax.block_until_ready(batch)
+
+
+if __name__ == '__main__':
+  main()

@@ -26,7 +26,7 @@ def name(config: ml_collections.ConfigDict) -> str:
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises UserError, naming the field, where `config.model` is of no network that can be built."""
   if config.network not in NETWORKS:
-    raise UserError(f'config.model.network={config.network!r}: expected {", ".join(NETWORKS)}')
+    raise UserError(f'config.model.network={shown(config.network)}: expected {", ".join(NETWORKS)}')
   if config.network == 'resnet':
     _check_resnet(config)
     return

@@ -36,7 +36,7 @@ RATIO = 3 / 4, 4 / 3
 ATTEMPTS = 10
 CENTRE = 224 / 256  # the side of the middle that evaluation takes, of the image's short side
 
-TASK = 8  # images that a process is asked for at a time: few, so that all end together; a request costs 0.1 ms
+TASK = 8  # images that a process is asked for at a time: few, so that all processes end a batch together
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:

@@ -46,7 +46,7 @@ def test_the_recipe_is_the_papers():
   ('data.pad', -1, 'config.data.pad=-1: expected an integer of at least 0'),
   ('optimizer.learning_rate', float('inf'), 'config.optimizer.learning_rate=inf: expected a number above 0'),
   ('optimizer.decay_epochs', (3, 2), r'config.optimizer.decay_epochs=\(3, 2\): expected increasing positive integers'),
-  ('epochs', True, 'config.epochs=True: expected an integer of at least 1')])
+  ('epochs', True, 'config.epochs=True: expected an integer of at least 0')])
 def test_a_wrong_value_is_named_with_what_would_be_right(field, value, message):
   config = cifar10.get_config()
   with config.ignore_type():

@@ -223,7 +223,7 @@ def assert_same_logits(networks, network, config, fields, arrays, paths, image_s
   model = create_model(config.model, len(arrays['fc.weight']))
   images = np.random.default_rng(0).integers(0, 256, (3, *image_shape), np.uint8)
   expected = networks.logits(network, images, MEAN, STD)
-  assert np.abs(expected).max() > 0.1 and np.ptp(expected, axis=0).max() > 0.01  # they depend on the images
+  assert np.ptp(expected, axis=0).max() > 0.1  # they depend on the images
   mean, std = (tuple(255 * each for each in values) for values in (MEAN, STD))
   like = jax.eval_shape(model.init, jax.random.key(0), images.astype(np.float32))
   variables = variables_of(arrays, paths, like)

@@ -157,14 +157,18 @@ class ResNet(nn.Module):
     return self.fc(x.mean((2, 3)))
 
 
-def randomise(network, seed=0):
-  """Gives BN statistics, scales and biases as training leaves them, and puts the network into evaluation mode."""
-  generator = torch.Generator().manual_seed(seed)
+@torch.no_grad()
+def randomise(network):
+  """Gives the network random numbers, BN the statistics that go with them, and puts it into evaluation mode."""
+  generator = torch.Generator().manual_seed(0)
   for module in network.modules():
     if isinstance(module, nn.BatchNorm2d):
-      for tensor, low, high in ((module.running_mean, -0.3, 0.3), (module.running_var, 0.5, 2),
-                                (module.weight.data, 0.5, 1.5), (module.bias.data, -0.3, 0.3)):
-        tensor.uniform_(low, high, generator=generator)
+      module.momentum = None  # the running statistics are those of the images below
+      module.weight.uniform_(0.5, 1.5, generator=generator)
+      module.bias.uniform_(-0.3, 0.3, generator=generator)
+    elif isinstance(module, nn.Conv2d | nn.Linear):
+      module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
+  network.train()(torch.randn((8, 3, 16, 16), generator=generator))
   return network.eval()
 
 

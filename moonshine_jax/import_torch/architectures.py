@@ -67,7 +67,7 @@ def recognise_wide_resnet(arrays: Arrays) -> Architecture:
     raise ValueError(f'fc.weight takes {channels} channels: expected 64 times the width of a Wide ResNet')
   width = channels // 64
 
-  paths = _module('conv1', CONVOLUTION, 'conv1') | _module('bn1', BATCH_NORM, 'bn') | _module('fc', LINEAR, 'fc')
+  paths = _module('conv1', CONVOLUTION, 'conv1')
   convolutions = []  # of each block, the names of their weights
   for group, blocks in enumerate(groups, start=2):
     for i, theirs in enumerate(blocks, start=1):
@@ -79,6 +79,7 @@ def recognise_wide_resnet(arrays: Arrays) -> Architecture:
       if i == 1 and (group > 2 or width > 1):
         paths |= _module(f'{theirs}.convShortcut', CONVOLUTION, ours, 'shortcut')
       convolutions.append([f'{theirs}.{name}.weight' for name in modules[1::2]])
+  paths |= _module('bn1', BATCH_NORM, 'bn') | _module('fc', LINEAR, 'fc')
   _check(arrays, paths)
   notations = [_notations([arrays[name].shape for name in names]) for names in convolutions]
   common = [each for each in notations[0] if all(each in others for others in notations)]
@@ -97,7 +98,7 @@ def recognise_resnet(arrays: Arrays) -> Architecture:
   if not depths:
     raise ValueError(f'layer1 to layer4 have {", ".join(map(str, stages))} {"bottleneck" if bottleneck else "basic"} '
                      f'blocks: expected those of ResNet-{", ".join(map(str, resnet.BLOCKS_PER_STAGE))}')
-  paths = _module('conv1', CONVOLUTION, 'conv1') | _module('bn1', BATCH_NORM, 'bn1') | _module('fc', LINEAR, 'fc')
+  paths = _module('conv1', CONVOLUTION, 'conv1') | _module('bn1', BATCH_NORM, 'bn1')
   for stage, blocks in enumerate(stages, start=1):
     for i in range(blocks):
       theirs, ours = f'layer{stage}.{i}', f'layer{stage}_{i}'
@@ -107,6 +108,7 @@ def recognise_resnet(arrays: Arrays) -> Architecture:
       if i == 0 and (stage > 1 or bottleneck):
         paths |= _module(f'{theirs}.downsample.0', CONVOLUTION, ours, 'downsample_0')
         paths |= _module(f'{theirs}.downsample.1', BATCH_NORM, ours, 'downsample_1')
+  paths |= _module('fc', LINEAR, 'fc')
   _check(arrays, paths)
   return Architecture({'network': 'resnet', 'depth': depths[0], 'width': 1, 'block': 'S'}, paths)
 

@@ -1,6 +1,6 @@
 """Draws what attention transfer is about: the attention maps of a teacher and its students, side by side.
 
-  python -m moonshine_jax.attention --workdirs=TEACHER,STUDENT,STUDENT --images=0,1,2 --out=FILE.png
+  python -m moonshine_jax.report attention --workdirs=TEACHER,STUDENT,STUDENT --images=0,1,2 --out=FILE.png
 
 A row for each image of the test split, with its label; for each network the normalised maps of its activations (conv2,
 conv3 and conv4 of a Wide ResNet) and the label that it predicts. The maps of one place and one image share their
@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from moonshine_jax import checkpoint, config, datasets, files, losses, models
-from moonshine_jax.errors import UserError, require_flags, run_command
+from moonshine_jax.errors import UserError, require_flags
 from moonshine_jax.steps import Network
 
 FORMATS = ('.png', '.svg', '.pdf')
@@ -121,8 +121,8 @@ def main() -> None:
   draw(given.out, indices, images, split.labels[indices], [look(*each, images) for each in networks])
 
 
-if __name__ == '__main__':  # the flags too: other commands have flags of these names
+def define_flags() -> None:
+  """Those of the command; the report has flags of these names too."""
   flags.DEFINE_list('workdirs', None, 'The workdirs of the networks, the teacher first.')
   flags.DEFINE_list('images', ['0', '1', '2'], 'Which images of the test split, from 0.')
   flags.DEFINE_string('out', None, 'PNG, SVG or PDF file for the picture.')
-  run_command(main)

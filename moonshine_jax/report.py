@@ -4,11 +4,16 @@
 
 DIR may also be the JSON file that --json writes. Prints the table as Markdown; writes it whole, beside what the paper
 printed, as Markdown, CSV and a page, index.html, with the figures, which are files as well.
+
+  python -m moonshine_jax.report attention --workdirs=TEACHER,STUDENT --images=0,1,2 --out=FILE.png
+
+draws attention maps (`attention.py`).
 """
 
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,7 +113,13 @@ def main(source: str) -> None:
   write(source, runs, out, latencies)
 
 
-if __name__ == '__main__':  # the flags too: what imports this file has flags of these names
+if __name__ == '__main__' and sys.argv[1:2] == ['attention']:
+  from moonshine_jax import attention  # with Orbax, which a report does without
+
+  del sys.argv[1]
+  attention.define_flags()
+  run_command(attention.main)
+elif __name__ == '__main__':  # the flags too: what imports this file has flags of these names
   flags.DEFINE_string('out', None, 'Folder for the report, in place of DIR/report (FILE-report for FILE.json).')
   flags.DEFINE_string('latency', None, 'JSON of latencies, as benchmarks.inference --json writes it.')
   flags.DEFINE_string('json', None, 'File to write the runs to, from which the report can be made again.')

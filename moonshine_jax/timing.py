@@ -1,5 +1,6 @@
 """Timing that a shared machine disturbs least: candidates take turns, and the median of their times counts."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -40,19 +41,22 @@ def in_turns(calls, repeats):
 
   Args:
     calls: {name: a function of nothing that returns when its work is done}; each is called twice before any timing.
-    repeats: how many times each is timed, in turns.
+    repeats: how many times each is timed, in turns. The order of each turn is drawn anew (and the same in every run):
+      what ran before leaves caches, freed memory and threads behind, 10% of a train step on a CPU, and in a fixed
+      order always to the same one.
 
   Returns:
     {name: the times, in order}.
   """
+  rng = random.Random(0)
   for call in calls.values():
     call()
     call()
   times = {name: [] for name in calls}
   for _ in range(repeats):
-    for name, call in calls.items():
+    for name in rng.sample(sorted(calls), len(calls)):
       start = time.perf_counter()
-      call()
+      calls[name]()
       times[name].append(time.perf_counter() - start)
   return times
 

@@ -7,6 +7,7 @@ import pytest
 
 import benchmarks
 from benchmarks import train_step
+from moonshine_jax.models.wide_resnet import Architecture
 
 SMALL = ['--batch=4', '--image_size=8', '--repeats=2']
 
@@ -44,13 +45,16 @@ def test_beside_pytorch(tmp_path, capsys):
 
 
 def test_ratios_are_those_of_the_fastest_of_ours():
-  def row(network, one, two, nchw):
-    return {'network': network, 'images_per_second': {
-      'ours, 1 device': one, 'ours, 2 devices': two, train_step.NCHW: nchw}}
+  speeds = {'ours, 1 device': 45, 'ours, 2 devices': 40, train_step.REFERENCE: 90, train_step.NCHW: 30}
+  assert train_step.ratios({'images_per_second': speeds}) == {train_step.REFERENCE: 0.5, train_step.NCHW: 1.5}
 
-  rows = [row('WRN-40-2 S', 20, 30, 60), row('WRN-40-2 G(N)', 45, 40, 30)]
-  assert train_step.ratios(rows[1], rows) == {train_step.NCHW: 1.5, 'S': 1.5}
-  assert train_step.ratios(rows[1], rows[1:]) == {train_step.NCHW: 1.5}
+
+def test_the_s_network_takes_its_turns_with_every_other(tmp_path, monkeypatch, no_torch):
+  monkeypatch.setattr(train_step, 'TEACHER', Architecture(10, 1, 'S'))
+  rows = rows_of(tmp_path, '--networks', 'WRN-10-1 S', 'WRN-10-1 B(2)', '--devices', '1')
+  for row in rows:
+    speeds = row['images_per_second']
+    assert row['ratios'] == {'S': pytest.approx(speeds['ours, 1 device'] / speeds['S'])}
 
 
 @pytest.mark.parametrize('devices', ['3', '9', '0'])

@@ -1,0 +1,26 @@
+"""CIFAR-10 reduced to what a CPU trains in an hour: WRN-16-1, 10,000 training images, 8 epochs. Not the paper's result.
+
+  python -m launch.sweep --config=configs/cifar10_reduced.py --seeds=1 --out=runs/cifar10_reduced
+  python -m launch.sweep --config=configs/cifar10_reduced.py --seeds=1 --out=runs/cifar10_reduced --blocks='G(N/8)' \
+      --regimes=KD --kd_forms=equation,hinton
+
+trains the teacher and three students by every regime, then the student G(N/8) by the other forms of KD. All 10,000 test
+images count. Teachers this weak, with an error near 40%, have little to teach: it shows that the whole path works on
+real images, and which way the forms of the loss differ.
+"""
+
+import ml_collections
+
+from configs import cifar10
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = cifar10.get_config()
+  config.epochs = 8
+  config.checkpoint_every = 2
+  config.model.depth = 16
+  config.model.width = 1
+  config.data.train_split = 'train[:10000]'
+  config.optimizer.decay_epochs = (2, 5, 6)  # the recipe's, in proportion
+  config.distill.students = ('block=G(N/8)', 'block=S-2x2', 'block=B(2)')
+  return config

@@ -187,7 +187,7 @@ PAPERS = {
                              'units': 1}),
   'BG(2,M/8)': (10, 1, lambda n: {'make': functools.partial(n.Bottleneck, factor=2, groups_of=lambda c: c // 8),
                                   'parts': 1, 'units': 1}),
-  'BG(4,M)': (16, 2, lambda n: {
+  'BG(4,M)': (10, 2, lambda n: {
     'make': functools.partial(n.Bottleneck, factor=4, groups_of=lambda c: c, name='convdw'), 'parts': 1, 'units': 1}),
 }
 
@@ -228,4 +228,5 @@ def assert_same_logits(networks, network, config, fields, arrays, paths, image_s
   like = jax.eval_shape(model.init, jax.random.key(0), images.astype(np.float32))
   variables = variables_of(arrays, paths, like)
   logits, _ = jax.jit(functools.partial(Network(model, mean, std), train=False))(variables, images)
-  np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+  # Of the largest: PyTorch's own float32 is 6e-5 from its float64 on a ResNet-50 with logits of 10.
+  np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))

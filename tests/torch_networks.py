@@ -168,7 +168,7 @@ def randomise(network):
       module.bias.uniform_(-0.3, 0.3, generator=generator)
     elif isinstance(module, nn.Conv2d | nn.Linear):
       module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
-  network.train()(torch.randn((8, 3, 16, 16), generator=generator))
+  network.train()(5 * torch.rand((16, 3, 48, 48), generator=generator) - 2.4)  # as `logits` normalises noise
   return network.eval()
 
 

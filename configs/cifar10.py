@@ -29,6 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.model = ml_collections.ConfigDict()
   config.model.seed = 0  # of the initial parameters
+  # Or a function of yours that returns a linen module, 'package.module:function' or 'path/file.py:function': depth and
+  # width are not for it, and block is the rule by which its convolutions are replaced (S: none).
   config.model.network = 'wide_resnet'
   config.model.depth = 40
   config.model.width = 2
@@ -37,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.dtype = 'float32'  # of the computation: float32 or bfloat16
 
   config.data = ml_collections.ConfigDict()
-  config.data.name = 'cifar10'  # of TFDS, or digits
+  config.data.name = 'cifar10'  # of TFDS, or digits, or a function of yours that returns arrays
   config.data.data_dir = ''  # where TFDS's data is, or goes; empty for ~/tensorflow_datasets
   config.data.train_split = 'train'
   config.data.test_split = 'test'

@@ -59,7 +59,7 @@ _NAME = (lambda value: isinstance(value, str) and bool(value), 'a string that is
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
   'seed': _integer(0, MAX_SEED),
   'batch_size': _integer(1),
-  'epochs': _integer(1),
+  'epochs': _integer(0),  # 0 of a network that was given, not trained
   'steps_per_dispatch': _integer(1),
   'eval_every': _integer(1),
   'checkpoint_every': _integer(1),

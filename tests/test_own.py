@@ -1,6 +1,7 @@
 """Networks and data of a user's own through the whole project; what cannot be run is refused before it begins."""
 
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -10,13 +11,20 @@ from configs import digits
 from moonshine_jax import (
   attention,
   checkpoint,
+  datasets,
   evaluate,
+  feeds,
+  optim,
+  parallel,
   report,
   results,
+  steps,
   tables,
   train,
 )
+from moonshine_jax import config as config_lib
 from moonshine_jax.errors import UserError
+from moonshine_jax.models import create_model
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 
@@ -77,8 +85,8 @@ def test_attention(folder):
   assert '>map 2<' in (folder / 'maps.svg').read_text()
 
 
-def test_a_run_with_dropout_goes_on_to_the_same_bits(folder, tmp_path, config):
-  """The masks follow from the seed and the step alone; a run that stopped after an epoch, or learned beside others."""
+def test_a_run_with_dropout_goes_on_and_is_as_if_beside_others(folder, tmp_path, config):
+  """The masks follow from the seed and the step alone: stopped after an epoch, and alone in its process."""
   config.model.network, config.distill.teacher, config.distill.beta = (
     'tests.own:with_dropout', str(folder / 'teacher'), 0.0)
   workdir = tmp_path / 'run'
@@ -90,6 +98,36 @@ def test_a_run_with_dropout_goes_on_to_the_same_bits(folder, tmp_path, config):
   ours, theirs = (checkpoint.Checkpoints(each).network()[1] for each in (
     workdir, folder / 'network-tests.own-with-dropout-beta-0'))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, theirs)
+
+
+def first_step(config, network, devices, step=0):
+  """The step's metrics and the state after it, of the initial parameters."""
+  config.model.network = network
+  source = datasets.open_source(config.data)
+  replicas = parallel.Replicas(jax.devices()[:devices])
+  student = steps.Network(create_model(config.model, 3, replicas.axis_name, (8, 8, 2)), (0.0,) * 2, (255.0,) * 2)
+  tx = optim.create_optimizer(config, 1)
+  state = steps.create_train_state(student, (8, 8, 2), tx, jax.random.key(0), jax.random.key(1))
+  feed = feeds.ResidentFeed(source.read('train'), replicas)
+  train_step = replicas.compile(steps.make_train_step([config], [student], None, tx, feed.gather, replicas))
+  batch, = feed.batches([{'index': np.arange(16)}])
+  states = replicas.replicate((state.replace(step=state.step + step),))
+  (state,), (metrics,) = replicas.fetch(train_step(states, {}, feed.data, batch))
+  return metrics, state
+
+
+def test_bn_takes_the_statistics_of_all_devices(config):
+  (metrics, state), (of_two, state_of_two) = (first_step(config, 'tests.own:with_norm', devices) for devices in (1, 2))
+  np.testing.assert_allclose(metrics['loss'], of_two['loss'], rtol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+               state.variables, state_of_two.variables)
+  assert state.batch_stats['Stage_0']['BatchNorm_0']['mean'].any()
+
+
+def test_dropout_follows_from_the_step_and_the_device(config):
+  config.data.pad = 0  # so that nothing else is random
+  losses = [first_step(config, 'tests.own:with_dropout', *where)[0]['loss'] for where in ((1, 0), (1, 0), (1, 1), (2, 0))]
+  assert losses[0] == losses[1] and len(set(map(float, losses))) == 3
 
 
 @pytest.mark.parametrize(('fields', 'message'), [
@@ -112,6 +150,20 @@ def test_what_cannot_be_run(folder, tmp_path, config, fields, message, monkeypat
   with pytest.raises(UserError, match='^' + message):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_student_of_a_function_has_no_depth(config):
+  config.distill.students = ('block=G(N) depth=16',)
+  with pytest.raises(UserError, match="'block=G.N. depth=16': expected no depth and no width: with_norm has neither"):
+    config_lib.students(config)
+
+
+def test_a_workdir_whose_function_is_gone(folder, tmp_path):
+  shutil.copytree(folder / 'teacher', tmp_path / 'moved')
+  config_file = tmp_path / 'moved' / 'config.json'
+  config_file.write_text(config_file.read_text().replace('tests.own:with_norm', 'gone.py:with_norm'))
+  with pytest.raises(UserError, match=f"^{config_file}: config.model.network='gone.py:with_norm': no file .*/gone.py"):
+    results.collect(tmp_path)
 
 
 def test_maps_of_another_size_are_told_of_and_averaged(folder, tmp_path, config, capsys):

@@ -92,10 +92,10 @@ def distil(
   blocks = (blocks,) if isinstance(blocks, str) else tuple(blocks)
   words = tuple(block if '=' in block else f'block={block}' for block in blocks)
   teacher, workdir = Path(workdir) / 'teacher', Path(workdir)
-  config = make_config({
-    'optimizer.decay_epochs': in_proportion(overrides.get('epochs', DEFAULTS['epochs'])), **overrides, **named,
-    'distill.teacher': str(teacher), 'distill.students': words})
+  config = make_config({**overrides, **named, 'distill.teacher': str(teacher), 'distill.students': words})
   config_lib.check(config)
+  if 'optimizer.decay_epochs' not in overrides:
+    config.optimizer.decay_epochs = in_proportion(config.epochs)
   config_lib.students(config)
 
   source = datasets.open_source(config.data)

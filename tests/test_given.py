@@ -31,7 +31,7 @@ def test_a_given_network_is_evaluated_distilled_and_reported(config, network, tm
   jax.tree.map(np.testing.assert_array_equal, found, variables)
   assert metadata.facts == facts and rebuilt.mean == facts.mean
   images = (test_split.images.astype(np.float32) - facts.mean) / np.float32(50)
-  logits, _ = rebuilt.model.apply(variables, images)
+  logits, _ = jax.jit(rebuilt.model.apply)(variables, images)
   assert record['test_error'] == pytest.approx(100 * np.mean(np.argmax(logits, -1) != test_split.labels))
   result = evaluate.evaluate(tmp_path / 'teacher')
   assert result['step'] == 0 and result['test_error'] == record['test_error']

@@ -49,8 +49,9 @@ def name(config: ml_collections.ConfigDict) -> str:
 
 
 def activation_names(model: nn.Module, number: int) -> tuple[str, ...]:
-  """What a network's activations are called, of which there are so many."""
-  return tuple(f'conv{i + 2}' if isinstance(model, wide_resnet.WideResNet) else f'map {i + 1}' for i in range(number))
+  """What a network's activations are called, of which there are so many: by the papers' names, or by numbers."""
+  named = isinstance(model, wide_resnet.WideResNet | resnet.ResNet)
+  return tuple(f'conv{i + 2}' if named else f'map {i + 1}' for i in range(number))
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -114,8 +114,8 @@ class Source(Protocol):
 def open_source(config: ml_collections.ConfigDict) -> Source:
   """The source of `config.data`. Raises UserError for a data set that is unknown or not of images and labels."""
   if config.image_size and (functions.is_name(config.name) or config.name == 'digits'):
-    raise UserError(f'config.data.image_size={config.image_size}: expected 0 for {config.name}, whose images are of one '
-                    'size')
+    raise UserError(f'config.data.image_size={config.image_size}: expected 0 for {config.name}, whose images are of '
+                    'one size')
   if functions.is_name(config.name):
     return FunctionSource(config.name)
   if config.name == 'digits':

@@ -29,6 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.model = ml_collections.ConfigDict()
   config.model.seed = 0  # of the initial parameters
+  # Or a function of yours that returns a linen module, 'package.module:function' or 'path/file.py:function': depth and
+  # width are not for it, and block is the rule by which its convolutions are replaced (S: none).
   config.model.network = 'wide_resnet'
   config.model.depth = 40
   config.model.width = 2
@@ -37,11 +39,13 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.dtype = 'float32'  # of the computation: float32 or bfloat16
 
   config.data = ml_collections.ConfigDict()
-  config.data.name = 'cifar10'  # of TFDS, or digits
+  config.data.name = 'cifar10'  # of TFDS, or digits, or a function of yours that returns arrays
   config.data.data_dir = ''  # where TFDS's data is, or goes; empty for ~/tensorflow_datasets
   config.data.train_split = 'train'
   config.data.test_split = 'test'
   config.data.feed = 'resident'  # the data set on the device; or stream, from the host
+  # 0 for images of one size; else they are of any, and cropped to this many pixels on a side as they are read.
+  config.data.image_size = 0
   config.data.pad = 4  # pixels on each side, before the random crop
   config.data.flip = True
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import ml_collections
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import cost, metrics
-from moonshine_jax.models import create_model
+from moonshine_jax import cost, datasets, metrics
+from moonshine_jax.models import create_model, is_own
 
 IMAGE_SHAPE, NUM_CLASSES = (32, 32, 3), 10  # CIFAR-10's, of which the proportions of multiply-adds hardly depend
 
@@ -49,11 +49,13 @@ def work(config: ml_collections.ConfigDict, teacher: ml_collections.ConfigDict, 
   divided among those that learn together.
   """
   distilled = config_lib.regime(config) != 'none'
-  return config.epochs * (3 * _multiply_adds(config.model) + distilled * _multiply_adds(teacher.model) / together)
+  return config.epochs * (3 * _multiply_adds(config) + distilled * _multiply_adds(teacher) / together)
 
 
-def _multiply_adds(model):
-  return cost.count(create_model(model, NUM_CLASSES), IMAGE_SHAPE).multiply_adds
+def _multiply_adds(config):
+  # A user's own network may take no other images than its data's.
+  shape = datasets.open_source(config.data).image_shape if is_own(config.model) else IMAGE_SHAPE
+  return cost.count(create_model(config.model, NUM_CLASSES, image_shape=shape), shape).multiply_adds or 1
 
 
 def _hms(seconds):

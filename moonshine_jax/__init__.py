@@ -3,7 +3,8 @@
 import importlib
 
 # What is used as `moonshine_jax.NAME`, and where it is; loaded when first used, since JAX takes seconds to load.
-_NAMES = {'cheapen': 'substitution', 'plan': 'substitution', 'inherit': 'substitution', 'with_capture': 'capture'}
+_NAMES = {'cheapen': 'substitution', 'plan': 'substitution', 'inherit': 'substitution', 'with_capture': 'capture',
+          'distil': 'distillation'}
 
 
 def __getattr__(name):

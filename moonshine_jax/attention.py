@@ -2,8 +2,9 @@
 
   python -m moonshine_jax.report attention --workdirs=TEACHER,STUDENT,STUDENT --images=0,1,2 --out=FILE.png
 
-A row for each image of the test split, with its label; for each network the normalised maps of conv2, conv3 and conv4
-and the label that it predicts. The maps of one group and one image share their colours, black for 0. Needs Matplotlib.
+A row for each image of the test split, with its label; for each network the normalised maps of its activations (conv2,
+conv3 and conv4 of a Wide ResNet) and the label that it predicts. The maps of one place and one image share their
+colours, black for 0. Needs Matplotlib.
 """
 
 import os
@@ -20,7 +21,6 @@ from moonshine_jax.errors import UserError, require_flags
 from moonshine_jax.steps import Network
 
 FORMATS = ('.png', '.svg', '.pdf')
-GROUPS = ('conv2', 'conv3', 'conv4')
 
 
 class Look(NamedTuple):
@@ -29,19 +29,21 @@ class Look(NamedTuple):
   Attributes:
     title: of the network.
     predictions: labels (images,).
-    maps: of conv2, conv3 and conv4, float32 (images, height, width), each image's of L2 norm 1.
+    maps: of its activations by their names, float32 (images, height, width), each image's of L2 norm 1.
   """
 
   title: str
   predictions: np.ndarray
-  maps: list[np.ndarray]
+  maps: dict[str, np.ndarray]
 
 
 def look(title: str, network: Network, variables: Any, images: np.ndarray) -> Look:
   """Applies a network in evaluation mode to uint8 images (images, height, width, channels)."""
   logits, activations = jax.jit(lambda variables, images: network(variables, images, train=False))(variables, images)
-  return Look(title, np.asarray(logits.argmax(-1)), [
-    np.asarray(losses.attention_map(each)).reshape(each.shape[:3]) for each in activations])
+  names = models.activation_names(network.model, len(activations))
+  return Look(title, np.asarray(logits.argmax(-1)), {
+    name: np.asarray(losses.attention_map(each)).reshape(each.shape[:3])
+    for name, each in zip(names, activations, strict=True)})
 
 
 def draw(path: str | os.PathLike, indices: Sequence[int], images: np.ndarray, labels: np.ndarray,
@@ -50,29 +52,31 @@ def draw(path: str | os.PathLike, indices: Sequence[int], images: np.ndarray, la
   from moonshine_jax.figures import SVG, plt
 
   with plt.rc_context(SVG), files.writing(path):
-    columns = 1 + len(GROUPS) * len(looks)
+    columns = 1 + sum(len(each.maps) for each in looks)
     figure, axes = plt.subplots(len(images), columns, figsize=(1.1 * columns, 0.7 + 1.3 * len(images)), squeeze=False,
                                 layout='constrained')
     figure.get_layout_engine().set(h_pad=0.08)
     for ax in axes.flat:
       ax.set(xticks=[], yticks=[])
     for i, row in enumerate(axes):
-      row[0].imshow(images[i].squeeze(-1) if images.shape[-1] == 1 else images[i], cmap='gray')
+      row[0].imshow(images[i] if images.shape[-1] == 3 else images[i].mean(-1), cmap='gray')
       row[0].set_xlabel(f'image {indices[i]}\nlabel {labels[i]}')
-      for j, each in enumerate(looks):
-        own = row[1 + len(GROUPS) * j:][:len(GROUPS)]
-        for group, ax in enumerate(own):
-          brightest = max(other.maps[group][i].max() for other in looks)
-          ax.imshow(each.maps[group][i], cmap='inferno', vmin=0, vmax=brightest)
+      others = iter(row[1:])
+      for each in looks:
+        own = dict(zip(each.maps, others, strict=False))
+        middle = own[list(own)[(len(own) - 1) // 2]]
+        for name, ax in own.items():
+          brightest = max(other.maps[name][i].max() for other in looks if name in other.maps)
+          ax.imshow(each.maps[name][i], cmap='inferno', vmin=0, vmax=brightest)
           if i == 0:
-            ax.set_title((f'{each.title}\n' if group == 1 else '') + GROUPS[group], fontsize=9)
-        own[1].set_xlabel(f'predicts {each.predictions[i]}',
+            ax.set_title((f'{each.title}\n' if ax is middle else '') + name, fontsize=9)
+        middle.set_xlabel(f'predicts {each.predictions[i]}',
                           color='black' if each.predictions[i] == labels[i] else 'tab:red')
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def read(workdirs: Sequence[str]) -> tuple[datasets.Split, list[tuple[str, Network, Any]]]:
+def read(workdirs: Sequence[str]) -> tuple[datasets.Split | datasets.CroppedSplit, list[tuple[str, Network, Any]]]:
   """The test split, and the title, the network and the variables of each workdir.
 
   Raises UserError where there is no checkpoint, or where the networks are not of one data set.
@@ -113,8 +117,8 @@ def main() -> None:
     raise UserError("Matplotlib is not installed: pip install 'moonshine-jax[report]'") from error
   split, networks = read(given.workdirs)
   indices = parse_images(given.images, len(split))
-  images = np.asarray(split.images[indices])
-  draw(given.out, indices, images, split.labels[indices], [look(*each, images) for each in networks])
+  images, labels = split.take(np.array(indices))
+  draw(given.out, indices, images, labels, [look(*each, images) for each in networks])
 
 
 def define_flags() -> None:

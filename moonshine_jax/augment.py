@@ -21,7 +21,7 @@ def crop_and_flip(images: jax.Array, choices: dict[str, jax.Array], pad: int) ->
   Args:
     images: of any dtype, not normalised: the padding is black.
     choices: of `draw`, one of each for every image.
-    pad: pixels on each side.
+    pad: pixels on each side; with 0 nothing is cropped.
 
   Returns:
     Images of the same shape and dtype.
@@ -31,9 +31,9 @@ def crop_and_flip(images: jax.Array, choices: dict[str, jax.Array], pad: int) ->
   def crop(image, offset):
     return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (height, width, channels))
 
-  padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-  cropped = jax.vmap(crop)(padded, choices['offset'])
-  return jnp.where(choices['flip'][:, None, None, None], cropped[:, :, ::-1], cropped)
+  if pad:
+    images = jax.vmap(crop)(jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0))), choices['offset'])
+  return jnp.where(choices['flip'][:, None, None, None], images[:, :, ::-1], images)
 
 
 def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

@@ -55,6 +55,12 @@ class Metadata:
   epoch_metrics: dict[str, np.ndarray]
   arrays: dict[str, dict[str, Any]]
 
+  @property
+  def network(self) -> Network:
+    """The network, rebuilt from the config."""
+    model = create_model(self.config.model, self.facts.num_classes, image_shape=self.facts.image_shape)
+    return Network(model, self.facts.mean, self.facts.std)
+
 
 class Checkpoints:
   """The checkpoints of a workdir, in its folder `checkpoints`, one a step."""
@@ -149,10 +155,8 @@ class Checkpoints:
     while steps := self.steps:
       try:
         metadata = self._metadata(steps[-1])
-        model = create_model(metadata.config.model, metadata.facts.num_classes)
-        image = jax.ShapeDtypeStruct((1, *metadata.facts.image_shape), np.float32)
-        like = {'variables': jax.eval_shape(model.init, jax.random.key(0), image)}
-        network = Network(model, metadata.facts.mean, metadata.facts.std)
+        network = metadata.network
+        like = {'variables': network.shapes(metadata.facts.image_shape)}
         return network, self._arrays(metadata, like)['variables'], metadata
       except DamagedError as error:
         self.set_aside(steps[-1], error)

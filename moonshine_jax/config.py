@@ -25,6 +25,7 @@ FEEDS = ('resident', 'stream')
 MAX_SEED = 2**32 - 1
 MAX_COUNT = 10**9
 MAX_NUMBER = 1e9
+MAX_IMAGE_SIZE = 4096  # pixels on a side
 MAX_STUDENT = 255  # characters, the limit of a folder's name
 
 
@@ -58,7 +59,7 @@ _NAME = (lambda value: isinstance(value, str) and bool(value), 'a string that is
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
   'seed': _integer(0, MAX_SEED),
   'batch_size': _integer(1),
-  'epochs': _integer(1),
+  'epochs': _integer(0),  # 0 of a network that was given, not trained
   'steps_per_dispatch': _integer(1),
   'eval_every': _integer(1),
   'checkpoint_every': _integer(1),
@@ -73,6 +74,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
   'data.train_split': _NAME,
   'data.test_split': _NAME,
   'data.feed': _choice(FEEDS),
+  'data.image_size': _integer(0, MAX_IMAGE_SIZE),
   'data.pad': _integer(0),
   'data.flip': (lambda value: isinstance(value, bool), 'True or False'),
   'optimizer.learning_rate': _POSITIVE,
@@ -94,6 +96,12 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises UserError, naming the field, its value and what would be right, for a config that cannot be run."""
+  check_fields(config)
+  models.check(config.model)
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError likewise, for a field by itself: missing, unknown, or of a wrong value."""
   values = flatten(config)
   for name in values:
     if name not in FIELDS:
@@ -103,7 +111,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise UserError(f'config.{name}: missing: expected {expected}')
     if not valid(values[name]):
       raise UserError(f'config.{name}={shown(values[name])}: expected {expected}')
-  models.check(config.model)
+  if config.data.image_size:
+    for name, expected in (('feed', 'stream'), ('pad', 0)):
+      if config.data[name] != expected:
+        raise UserError(f'config.data.{name}={config.data[name]!r}: expected {expected!r} with '
+                        f'config.data.image_size={config.data.image_size}: images are cropped as they are read')
 
 
 # What a student of `distill.students` may have of its own: the word for it, and the config's field.
@@ -148,6 +160,9 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
         alone.update_from_flattened_dict({field: type(flatten(config)[field])(value)})
       except ValueError as error:
         raise UserError(f'config.distill.students: {word!r} in {words!r}: {error}') from error
+    if models.is_own(alone.model) and re.search(r'\b(depth|width)=', words):
+      raise UserError(f'config.distill.students: {words!r}: expected no depth and no width: {models.name(alone.model)} '
+                      'has neither')
     try:
       check(alone)
     except UserError as error:
@@ -216,10 +231,14 @@ def read(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
   path = Path(workdir) / FILE
   try:
     config = from_json(json.loads(path.read_text()))
-    check(config)
+    check_fields(config)
   except (OSError, TypeError, ValueError, AttributeError, UserError) as error:
     raise UserError(f'{path}: damaged ({error}): expected the config of a run; training writes it anew where it is '
                     'deleted, if the checkpoints are of the same config') from error
+  try:
+    models.check(config.model)
+  except UserError as error:  # the file is whole, but a function of a user's is not where it was
+    raise UserError(f'{path}: {error}') from error
   return config
 
 

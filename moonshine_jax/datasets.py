@@ -1,7 +1,8 @@
-"""Image classification data by name: TFDS's data sets without TensorFlow, and the embedded `digits`.
+"""Image classification data by name: TFDS's data sets without TensorFlow, the embedded `digits`, and a user's own.
 
-A data set is read whole into uint8 arrays. TFDS's are decoded once and kept beside the prepared data, since decoding
-takes ten times as long as reading the arrays.
+A data set of images of one size is read whole into uint8 arrays. TFDS's are decoded once and kept beside the prepared
+data, since decoding takes ten times as long as reading the arrays. One of images of any size, ImageNet's, is never in
+memory: its images are decoded and cropped whenever they are asked for.
 """
 
 import dataclasses
@@ -11,16 +12,21 @@ import os
 import re
 import socket
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import ml_collections
 import numpy as np
 
-from moonshine_jax import files
+from moonshine_jax import files, functions
+from moonshine_jax.decoding import Decoders
 from moonshine_jax.errors import UserError, warn
 
+SPLITS = "{'train': (images, labels), 'test': (images, labels)}"  # what a user's own function returns
+MAX_CLASSES = 10**6  # of a user's own data: above any that was published
 CHUNK = 1000  # examples decoded at a time: TFDS is twice as fast by batches as one by one
+SAMPLE = 2000  # training images by which the channels of images of any size are measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +39,43 @@ class Split:
   def __len__(self) -> int:
     return len(self.labels)
 
+  def take(self, index: np.ndarray, key: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The images (..., height, width, channels) and labels (...) at indices of any shape; `key` is for `CroppedSplit`.
+    """
+    del key
+    flat = index.ravel()
+    ranks = np.argsort(flat)  # read in the order of the memory map, then put into that of the indices
+    images = np.empty((len(flat), *self.images.shape[1:]), np.uint8)
+    images[ranks] = self.images[flat[ranks]]
+    return images.reshape(*index.shape, *images.shape[1:]), self.labels[index]
+
+  def sample(self) -> np.ndarray:
+    """The indices of the examples whose pixels are the data set's channel statistics: all."""
+    return np.arange(len(self))
+
+
+class CroppedSplit:
+  """A split whose images are decoded and cropped to one size whenever they are taken."""
+
+  def __init__(self, decoders: Decoders, split: str, examples: int):
+    self._decoders = decoders
+    self._split = split
+    self._examples = examples
+
+  def __len__(self) -> int:
+    return self._examples
+
+  def take(self, index: np.ndarray, key: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """As of `Split`: the middle of each image, or with a key the random crop that follows from key and index alone."""
+    images, labels = self._decoders.read(self._split, index.ravel(), key)
+    if labels.min() < 0:
+      raise UserError(f'split {self._split!r}: some examples have no label')
+    return images.reshape(*index.shape, *images.shape[1:]), labels.reshape(index.shape)
+
+  def sample(self) -> np.ndarray:
+    """Evenly spaced indices, the same each time, where there are more than SAMPLE examples."""
+    return np.linspace(0, len(self) - 1, min(SAMPLE, len(self))).astype(np.int64)
+
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
@@ -41,7 +84,7 @@ class Facts:
   Attributes:
     image_shape: (height, width, channels).
     num_classes: number of labels.
-    mean: of the training pixels, for each channel, in the units of uint8.
+    mean: of the training pixels (of the split's `sample`), for each channel, in the units of uint8.
     std: their standard deviation, likewise.
   """
 
@@ -64,21 +107,34 @@ class Source(Protocol):
   image_shape: tuple[int, ...]
   num_classes: int
 
-  def read(self, split: str) -> Split:
+  def read(self, split: str) -> Split | CroppedSplit:
     """The whole split. Raises UserError where it cannot be had."""
 
 
 def open_source(config: ml_collections.ConfigDict) -> Source:
   """The source of `config.data`. Raises UserError for a data set that is unknown or not of images and labels."""
-  return DigitsSource() if config.name == 'digits' else TfdsSource(config.name, config.data_dir or None)
+  if config.image_size and (functions.is_name(config.name) or config.name == 'digits'):
+    raise UserError(f'config.data.image_size={config.image_size}: expected 0 for {config.name}, whose images are of '
+                    'one size')
+  if functions.is_name(config.name):
+    return FunctionSource(config.name)
+  if config.name == 'digits':
+    return DigitsSource()
+  return TfdsSource(config.name, config.data_dir or None, config.image_size)
 
 
-def measure(source: Source, train: Split) -> Facts:
-  """The facts of a data set, its channel statistics those of the training split (exact, from the histograms)."""
+def title(name: str) -> str:
+  """What a data set is called in a sentence."""
+  return functions.short_name(name) if functions.is_name(name) else name
+
+
+def measure(source: Source, train: Split | CroppedSplit) -> Facts:
+  """The facts of a data set, its channel statistics those of the training split's sample (exact, from histograms)."""
   channels = source.image_shape[-1]
   counts = np.zeros((channels, 256), np.int64)
-  for start in range(0, len(train), CHUNK):
-    pixels = train.images[start:start + CHUNK]
+  sample = train.sample()
+  for start in range(0, len(sample), CHUNK):
+    pixels, _ = train.take(sample[start:start + CHUNK])
     for channel in range(channels):
       counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
   values = np.arange(256)
@@ -109,13 +165,68 @@ class DigitsSource:
     return Split(images[self.SLICES[split]], digits.target.astype(np.int32)[self.SLICES[split]])
 
 
-class TfdsSource:
-  """A data set of TFDS with features `image` (uint8, of one size, 1 or 3 channels) and `label` (a class).
+class FunctionSource:
+  """What a function of a user's returns: {'train': (images, labels), 'test': (images, labels)}, its splits by name.
 
-  Data prepared as `array_record` is read without TensorFlow; only preparing needs it.
+  Images are uint8 (examples, height, width, channels), all of one size; labels are integers from 0. The classes are
+  those up to the greatest label of all splits. The function is called once, here.
   """
 
-  def __init__(self, name: str, data_dir: str | None):
+  def __init__(self, name: str):
+    """Raises UserError, in a line that names the function and the split, for anything else."""
+    where = f'config.data.name={name!r}'
+    try:
+      splits = functions.load(name)()
+    except UserError as error:
+      raise UserError(f'config.data.name={error}') from error
+    except Exception as error:  # whatever the user's code raises
+      raise UserError(f'{where}: {type(error).__name__}: {error}: expected a function that is called without arguments '
+                      f'and returns {SPLITS}') from error
+    if not isinstance(splits, Mapping) or not splits:
+      raise UserError(f'{where}: returned a {type(splits).__name__}: expected {SPLITS}')
+    self._name = name
+    self._splits = {key: _own_split(f'{where}, split {key!r}', value) for key, value in splits.items()}
+    shapes = {key: split.images.shape[1:] for key, split in self._splits.items()}
+    if len(set(shapes.values())) > 1:
+      raise UserError(f'{where}: the images of {" and ".join(f"{key} are {shape}" for key, shape in shapes.items())}: '
+                      'expected one size')
+    self.image_shape = next(iter(shapes.values()))
+    self.num_classes = 1 + max(int(split.labels.max()) for split in self._splits.values())
+
+  def read(self, split: str) -> Split:
+    if split not in self._splits:
+      raise UserError(f'data set {self._name} has no split {split!r}: expected {" or ".join(self._splits)}')
+    return self._splits[split]
+
+
+def _own_split(where: str, value: Any) -> Split:
+  """The arrays of a user's split. Raises UserError where they are no images and labels."""
+  if not isinstance(value, tuple | list) or len(value) != 2:
+    raise UserError(f'{where}: a {type(value).__name__}: expected the two arrays (images, labels)')
+  images, labels = (np.asarray(each) for each in value)
+  if images.dtype != np.uint8:
+    raise UserError(f'{where}: images are {images.dtype}: expected uint8, from 0 to 255: they are normalised later, by '
+                    'the mean and the standard deviation of each channel')
+  if images.ndim != 4 or 0 in images.shape:
+    raise UserError(f'{where}: images have the shape {images.shape}: expected (examples, height, width, channels)')
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise UserError(f'{where}: labels are {labels.dtype}: expected integers from 0, one for each image')
+  if labels.shape != images.shape[:1]:
+    raise UserError(f'{where}: labels have the shape {labels.shape}: expected {images.shape[:1]}, one for each image')
+  if not 0 <= labels.min() <= labels.max() < MAX_CLASSES:
+    raise UserError(f'{where}: labels are from {labels.min()} to {labels.max()}: expected integers from 0 to less than '
+                    f'{MAX_CLASSES:,}')
+  return Split(images, labels.astype(np.int32))
+
+
+class TfdsSource:
+  """A data set of TFDS with features `image` (uint8, 1 or 3 channels) and `label` (a class).
+
+  The images are of one size, or of any, and then cropped to squares of `image_size` pixels. Data prepared as
+  `array_record` is read without TensorFlow; only preparing needs it.
+  """
+
+  def __init__(self, name: str, data_dir: str | None, image_size: int):
     import tensorflow_datasets as tfds  # takes a second to import
 
     self._name = name
@@ -130,14 +241,17 @@ class TfdsSource:
     image, label = features.get('image'), features.get('label')
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
       raise UserError(f'config.data.name={name!r}: expected an image classification data set with image and label')
-    if image.np_dtype != np.uint8 or None in image.shape or image.shape[-1] not in (1, 3):
+    channels = image.shape[-1]
+    if image.np_dtype != np.uint8 or channels not in (1, 3) or (None in image.shape and not image_size):
       raise UserError(
         f'config.data.name={name!r}: images are {image.np_dtype} {image.shape}: expected uint8 of one size '
-        'and 1 or 3 channels')
-    self.image_shape = tuple(image.shape)
+        'and 1 or 3 channels, or of any size with config.data.image_size, the pixels on a side of their crops')
+    self.image_shape = (image_size, image_size, channels) if image_size else tuple(image.shape)
+    self._cropped = image_size > 0
+    self._decoders: Decoders | None = None  # of all splits, once the first is read
     self.num_classes = label.num_classes
 
-  def read(self, split: str) -> Split:
+  def read(self, split: str) -> Split | CroppedSplit:
     if not self._builder.is_prepared():
       self._prepare()
     try:
@@ -148,6 +262,9 @@ class TfdsSource:
         f'TensorFlow: prepare it as array_record (tfds build {self._name} --file_format=array_record)') from error
     except ValueError as error:  # an unknown split, or one that slices beyond the end
       raise UserError(f'data set {self._name}, split {split!r}: {error}') from error
+    if self._cropped:
+      self._decoders = self._decoders or Decoders(self._builder.data_dir, self.image_shape[0], self.image_shape[-1])
+      return CroppedSplit(self._decoders, split, len(examples))
     paths = self._cache_paths(split)
     if paths[1].exists():
       try:

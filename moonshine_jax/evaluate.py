@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from moonshine_jax import checkpoint, config, cost, datasets, distributed, errors, feeds, models, steps, train
+from moonshine_jax import checkpoint, config, cost, datasets, distributed, errors, models, train
 from moonshine_jax.parallel import Replicas
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The workdir of a training run.')
@@ -25,7 +25,8 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
     UserError: where there is no checkpoint or no data.
   """
   replicas = Replicas()
-  network, variables, metadata = distributed.from_first(lambda: checkpoint.Checkpoints(workdir).network(), replicas)
+  variables, metadata = distributed.from_first(lambda: checkpoint.Checkpoints(workdir).network()[1:], replicas)
+  network = metadata.network
   run, facts = metadata.config, metadata.facts
   if data_dir is not None:
     run.data.data_dir = data_dir
@@ -33,9 +34,7 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
   if (source.num_classes, source.image_shape) != (facts.num_classes, facts.image_shape):
     raise errors.UserError(f'{workdir}: trained on other data than {run.data.name} is now: {facts}')
   split = distributed.first_before_others(lambda: source.read(run.data.test_split))
-  feed = feeds.FEEDS[run.data.feed](split, replicas)
-  eval_step = replicas.compile(steps.make_eval_step(network, feed.gather, replicas))
-  result = train.evaluate(eval_step, replicas.replicate(variables), feed, len(split), run.batch_size, replicas)
+  result = train.evaluate_split(network, variables, split, run, replicas)
   counted = cost.count(network.model, facts.image_shape)
   return {
     'workdir': str(workdir),
@@ -63,11 +62,12 @@ def evaluate_and_tell() -> None:
     print(json.dumps(result))
     return
   print(f'{result["network"]} {result["block"]}, distillation {result["regime"]}, step {result["step"]}, '
-        f'on {result["examples"]:,} test images of {result["data"]}')
+        f'on {result["examples"]:,} test images of {datasets.title(result["data"])}')
   print(f'test error     {result["test_error"]:.2f}%')
   print(f'test loss      {result["test_loss"]:.4f}')
   print(f'parameters     {result["parameters"]:,}')
-  print(f'multiply-adds  {result["multiply_adds"]:,}')
+  if result['multiply_adds'] is not None:
+    print(f'multiply-adds  {result["multiply_adds"]:,}')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Batches for the devices: two feeds of the same examples in the same order.
 
 * `ResidentFeed`: the whole split as uint8 on every device; a batch is its indices, gathered inside the step.
-* `StreamFeed`: a batch is gathered on the host and copied ahead of the step that takes it.
+* `StreamFeed`: a batch is gathered on the host, or decoded there, and copied ahead of the step that takes it.
 
 Of several processes each is given the whole batches, and takes its own part of them.
 
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from moonshine_jax.datasets import Split
+from moonshine_jax.datasets import CroppedSplit, Split
 from moonshine_jax.parallel import Replicas
 
 AHEAD = 2  # batches that are on their way to the device while a step runs
@@ -53,8 +53,12 @@ class ResidentFeed:
     """Sharded batches for host batches that hold 'index' and anything else of its shape; `axis` is the examples'."""
     return (self._replicas.shard(self._replicas.own_part(batch, axis), axis) for batch in batches)
 
-  def stacks(self, index: np.ndarray, steps: int) -> Iterator[dict[str, jax.Array]]:
-    """The batches of indices (all steps, batch), sharded, `steps` of them at a time along a first axis."""
+  def stacks(self, index: np.ndarray, steps: int, key: tuple[int, ...] = ()) -> Iterator[dict[str, jax.Array]]:
+    """The batches of indices (all steps, batch), sharded, `steps` of them at a time along a first axis.
+
+    The key is what the random crops of images follow from, where a split has such.
+    """
+    del key
     return self.batches(({'index': index[start:start + steps]} for start in range(0, len(index), steps)), axis=1)
 
   def gather(self, data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -67,30 +71,26 @@ class ResidentFeed:
 class StreamFeed:
   """The split on the host."""
 
-  def __init__(self, split: Split, replicas: Replicas):
+  def __init__(self, split: Split | CroppedSplit, replicas: Replicas):
     self.data: dict[str, jax.Array] = replicas.replicate({})
     self._split = split
     self._replicas = replicas
 
-  def batches(self, batches: Iterable[dict[str, np.ndarray]], axis: int = 0) -> Iterator[dict[str, jax.Array]]:
-    """As the resident feed's, with the images and labels in them."""
+  def batches(self, batches: Iterable[dict[str, np.ndarray]], axis: int = 0,
+              key: tuple[int, ...] | None = None) -> Iterator[dict[str, jax.Array]]:
+    """As the resident feed's, with the images and labels in them; for evaluation, and so without a key."""
 
     def load(batch):
       batch = self._replicas.own_part(batch, axis)
-      # Read in the order of the memory map, then put into the batch's.
-      index = batch['index'].ravel()
-      ranks = np.argsort(index)
-      images = np.empty((len(index), *self._split.images.shape[1:]), np.uint8)
-      images[ranks] = self._split.images[index[ranks]]
-      images = images.reshape(*batch['index'].shape, *images.shape[1:])
-      return self._replicas.shard({**batch, 'image': images, 'label': self._split.labels[batch['index']]}, axis)
+      images, labels = self._split.take(batch['index'], key)
+      return self._replicas.shard({**batch, 'image': images, 'label': labels}, axis)
 
     return _ahead(load, batches)
 
-  def stacks(self, index: np.ndarray, steps: int) -> Iterator[dict[str, jax.Array]]:
+  def stacks(self, index: np.ndarray, steps: int, key: tuple[int, ...] = ()) -> Iterator[dict[str, jax.Array]]:
     """As the resident feed's, but one at a time: what two are ahead is then two batches of images, and no more."""
     del steps
-    return self.batches(({'index': each[None]} for each in index), axis=1)
+    return self.batches(({'index': each[None]} for each in index), axis=1, key=key)
 
   @staticmethod
   def gather(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -103,8 +103,8 @@ FEEDS = {'resident': ResidentFeed, 'stream': StreamFeed}
 
 
 def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-  """map(function, items), computed on another thread up to AHEAD items ahead."""
-  with ThreadPoolExecutor(max_workers=1) as pool:
+  """map(function, items), computed up to AHEAD items ahead, on as many threads: one's end is another's beginning."""
+  with ThreadPoolExecutor(max_workers=AHEAD) as pool:
     pending: collections.deque = collections.deque()
     for item in items:
       pending.append(pool.submit(function, item))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 KD_FORMS = ('released', 'equation', 'hinton')
 AT_FORMS = ('released', 'equation')
@@ -53,14 +54,28 @@ def knowledge_distillation(
   raise ValueError(f'{form!r} is not a form of knowledge distillation: expected one of {", ".join(KD_FORMS)}')
 
 
-def attention_map(activation: jax.Array) -> jax.Array:
+def attention_map(activation: jax.Array, size: Sequence[int] | None = None) -> jax.Array:
   """The mean over channels of the squared activation (batch, height, width, channels), flattened and L2-normalised.
 
-  Zagoruyko and Komodakis (2017). Returns float32 (batch, height * width) of norm 1, or 0 where the activation is 0.
+  Zagoruyko and Komodakis (2017). Before it is normalised it is averaged to `size`, a height and a width that are no
+  larger, each new pixel over its share of the old ones. Returns float32 (batch, height * width) of norm 1, or 0 where
+  the activation is 0.
   """
-  squares = jnp.mean(jnp.square(activation.astype(jnp.float32)), axis=-1).reshape(activation.shape[0], -1)
+  squares = jnp.mean(jnp.square(activation.astype(jnp.float32)), axis=-1)
+  if size is not None and tuple(size) != squares.shape[1:]:
+    rows, columns = map(_shares, squares.shape[1:], size)
+    squares = jnp.einsum('ij,bjk,lk->bil', rows, squares, columns, precision=jax.lax.Precision.HIGHEST)
+  squares = squares.reshape(activation.shape[0], -1)
   # Below the least norm the map, and its gradient, go to zero instead of to not-a-number.
   return squares * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(squares), axis=-1, keepdims=True), 1e-24))
+
+
+def _shares(size: int, fewer: int) -> np.ndarray:
+  """(fewer, size): the share of each of `size` pixels in the mean that each of `fewer`, which cover the same, takes."""
+  edges = np.arange(fewer + 1)[:, None] * size / fewer
+  pixels = np.arange(size)
+  overlaps = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+  return np.maximum(overlaps, 0).astype(np.float32) * fewer / size
 
 
 def attention_transfer(
@@ -70,17 +85,17 @@ def attention_transfer(
 
   Args:
     student_activations: one (batch, height, width, channels) a layer.
-    teacher_activations: as many, of the same batch, height and width a layer; the channels may differ.
+    teacher_activations: as many, of the same batch; where heights or widths differ, the larger map is averaged to the
+      smaller; the channels may differ.
     form: the distance of two maps, 'released' their mean squared difference, 'equation' the L2 norm of it.
 
   Returns:
-    (batch,). Raises ValueError for another form, or where the layers do not correspond.
+    (batch,). Raises ValueError for another form, or where the numbers of layers differ.
   """
   total = 0.0
   for student, teacher in zip(student_activations, teacher_activations, strict=True):
-    if student.shape[:3] != teacher.shape[:3]:
-      raise ValueError(f'attention maps differ in size: student {student.shape[1:3]}, teacher {teacher.shape[1:3]}')
-    squares = jnp.square(attention_map(student) - attention_map(teacher))
+    size = tuple(map(min, student.shape[1:3], teacher.shape[1:3]))
+    squares = jnp.square(attention_map(student, size) - attention_map(teacher, size))
     if form == 'released':
       total += jnp.mean(squares, axis=-1)
     elif form == 'equation':

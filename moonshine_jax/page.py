@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from moonshine_jax import models, tables
+from moonshine_jax import tables
 from moonshine_jax.results import Run
 from moonshine_jax.tables import Table
 
@@ -135,8 +135,9 @@ def _provenance(runs: Sequence[Run]) -> str:
            'Best epoch, not the result', 'Started', 'Commit',
            'Hardware', 'Command']
   body = ''
+  networks = tables.network_names(runs)
   for run in runs:
-    values = [(run.name, run.name), (models.name(run.config.model),) * 2,
+    values = [(run.name, run.name), (networks[run.name],) * 2,
               (run.block, run.block), (run.regime, run.regime), (_seeds(run),) * 2,
               (f'{run.epochs_done} of {run.config.epochs}', run.epochs_done),
               (f'{run.error:.2f}', run.error) if run.finished else ('unfinished', None),

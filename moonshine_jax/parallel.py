@@ -2,8 +2,9 @@
 
 The devices may be those of several processes, which all make the same calls; each has the arrays of its own devices.
 
-A step is written for one replica. It reduces over the others with `mean` and `total` and takes its share of something
-that was drawn for the whole batch with `own_share`; on one device all three change nothing.
+A step is written for one replica. It reduces over the others with `mean` and `total`, takes its share of something
+that was drawn for the whole batch with `own_share`, and draws apart from them with `own_key`; on one device none of
+these changes anything.
 """
 
 import collections
@@ -112,6 +113,11 @@ def mean(tree: Any, axis_name: str | None) -> Any:
 def total(tree: Any, axis_name: str | None) -> Any:
   """The sum over the replicas."""
   return tree if axis_name is None else lax.psum(tree, axis_name)
+
+
+def own_key(key: jax.Array, axis_name: str | None) -> jax.Array:
+  """A key of this replica's own."""
+  return key if axis_name is None else jax.random.fold_in(key, lax.axis_index(axis_name))
 
 
 def own_share(tree: Any, size: int, axis_name: str | None) -> Any:

@@ -40,7 +40,7 @@ def write(source: str | os.PathLike, runs: list[results.Run], out: str | os.Path
     Path(out).mkdir(parents=True, exist_ok=True)
   pages = []
   for each in tables.make(runs):
-    stem = re.sub('[^A-Za-z0-9.]+', '-', each.data)
+    stem = re.sub('[^A-Za-z0-9.]+', '-', each.data)[-100:].strip('-')  # of a user's own data it is a path
     drawn = draw(each, latencies)
     for (name, _), svg in drawn.items():
       files.write(Path(out) / f'{stem}-{name}.svg', svg)
@@ -64,7 +64,7 @@ def draw(each: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]
                 if any(run.regime == name and run.finished for run in each.runs))
   by = 'no distillation' if regime == 'none' else regime
   costs = {'parameters': ('parameters (millions)', lambda row: row.parameters / 1e6),
-           'multiply-adds': ('multiply-adds an image (millions)', lambda row: row.multiply_adds / 1e6)}
+           'multiply-adds': ('multiply-adds an image (millions)', lambda row: (row.multiply_adds or 0) / 1e6)}
   size = each.runs[0].facts.image_shape[0]
   if latencies and latencies.image_size == size:
     costs['latency'] = (f'milliseconds an image, one at a time, on {latencies.device}',

@@ -32,7 +32,7 @@ class Run:
     config: of the run; its `distill.teacher` is the teacher's `name`, or a path where that is in no folder of ours.
     facts: of its data.
     parameters: of its network, counted as in the paper.
-    multiply_adds: for one image.
+    multiply_adds: for one image; None where they cannot be counted.
     epochs_done: of `config.epochs`.
     epochs: those after which it was evaluated.
     test_errors: as many, in percent.
@@ -43,7 +43,7 @@ class Run:
   config: ml_collections.ConfigDict
   facts: Facts
   parameters: int
-  multiply_adds: int
+  multiply_adds: int | None
   epochs_done: int
   epochs: tuple[int, ...]
   test_errors: tuple[float, ...]
@@ -51,7 +51,7 @@ class Run:
 
   @property
   def finished(self) -> bool:
-    return self.epochs_done >= self.config.epochs
+    return self.epochs_done >= self.config.epochs and bool(self.test_errors)
 
   @property
   def error(self) -> float:
@@ -98,13 +98,13 @@ def _read(workdir: Path, names: dict[Path, str]) -> Run | None:
     facts = Facts.from_json(starts[-1]['data'])
     evaluated = [(record['epoch'], record['test_error']) for record in records if 'test_error' in record]
     epochs_done = records[-1]['epoch'] if records else 0
-    # A start at the last step found nothing left to do.
+    # A later start at the last step found nothing left to do.
     starts = [{name: value for name, value in start.items() if name not in ('config', 'data')}
-              for start in starts if not records or start['step'] < records[-1]['step']]
+              for i, start in enumerate(starts) if not i or not records or start['step'] < records[-1]['step']]
   except (IndexError, KeyError, TypeError) as error:
     raise UserError(f'{path} or {metrics.FILE}: not those of a run of this version ({error!r}): expected what training '
                     'writes') from error
-  counted = cost.count(create_model(config.model, facts.num_classes), facts.image_shape)
+  counted = cost.count(create_model(config.model, facts.num_classes, image_shape=facts.image_shape), facts.image_shape)
   epochs, test_errors = zip(*evaluated, strict=True) if evaluated else ((), ())
   return Run(names[workdir.resolve()], config, facts, counted.parameters, counted.multiply_adds, epochs_done, epochs,
              test_errors, tuple(starts))

@@ -12,6 +12,10 @@ import ml_collections
 import optax
 
 from moonshine_jax import augment, losses, parallel
+from moonshine_jax.errors import UserError
+
+COLLECTIONS = {'params', 'batch_stats'}  # of a model's variables: what a step carries
+DROPOUT = 2**31  # what a step's key is folded with for the model's own choices: `augment` splits the key itself
 
 
 @flax.struct.dataclass
@@ -21,7 +25,7 @@ class TrainState:
   Attributes:
     step: int32, steps done.
     params: the model's parameters.
-    batch_stats: BN's running statistics.
+    batch_stats: BN's running statistics; {} of a model without any.
     opt_state: of the optimiser.
     rng: a raw key; a step's choices follow from it and `step` alone.
   """
@@ -35,7 +39,7 @@ class TrainState:
   @property
   def variables(self) -> dict[str, Any]:
     """What the model is applied to."""
-    return {'params': self.params, 'batch_stats': self.batch_stats}
+    return {'params': self.params, **({'batch_stats': self.batch_stats} if self.batch_stats else {})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,13 @@ class Network:
     """Initial variables. `lazy_init` runs the initialisers alone: neither the forward pass nor its compilation."""
     return self.model.lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
 
+  def shapes(self, image_shape: Sequence[int]) -> dict[str, Any]:
+    """The shapes of the variables. Raises UserError for a model with other variables than a step carries."""
+    variables = jax.eval_shape(self.model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    if others := sorted(variables.keys() - COLLECTIONS):
+      raise UserError(f'the network has variables of {", ".join(others)}: expected params, and batch_stats, alone')
+    return variables
+
   def __call__(self, variables: dict[str, Any], images: jax.Array, train: bool, **kwargs: Any) -> Any:
     """Normalises uint8 images (batch, height, width, channels) and applies the model."""
     return self.model.apply(variables, augment.normalise(images, self.mean, self.std), train=train, **kwargs)
@@ -66,7 +77,7 @@ def create_train_state(network: Network, image_shape: tuple[int, ...], tx: optax
   """The state at step 0."""
   variables = network.init(init_key, image_shape)
   rng = jnp.array(jax.random.key_data(step_key))  # a copy: states are donated, and several may be given one key
-  return TrainState(jnp.zeros((), jnp.int32), variables['params'], variables['batch_stats'],
+  return TrainState(jnp.zeros((), jnp.int32), variables['params'], variables.get('batch_stats', {}),
                     tx.init(variables['params']), rng)
 
 
@@ -120,9 +131,12 @@ def make_update(
   alpha, beta = (distill.alpha, distill.beta) if teacher else (0.0, 0.0)
 
   def update(state, images, labels, targets):
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    rngs = parallel.own_key(jax.random.fold_in(key, DROPOUT), axis_name)
+
     def loss_fn(params):
       (logits, activations), updates = student(
-        {'params': params, 'batch_stats': state.batch_stats}, images, train=True, mutable=['batch_stats'])
+        state.replace(params=params).variables, images, train=True, mutable=['batch_stats'], rngs=rngs)
       terms = {'ce': losses.cross_entropy(logits, labels).mean()}
       loss = (1 - alpha) * terms['ce']
       if alpha:
@@ -132,7 +146,7 @@ def make_update(
         terms['at'] = losses.attention_transfer(activations, targets[1], distill.at_form).mean()
         loss += beta * terms['at']
       metrics = {'loss': loss, **terms, 'error': 100 * (logits.argmax(-1) != labels).mean()}
-      return loss, (metrics, updates['batch_stats'])
+      return loss, (metrics, updates.get('batch_stats', {}))
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = parallel.mean((grads, metrics), axis_name)

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Container, Sequence
 from typing import Any
 
-from moonshine_jax import models, paper
+from moonshine_jax import datasets, models, paper
 from moonshine_jax.results import Run
 
 REGIMES = ('none', 'KD', 'AT', 'KD+AT')
@@ -71,7 +71,7 @@ class Row:
     teacher: whether it is the students' teacher.
     variant: the fields of the recipe in which the rows of a table differ, as 'epochs=20'; often empty.
     parameters: as the paper counts them.
-    multiply_adds: for one image; None where neither is counted, for want of runs.
+    multiply_adds: for one image; None where they are not counted, for want of runs too.
     cells: by regime; a teacher's are of 'none' alone.
   """
 
@@ -136,7 +136,7 @@ def make(runs: Sequence[Run]) -> list[Table]:
   tables = []
   for data in sorted({run.config.data.name for run in runs}):
     own = tuple(run for run in runs if run.config.data.name == data)
-    number, title, printed = paper.TABLES.get(data, (None, data, ()))
+    number, title, printed = paper.TABLES.get(data, (None, datasets.title(data), ()))
     regimes = tuple(regime for regime in REGIMES if regime != 'KD+AT' or any(run.regime == regime for run in own))
     title = f'Table {number}: test error on {title}' if number else f'Test error on {title}'
     tables.append(Table(data, title, regimes, tuple(_rows(own, regimes, printed)), own, bool(printed)))
@@ -145,12 +145,12 @@ def make(runs: Sequence[Run]) -> list[Table]:
 
 def _rows(runs: Sequence[Run], regimes: Sequence[str], printed: Sequence[paper.Row]) -> list[Row]:
   teachers = {run.config.distill.teacher for run in runs}
-  variants = _variants(runs, teachers)
+  names, variants = network_names(runs), _variants(runs, teachers)
   by_row: dict[tuple, list[Run]] = {}
   for i, row in enumerate(printed):  # the paper's order, its networks without a run as well
     by_row[(row.network, row.block, i == 0, '')] = []
   for run in runs:
-    network = (models.name(run.config.model), run.block)
+    network = (names[run.name], run.block)
     first_printed = run.regime == 'none' and printed and network == (printed[0].network, printed[0].block)
     by_row.setdefault((*network, run.name in teachers or bool(first_printed), variants[run.name]), []).append(run)
   papers = {(row.network, row.block): row for row in printed}
@@ -169,6 +169,14 @@ def _rows(runs: Sequence[Run], regimes: Sequence[str], printed: Sequence[paper.R
     parameters = own[0].parameters if own else paper.MISPRINTED_PARAMETERS.get(paper_row[2:4], paper_row.parameters)
     rows.append(Row(*key, parameters, own[0].multiply_adds if own else None, cells))
   return rows
+
+
+def network_names(runs: Sequence[Run]) -> dict[str, str]:
+  """What the network of each run is called, by the run's name: a function's by that, unless two share it."""
+  own = {run.config.model.network: models.name(run.config.model) for run in runs if models.is_own(run.config.model)}
+  shared = {network for network, name in own.items() if list(own.values()).count(name) > 1}
+  return {run.name: run.config.model.network if run.config.model.network in shared else models.name(run.config.model)
+          for run in runs}
 
 
 def _variants(runs: Sequence[Run], teachers: Container[str]) -> dict[str, str]:
@@ -192,7 +200,7 @@ def table(runs: Sequence[Run]) -> str:
   for each in tables:
     lines = [['Network', 'Block', 'Parameters', 'Multiply-adds', *(f'Error, {regime}' for regime in each.regimes)]]
     lines += [[*_network(row), *(row.cells[regime].text if regime in row.cells else '-' for regime in each.regimes)]
-              for row in each.rows if row.multiply_adds is not None]
+              for row in each.rows if any(cell.runs for cell in row.cells.values())]
     texts.append((f'{each.title}\n\n' if len(tables) > 1 else '') + _markdown(lines))
   return '\n\n'.join(texts)
 

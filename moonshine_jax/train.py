@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from moonshine_jax import (
   environment,
   feeds,
   files,
+  matching,
   metrics,
   optim,
   preemption,
@@ -78,6 +79,8 @@ def train_and_evaluate(
     Preempted: after SIGTERM or SIGINT, once the steps that were on their way are saved.
   """
   config_lib.check(config)
+  if not config.epochs:
+    raise UserError('config.epochs=0: expected at least 1: 0 is of a network that was given, which nothing trains on')
   runs = {Path(workdir) / name: each for name, each in config_lib.students(config).items()}
   replicas = Replicas()
   check_alike(config, replicas)
@@ -87,7 +90,7 @@ def train_and_evaluate(
   if config.data.pad > min(source.image_shape[:2]):
     raise UserError(
       f'config.data.pad={config.data.pad}: expected at most {min(source.image_shape[:2])}, the side of an image')
-  teacher, teacher_variables = distributed.from_first(lambda: load_teacher(config, runs.values(), source), replicas)
+  teacher, teacher_variables = matching.load_teacher(config, runs.values(), source, replicas)
   if distributed.is_first():
     for path, each in runs.items():
       check_workdir(each, path)
@@ -126,7 +129,7 @@ def train_and_evaluate(
         progress.advance(take_in(students, replicas.fetch(dispatched), first_step))
 
       states = run_epoch(train_loop, states, teacher_variables, train_feed, order, config.steps_per_dispatch, receive,
-                         stopped=lambda: signals.received)
+                         stopped=lambda: signals.received, key=(config.seed, epoch))
       step = epoch * steps_per_epoch + students[0].steps_of_epoch
       if signals.received:
         save(students, states, facts, replicas)
@@ -177,7 +180,8 @@ def open_students(
   end goes onto `opened`.
   """
   networks = {
-    path: steps.Network(create_model(config.model, facts.num_classes, replicas.axis_name), facts.mean, facts.std)
+    path: steps.Network(
+      create_model(config.model, facts.num_classes, replicas.axis_name, facts.image_shape), facts.mean, facts.std)
     for path, config in runs.items()}
   all_checkpoints = dict.fromkeys(runs, checkpoint.NoCheckpoints())
   writers = {}
@@ -262,25 +266,6 @@ def cache_compilations(folder: str | os.PathLike) -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # an initialiser compiles once for each shape
 
 
-def load_teacher(
-  config: ml_collections.ConfigDict, students: Iterable[ml_collections.ConfigDict], source: datasets.Source
-) -> tuple[steps.Network | None, Any]:
-  """The teacher and its variables, or (None, {}) where no student needs it. Raises UserError where it does not fit."""
-  if all(config_lib.regime(student) == 'none' for student in students):
-    return None, {}
-  path = config.distill.teacher
-  try:
-    network, variables, metadata = checkpoint.Checkpoints(path).network()
-  except UserError as error:
-    raise UserError(f'config.distill.teacher={path!r}: {error}') from error
-  facts = metadata.facts
-  if (facts.num_classes, facts.image_shape) != (source.num_classes, source.image_shape):
-    raise UserError(
-      f'config.distill.teacher={path!r}: trained for {facts.num_classes} classes and images of {facts.image_shape}: '
-      f'data set {config.data.name} has {source.num_classes} classes and images of {source.image_shape}')
-  return network, variables
-
-
 def check_alike(config: ml_collections.ConfigDict, replicas: Replicas) -> None:
   """Raises UserError in a process whose config is not the first one's: only where its data is may differ."""
   own = config_lib.flatten(config)
@@ -307,6 +292,7 @@ def run_epoch(
   steps_per_dispatch: int,
   receive: Callable[[Any], None],
   stopped: Callable[[], Any] = lambda: False,
+  key: tuple[int, ...] = (),
 ) -> tuple[steps.TrainState, ...]:
   """Dispatches the steps of an epoch, the host at most IN_FLIGHT dispatches ahead of the devices.
 
@@ -319,12 +305,13 @@ def run_epoch(
     steps_per_dispatch: at most; a stream takes one.
     receive: called with the metrics of each dispatch, in order, and of all of them at the end.
     stopped: asked before each dispatch whether to leave it and those after it out.
+    key: what the random crops of images follow from, where the feed crops them.
 
   Returns:
     The states.
   """
   in_flight = collections.deque()
-  for batches in feed.stacks(order, steps_per_dispatch):
+  for batches in feed.stacks(order, steps_per_dispatch, key):
     if stopped():
       break
     states, dispatched = train_loop(states, teacher_variables, feed.data, batches)
@@ -386,3 +373,11 @@ def evaluate(eval_step: Callable, variables: Any, feed: feeds.ResidentFeed | fee
   for each in [eval_step(variables, feed.data, batch) for batch in feed.batches(batches)]:
     sums.update({name: float(value) for name, value in replicas.fetch(each).items()})
   return {'test_error': 100 * sums['wrong'] / sums['examples'], 'test_loss': sums['loss'] / sums['examples']}
+
+
+def evaluate_split(network: steps.Network, variables: Any, split: datasets.Split, config: ml_collections.ConfigDict,
+                   replicas: Replicas) -> dict[str, float]:
+  """As `evaluate`, of a network with its host arrays, by the feed and the batch size of a config."""
+  feed = feeds.FEEDS[config.data.feed](split, replicas)
+  eval_step = replicas.compile(steps.make_eval_step(network, feed.gather, replicas))
+  return evaluate(eval_step, replicas.replicate(variables), feed, len(split), config.batch_size, replicas)

@@ -55,6 +55,35 @@ def tiny_images(tmp_path_factory):
   return str(data_dir)
 
 
+class VariedImages(tfds.core.GeneratorBasedBuilder):
+  """40 training and 13 test JPEGs of 30 to 90 pixels on a side, smooth, in 3 classes."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
+      'image': tfds.features.Image(shape=(None, None, 3)), 'label': tfds.features.ClassLabel(num_classes=3)}))
+
+  def _split_generators(self, dl_manager):
+    return {'train': self._generate_examples(0, 40), 'test': self._generate_examples(1, 13)}
+
+  def _generate_examples(self, seed, examples):
+    rng = np.random.default_rng(seed)
+    for i in range(examples):
+      small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+      file = io.BytesIO()
+      small.resize(rng.integers(30, 91, 2).tolist(), Image.Resampling.BICUBIC).save(file, 'JPEG', quality=95)
+      yield i, {'image': file.getvalue(), 'label': i % 3}
+
+
+@pytest.fixture(scope='session')
+def varied_images(tmp_path_factory):
+  """The data_dir in which the data set `varied_images` is prepared as array_record."""
+  data_dir = tmp_path_factory.mktemp('tfds')
+  VariedImages(data_dir=data_dir, file_format='array_record').download_and_prepare()
+  return str(data_dir)
+
+
 def small_config(data_dir):
   """A run of seconds: WRN-10-1 on `tiny_images`."""
   config = digits.get_config()

@@ -44,10 +44,16 @@ def test_maps_by_hand():
   activation[0, 0, 0] = [2.0, 2.0]  # the mean of the squares is 4
   activation[0, 1, 1] = [1.0, -7 ** 0.5]  # 4
   activation[0, 1, 0] = [0.0, 4.0]  # 8
-  seen = attention.look('title', lambda variables, images, train: (variables[None], [activation]),
-                        np.array([0.0, 3.0, 1.0]), np.zeros((1, 2, 2, 1), np.uint8))
+
+  class Network:
+    model = None
+
+    def __call__(self, variables, images, train):
+      return variables[None], [activation]
+
+  seen = attention.look('title', Network(), np.array([0.0, 3.0, 1.0]), np.zeros((1, 2, 2, 1), np.uint8))
   assert seen.title == 'title' and seen.predictions.tolist() == [1]
-  np.testing.assert_allclose(seen.maps[0], np.array([[[4, 0], [8, 4]]]) / 96 ** 0.5, rtol=1e-6)
+  np.testing.assert_allclose(seen.maps['map 1'], np.array([[[4, 0], [8, 4]]]) / 96 ** 0.5, rtol=1e-6)
 
 
 def test_picture(folder):
@@ -55,7 +61,7 @@ def test_picture(folder):
   assert [title for title, _, _ in networks] == ['teacher: WRN-10-1 S', 'student: WRN-10-1 G(N/8), AT']
   assert len(split) == 500 and split.labels[:3].tolist() == [0, 1, 2]
   looks = [attention.look(*each, split.images[:2]) for each in networks]
-  assert [each.shape for each in looks[1].maps] == [(2, 8, 8), (2, 4, 4), (2, 2, 2)]
+  assert [each.shape for each in looks[1].maps.values()] == [(2, 8, 8), (2, 4, 4), (2, 2, 2)]
   attention.draw(folder / 'maps.svg', [0, 1], split.images[:2], split.labels[:2], looks)
   svg = (folder / 'maps.svg').read_text()
   for text in ('teacher: WRN-10-1 S', 'student: WRN-10-1 G(N/8), AT', 'conv2', 'conv4', 'image 1', 'label 1',

@@ -1,12 +1,12 @@
 import ml_collections
 import pytest
 
-from configs import cifar10, cifar100, digits, table3, table3_digits, table4
+from configs import cifar10, cifar100, digits, imagenet, table3, table3_digits, table4
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import UserError
 
 
-@pytest.mark.parametrize('module', [cifar10, cifar100, digits, table3, table3_digits, table4])
+@pytest.mark.parametrize('module', [cifar10, cifar100, digits, imagenet, table3, table3_digits, table4])
 def test_the_configs_that_come_along_are_right_and_survive_json(module):
   config = module.get_config()
   config_lib.check(config)
@@ -21,6 +21,13 @@ def test_the_recipe_is_the_papers():
     'learning_rate': 0.1, 'momentum': 0.9, 'weight_decay': 5e-4, 'decay_factor': 0.2, 'decay_epochs': (60, 120, 160)}
   assert (config.distill.temperature, config.distill.alpha, config.distill.beta) == (4.0, 0.9, 1000.0)
   assert (config.model.depth, config.model.width, config.model.block) == (40, 2, 'S')
+
+
+def test_images_that_are_cropped_as_they_are_read_are_not_padded():
+  config = imagenet.get_config()
+  config.data.pad = 4
+  with pytest.raises(UserError, match="^config.data.pad=4: expected 0 with config.data.image_size=224"):
+    config_lib.check(config)
 
 
 @pytest.mark.parametrize(('field', 'value', 'message'), [
@@ -44,9 +51,10 @@ def test_the_recipe_is_the_papers():
   ('model.block', 'S,' * 5001, r"config.model.block='(S,)+S\.\.\.: 10,002 characters of notation: .* at most 10,000"),
   ('optimizer.decay_epochs', (1, 10**30), 'config.optimizer.decay_epochs=.*: expected increasing .* at most 10{9}'),
   ('data.pad', -1, 'config.data.pad=-1: expected an integer of at least 0'),
+  ('data.image_size', 224, "config.data.feed='resident': expected 'stream' with config.data.image_size=224"),
   ('optimizer.learning_rate', float('inf'), 'config.optimizer.learning_rate=inf: expected a number above 0'),
   ('optimizer.decay_epochs', (3, 2), r'config.optimizer.decay_epochs=\(3, 2\): expected increasing positive integers'),
-  ('epochs', True, 'config.epochs=True: expected an integer of at least 1')])
+  ('epochs', True, 'config.epochs=True: expected an integer of at least 0')])
 def test_a_wrong_value_is_named_with_what_would_be_right(field, value, message):
   config = cifar10.get_config()
   with config.ignore_type():
@@ -80,7 +88,7 @@ def test_students_have_what_they_name_and_share_the_rest():
 
 
 @pytest.mark.parametrize(('students', 'message'), [
-  (('blok=S',), "'blok=S' in 'blok=S': expected words like block=G\\(N/8\\), of depth, width, block"),
+  (('blok=S',), "'blok=S' in 'blok=S': expected words like block=G\\(N/8\\), of network, depth, width, block"),
   (('block=S width=two',), "'width=two' in 'block=S width=two': invalid literal"),
   (('block=G(3)',), "'block=G\\(3\\)': config.model.block='G\\(3\\)': .*3 groups do not divide"),
   (('',), "'': expected words like block=G"),

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -29,6 +30,52 @@ def test_multiply_adds_counted_by_hand():
   conv4 = 16 * 32 * 32 + 4 * (9 * 32 + 32 * 64 + 32 * 64)  # the first 1x1 comes before the stride
   fully_connected = 64 * 10
   assert cost.count(MIXED, SHAPE).multiply_adds == stem + conv2 + conv3 + conv4 + fully_connected
+
+
+def test_multiply_adds_are_those_of_the_layers():
+  assert cost.count(MIXED, SHAPE).multiply_adds == sum(each.multiply_adds for each in cost.profile(MIXED, SHAPE).layers)
+
+
+class Step(nn.Module):
+  @nn.compact
+  def __call__(self, x, _):
+    return nn.relu(nn.Conv(4, (3, 3), feature_group_count=2)(x)), None
+
+
+class Anything(nn.Module):
+  """A scan of 5, a layer that is computed anew, one that is used twice, self-attention and a bare product."""
+
+  layers: list  # has no hash
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = nn.Conv(4, (1, 1))(images)
+    x, _ = nn.scan(Step, variable_axes={'params': 0}, split_rngs={'params': True}, length=5)()(x, None)
+    shared = nn.remat(nn.ConvTranspose)(4, (2, 2), strides=(2, 2))
+    x = nn.Dense(features=3, kernel_init=nn.initializers.zeros)(shared(x)) + nn.Dense(3)(shared(x) * 2)
+    x = x.reshape(1, -1, 3)
+    x = jnp.einsum('bij,bkj->bik', x, x) @ x
+    return (x @ self.param('table', nn.initializers.normal(), (3, 10))).mean(1)
+
+
+def test_modules_of_any_kind_by_hand():
+  positions = 8 * 8
+  scan, transposed, dense = 5 * positions * 9 * 2 * 4, positions * 4 * 4 * 4, 4 * positions * 4 * 3
+  counted = cost.count(Anything([]), SHAPE)
+  assert counted.multiply_adds == positions * 4 + scan + 2 * transposed + 2 * dense + 4 * positions * 3 * 10
+  assert counted.parameters == (4 + 4) + 5 * (9 * 2 * 4 + 4) + (4 * 4 * 4 + 4) + 2 * (4 * 3 + 3) + 30
+
+
+def test_what_cannot_be_counted_is_said(capsys):
+  class While(nn.Module):
+    @nn.compact
+    def __call__(self, images, train=False):
+      kernel = self.param('kernel', nn.initializers.normal(), (1, 1))
+      return jax.lax.while_loop(lambda x: x.sum() < 3, lambda x: x @ kernel, images)
+
+  assert cost.count(While(), SHAPE) == cost.Cost(1, None)
+  assert capsys.readouterr().err == (
+    'warning: the multiply-adds of While are not counted: there are convolutions or matrix products inside of while\n')
 
 
 def test_layers_by_hand_and_in_sum():

@@ -9,12 +9,13 @@ import ml_collections
 import numpy as np
 import pytest
 
-from moonshine_jax import datasets
+from moonshine_jax import datasets, functions
 from moonshine_jax.errors import UserError
+from tests import own
 
 
-def data_config(name, data_dir=''):
-  return ml_collections.ConfigDict({'name': name, 'data_dir': data_dir})
+def data_config(name, data_dir='', image_size=0):
+  return ml_collections.ConfigDict({'name': name, 'data_dir': data_dir, 'image_size': image_size})
 
 
 def test_digits_are_whole_and_split():
@@ -140,10 +141,30 @@ def test_a_channel_that_never_changes_is_not_divided_by_zero():
 @pytest.mark.parametrize(('name', 'message'), [
   ('no_such_data', "'no_such_data': TFDS knows no such data set"),
   ('imdb_reviews', 'expected an image classification data set with image and label'),
-  ('imagenet2012', 'expected uint8 of one size')])
+  ('imagenet2012', 'expected uint8 of one size .* or of any size with config.data.image_size')])
 def test_a_data_set_that_does_not_fit_is_refused_before_it_is_downloaded(name, message, tmp_path):
   with pytest.raises(UserError, match=message):
     datasets.open_source(data_config(name, str(tmp_path)))
+
+
+def test_images_of_any_size_are_cropped_to_one(varied_images):
+  source = datasets.open_source(data_config('varied_images', varied_images, image_size=12))
+  assert (source.image_shape, source.num_classes) == ((12, 12, 3), 3)
+  train = source.read('train')
+  facts = datasets.measure(source, train)
+  assert len(train) == 40 and len(source.read('test[:4]')) == 4
+  images, labels = train.take(np.arange(40).reshape(8, 5))
+  assert images.shape == (8, 5, 12, 12, 3) and images.dtype == np.uint8
+  assert np.bincount(labels.ravel()).tolist() == [14, 13, 13]
+  np.testing.assert_allclose(facts.mean, images.mean((0, 1, 2, 3)), rtol=1e-12)
+  assert facts.image_shape == (12, 12, 3)
+  assert len(imagenet_sample := datasets.CroppedSplit(None, 'train', 1281167).sample()) == datasets.SAMPLE
+  assert imagenet_sample[-1] == 1281166 and set(np.diff(imagenet_sample)) == {640, 641}
+
+
+def test_digits_are_not_cropped():
+  with pytest.raises(UserError, match='config.data.image_size=12: expected 0 for digits'):
+    datasets.open_source(data_config('digits', image_size=12))
 
 
 def test_an_unknown_split_is_named_with_those_that_are(tiny_images):
@@ -163,6 +184,39 @@ def test_what_is_not_prepared_says_what_to_install(tmp_path, monkeypatch):
 def test_reading_imports_no_tensorflow(tiny_images):
   program = (
     'import sys, ml_collections; from moonshine_jax import datasets; import tests.conftest;'
-    f'c = ml_collections.ConfigDict(dict(name="tiny_images", data_dir={tiny_images!r}));'
+    f'c = ml_collections.ConfigDict(dict(name="tiny_images", data_dir={tiny_images!r}, image_size=0));'
     'assert len(datasets.open_source(c).read("test[:5]")) == 5; assert "tensorflow" not in sys.modules')
   subprocess.run([sys.executable, '-c', program], check=True)
+
+
+def images(shape=(4, 8, 8, 1), dtype=np.uint8):
+  return np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize(('splits', 'message'), [
+  (lambda: 1 / 0, ': ZeroDivisionError: .*expected a function that is called without arguments and returns'),
+  (lambda: [1], ": returned a list: expected {'train': .images, labels."),
+  (lambda: {'train': images()}, ", split 'train': a ndarray: expected the two arrays"),
+  (lambda: {'train': (images(dtype=np.float32), [0] * 4)}, ", split 'train': images are float32: expected uint8"),
+  (lambda: {'train': (images((4, 8, 8)), [0] * 4)}, ", split 'train': images have the shape .4, 8, 8.: exp"),
+  (lambda: {'train': (images(), [0.0] * 4)}, ", split 'train': labels are float64: expected integers from 0"),
+  (lambda: {'train': (images(), [0] * 3)}, r", split 'train': labels have the shape \(3,\): expected \(4,\)"),
+  (lambda: {'train': (images(), [0, 1, 2, -1])}, ", split 'train': labels are from -1 to 2: expected integers from 0"),
+  (lambda: {'train': (images(), [0] * 4), 'test': (images((1, 9, 8, 1)), [0])},
+   r': the images of train are \(8, 8, 1\) and test are \(9, 8, 1\): expected one size')])
+def test_data_of_a_users_own_that_is_none(splits, message, monkeypatch):
+  monkeypatch.setattr(own, 'images', splits)
+  functions.load.cache_clear()
+  with pytest.raises(UserError, match="^config.data.name='tests.own:images'" + message):
+    datasets.FunctionSource('tests.own:images')
+  functions.load.cache_clear()
+
+
+def test_data_of_a_users_own():
+  source = datasets.FunctionSource('tests.own:images')
+  train, test = source.read('train'), source.read('test')
+  assert (source.image_shape, source.num_classes, len(train), len(test)) == ((8, 8, 2), 3, 48, 15)
+  assert train.labels.dtype == np.int32
+  np.testing.assert_array_equal(train.images, own.images()['train'][0])
+  with pytest.raises(UserError, match="data set tests.own:images has no split 'validation': expected train or test"):
+    source.read('validation')

@@ -1,10 +1,11 @@
 import threading
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
-from moonshine_jax import feeds
+from moonshine_jax import datasets, feeds
 from moonshine_jax.datasets import Split
 from moonshine_jax.parallel import Replicas
 
@@ -60,6 +61,22 @@ def test_the_stream_reads_two_batches_ahead_and_no_more():
   assert next(batches)['label'] == 0 and reached == [0, 1, 2]
   assert next(batches)['label'] == 1 and reached == [0, 1, 2, 3]
   assert [int(batch['label'][0]) for batch in batches] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize('devices', [1, 4])
+def test_the_stream_crops_by_the_key_when_training_and_takes_the_middle_when_not(varied_images, devices):
+  config = ml_collections.ConfigDict({'name': 'varied_images', 'data_dir': varied_images, 'image_size': 8})
+  split = datasets.open_source(config).read('train')
+  replicas = Replicas(jax.devices()[:devices])
+  feed = feeds.StreamFeed(split, replicas)
+  index = np.arange(16, dtype=np.int32).reshape(2, 8)
+  for key, batches in [((3, 1), list(feed.stacks(index, 5, (3, 1)))),
+                       (None, list(feed.batches({'index': each} for each in index)))]:
+    assert len(batches) == 2
+    for each, batch in zip(index, batches, strict=True):
+      images, labels = split.take(each, key)
+      np.testing.assert_array_equal(np.reshape(batch['image'], (8, 8, 8, 3)), images)
+      np.testing.assert_array_equal(np.ravel(batch['label']), labels)
 
 
 def test_an_error_in_the_stream_reaches_the_caller_and_ends_its_thread():

@@ -11,6 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moonshine_jax.cost import multiply_adds
+from moonshine_jax.errors import warn
+from moonshine_jax.ops import grouped_conv
+
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
@@ -18,11 +22,11 @@ class Cost:
 
   Attributes:
     parameters: as the paper counts them, with both running statistics of BN: 4 for every BN channel.
-    multiply_adds: for one image; see `count`.
+    multiply_adds: for one image; see `count`. None where they cannot be counted.
   """
 
   parameters: int
-  multiply_adds: int
+  multiply_adds: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +66,34 @@ class Profile:
   inference_bytes: int
 
 
-@functools.cache
 def count(model: nn.Module, image_shape: tuple[int, ...]) -> Cost:
-  """Counts for one image of shape (height, width, channels), without computing anything.
+  """Counts for one image of shape (height, width, channels), without computing anything; of any linen module.
 
   Takes seconds for a deep network, and so once for all runs of it.
 
   The one rule of multiply-adds: every output position of a convolution or a fully connected layer costs one for each
   weight of its kernel, padding included; nothing else costs any. A grouped kernel is smaller, and so costs less.
   """
-  layers = profile(model, image_shape).layers
-  return Cost(sum(layer.parameters for layer in layers), sum(layer.multiply_adds for layer in layers))
+  try:
+    hash(model)
+  except TypeError:  # a user's, with attributes that have none
+    return _count.__wrapped__(model, image_shape)
+  return _count(model, image_shape)
+
+
+@functools.cache
+def _count(model, image_shape):
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+  with grouped_conv.plain():
+    program = jax.make_jaxpr(model.apply)(variables, image)
+  number = len(jax.tree.leaves(variables))
+  try:
+    counted = multiply_adds.count(program, [multiply_adds.PARAMETERS] * number + [multiply_adds.IMAGES])
+  except multiply_adds.UncountableError as error:
+    warn(f'the multiply-adds of {type(model).__name__} are not counted: {error}')
+    counted = None
+  return Cost(_size(variables), counted)
 
 
 def profile(model: nn.Module, image_shape: Sequence[int]) -> Profile:
@@ -113,6 +134,8 @@ def visit_layers(
 ) -> Any:
   """Calls visit(module, inputs, outputs) for the model and every module in it, on one image, computing nothing.
 
+  Of a module that is called with several things, the inputs are the first.
+
   Returns:
     The shapes of the model's variables.
   """
@@ -120,7 +143,7 @@ def visit_layers(
   def intercept(call, args, kwargs, context):
     outputs = call(*args, **kwargs)
     if context.method_name == '__call__':
-      visit(context.module, args[0], outputs)
+      visit(context.module, next(iter([*args, *kwargs.values()]), None), outputs)
     return outputs
 
   def init(key, image):

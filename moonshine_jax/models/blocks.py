@@ -31,6 +31,8 @@ BN_MOMENTUM, BN_EPSILON = 0.9, 1e-5
 
 # The released code's: normal with variance 2 / (k * k * out_channels), the groups not divided out.
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+# PyTorch's default for a linear layer: uniform within 1 / sqrt(fan_in).
+fc_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 MAX_NOTATION = 10_000  # characters of a list of notations: one for each block of the deepest network takes 6,000
 NOTATIONS = 'S, S-2x2, G(g), B(b) or BG(b,g), with g an integer or N, N/2, ... in G and M, M/2, ... in BG'

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moonshine_jax.models.blocks import BatchNormReLU, Block, Convolution, ResidualBlock, convolve
+from moonshine_jax.models.blocks import BatchNormReLU, Block, Convolution, ResidualBlock, convolve, fc_init
 
 STEM_FEATURES = 16
 GROUP_STRIDES = (1, 2, 2)  # of conv2, conv3 and conv4
@@ -19,9 +19,6 @@ GROUP_STRIDES = (1, 2, 2)  # of conv2, conv3 and conv4
 MAX_DEPTH = 1204
 MAX_WIDTH = 1000
 MAX_PARAMETERS = 10**9
-
-# PyTorch's default for a linear layer: uniform within 1 / sqrt(fan_in).
-fc_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class WideResNet(nn.Module):

@@ -16,7 +16,10 @@ The kernel keeps the shape of the plain grouped convolution, (KH, KW, C / groups
 rule. As a Flax module: `nn.Conv(..., conv_general_dilated=grouped_conv.conv_general_dilated)`.
 """
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +74,18 @@ def lax_rule(x_shape, kernel_shape, conv):
 
 RULES = {'cpu': cpu_rule, 'tpu': tpu_rule}
 
+_plain = contextvars.ContextVar('plain', default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+  """Convolutions that are traced within it are lax's own: for who reads what is computed, and computes nothing."""
+  token = _plain.set(True)
+  try:
+    yield
+  finally:
+    _plain.reset(token)
+
 
 def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None, rhs_dilation=None,
                          dimension_numbers=None, feature_group_count=1, batch_group_count=1, precision=None,
@@ -101,7 +116,7 @@ def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None, r
       out_sharding=out_sharding)
   out = jax.eval_shape(original, lhs, rhs)  # So that lax refuses what it would refuse, in its own words.
   layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-  if (lhs.ndim != 4 or layout != lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
+  if (_plain.get() or lhs.ndim != 4 or layout != lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
       or any(dilation != 1 for dilation in lhs_dilation or ()) or batch_group_count != 1
       or preferred_element_type is not None or out_sharding is not None
       or lhs.dtype != rhs.dtype or not jnp.issubdtype(lhs.dtype, jnp.floating)

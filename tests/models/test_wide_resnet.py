@@ -8,29 +8,7 @@ import pytest
 from moonshine_jax import cost, paper
 from moonshine_jax.models import wide_resnet
 from moonshine_jax.models.wide_resnet import Architecture, WideResNet
-
-
-def reference_convolution(x, kernel, strides=1, groups=1, dilation=1):
-  """Cross-correlation of NHWC with HWIO, padded by dilation * (k - 1) // 2: a sum over the kernel's positions."""
-  k, channels = kernel.shape[0], kernel.shape[2]
-  pad = dilation * (k - 1) // 2
-  padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-  height, width = ((size + 2 * pad - dilation * (k - 1) - 1) // strides + 1 for size in x.shape[1:3])
-  out_channels = kernel.shape[3] // groups
-  out = np.zeros((len(x), height, width, kernel.shape[3]))
-  for group in range(groups):
-    ins, outs = slice(group * channels, (group + 1) * channels), slice(group * out_channels, (group + 1) * out_channels)
-    for row in range(k):
-      for column in range(k):
-        shifted = padded[:, row * dilation:, column * dilation:][:, ::strides, ::strides][:, :height, :width, ins]
-        out[..., outs] += shifted @ kernel[row, column][:, outs]
-  return out
-
-
-def reference_bn_relu(x, params, stats, train):
-  mean, variance = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if train else (stats['mean'], stats['var'])
-  return np.maximum((x - mean) / np.sqrt(variance + 1e-5) * params['scale'] + params['bias'], 0)
-
+from tests.models.numpy_layers import batch_norm, convolution, random_variables
 
 # For each notation its convolutions as (strided?, groups of the channels c it sees, dilation), written out by hand.
 REFERENCE_BLOCKS = {
@@ -48,36 +26,23 @@ REFERENCE_BLOCKS = {
 def reference_network(variables, images, notations, train):
   """WRN-10-k: one block a group, of the given notations."""
   params, stats = variables['params'], variables['batch_stats']
-  x = reference_convolution(images, params['conv1']['kernel'])
+  x = convolution(images, params['conv1']['kernel'])
   activations = []
   for group, notation in enumerate(notations):
     name, stride = f'conv{group + 2}_block1', 1 if group == 0 else 2
-    branch = reference_bn_relu(x, params[name]['bn1'], stats[name]['bn1'], train)
+    branch = np.maximum(batch_norm(x, params[name]['bn1'], stats[name]['bn1'], train), 0)
     shortcut = x
     if 'shortcut' in params[name]:
-      shortcut = reference_convolution(branch, params[name]['shortcut']['kernel'], stride)
+      shortcut = convolution(branch, params[name]['shortcut']['kernel'], stride)
     for i, (strided, groups, dilation) in enumerate(REFERENCE_BLOCKS[notation], start=1):
       if i > 1:
-        branch = reference_bn_relu(branch, params[name][f'bn{i}'], stats[name][f'bn{i}'], train)
-      branch = reference_convolution(
+        branch = np.maximum(batch_norm(branch, params[name][f'bn{i}'], stats[name][f'bn{i}'], train), 0)
+      branch = convolution(
         branch, params[name][f'conv{i}']['kernel'], stride if strided else 1, groups(branch.shape[-1]), dilation)
     x = shortcut + branch
     activations.append(x)
-  x = reference_bn_relu(x, params['bn'], stats['bn'], train).mean((1, 2))
+  x = np.maximum(batch_norm(x, params['bn'], stats['bn'], train), 0).mean((1, 2))
   return x @ params['fc']['kernel'] + params['fc']['bias'], activations
-
-
-def random_variables(model, shape, seed):
-  """Variables of the model's shapes, none of them at a special value."""
-  rng = np.random.default_rng(seed)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
-
-  def draw(path, leaf):
-    if leaf.ndim > 1:
-      return rng.normal(0, 1 / np.sqrt(np.prod(leaf.shape[:-1])), leaf.shape)
-    return rng.uniform(0.5, 1.5, leaf.shape) if path[-1].key in ('scale', 'var') else rng.normal(0, 0.3, leaf.shape)
-
-  return jax.tree.map_with_path(draw, shapes)
 
 
 @pytest.mark.parametrize('notations', [
@@ -103,7 +68,7 @@ def test_running_statistics_move_a_tenth_of_the_way():
   model = WideResNet(10, 1, 'S', num_classes=7)
   images = np.random.default_rng(1).normal(size=(3, 8, 8, 3)).astype(np.float32)
   variables = random_variables(model, images.shape, seed=2)
-  stem = reference_convolution(images, variables['params']['conv1']['kernel'])
+  stem = convolution(images, variables['params']['conv1']['kernel'])
   _, updates = model.apply(variables, images, train=True, mutable=['batch_stats'])
   before, after = (tree['conv2_block1']['bn1'] for tree in (variables['batch_stats'], updates['batch_stats']))
   np.testing.assert_allclose(after['mean'], 0.9 * before['mean'] + 0.1 * stem.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,118 @@
+"""How many photographs a second the cores decode and crop: what `config.data.image_size` costs the host.
+
+  python -m benchmarks.image_feed --json=image_feed.json
+
+The images are JPEGs of 500x375 pixels, ImageNet's most frequent size, cut out of the two photographs that scikit-learn
+carries; their files are nearly as large as its (100 kB). Random crops as for training, the middles as for evaluation:
+
+* decoded in this process, by its CPU time, which other work on the machine disturbs least: what one core does;
+* by the feed, from an array_record file through its processes (one for each core) to the device, by the clock.
+
+An accelerator that trains X images a second wants X over the first figure cores, and some for the training process.
+"""
+
+import argparse
+import functools
+import io
+import os
+import statistics
+import tempfile
+import time
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from benchmarks.command import write_json
+from configs import imagenet
+from moonshine_jax import datasets, decoding, feeds
+from moonshine_jax.parallel import Replicas
+from moonshine_jax.timing import in_turns
+
+WIDTH, HEIGHT, QUALITY = 500, 375, 97
+PHOTOGRAPHS = 200  # different ones, read again and again
+
+
+class Photographs(tfds.core.GeneratorBasedBuilder):
+  """Encoded here, since TFDS encodes with TensorFlow."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
+      'image': tfds.features.Image(shape=(None, None, 3)), 'label': tfds.features.ClassLabel(num_classes=2)}))
+
+  def _split_generators(self, dl_manager):
+    return {'train': self._generate_examples()}
+
+  def _generate_examples(self):
+    for i, file in enumerate(photographs()):
+      yield i, {'image': file, 'label': i % 2}
+
+
+def photographs() -> list[bytes]:
+  """JPEGs, each another part of a photograph."""
+  from sklearn.datasets import load_sample_images
+
+  whole, rng = load_sample_images().images, np.random.default_rng(0)
+  files = []
+  for i in range(PHOTOGRAPHS):
+    image = whole[i % len(whole)]
+    top, left = rng.integers(image.shape[0] - HEIGHT), rng.integers(image.shape[1] - WIDTH)
+    file = io.BytesIO()
+    Image.fromarray(image[top:top + HEIGHT, left:left + WIDTH]).save(file, 'JPEG', quality=QUALITY)
+    files.append(file.getvalue())
+  return files
+
+
+def main(arguments: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--image_size', type=int, default=224, help='pixels on a side of a crop (default: 224)')
+  parser.add_argument('--batch', type=int, default=256, help='images in a batch (default: 256)')
+  parser.add_argument('--batches', type=int, default=8, help='batches that are timed together (default: 8)')
+  parser.add_argument('--repeats', type=int, default=5, help='times that each is timed, after warm-up (default: 5)')
+  parser.add_argument('--json', help='file to write the measurements to')
+  flags = parser.parse_args(arguments)
+
+  with tempfile.TemporaryDirectory() as data_dir:
+    Photographs(data_dir=data_dir, file_format='array_record').download_and_prepare()
+    config = imagenet.get_config().data
+    config.name, config.data_dir, config.image_size = 'photographs', data_dir, flags.image_size
+    feed = feeds.StreamFeed(datasets.open_source(config).read('train'), Replicas(jax.local_devices()[:1]))
+    files = photographs()
+    index = np.resize(np.arange(PHOTOGRAPHS), (flags.batches, flags.batch))
+    keys = {'random crops': (0, 0), 'middles': None}
+    speeds = {f'{crop}, one core': [len(files) / decode(files, flags.image_size, key) for _ in range(flags.repeats)]
+              for crop, key in keys.items()}
+    seconds = in_turns({f'{crop}, the feed': functools.partial(drain, feed, index, key) for crop, key in keys.items()},
+                       flags.repeats)
+    speeds |= {name: [index.size / each for each in seen] for name, seen in seconds.items()}
+
+  cores = len(os.sched_getaffinity(0))
+  print(f'images a second: median (lowest to highest) of {flags.repeats}; JPEGs of {WIDTH}x{HEIGHT} pixels and '
+        f'{statistics.mean(map(len, files)) / 1000:.0f} kB, crops of {flags.image_size}x{flags.image_size}; '
+        f'the feed has {cores} processes')
+  rows = []
+  for name, seen in speeds.items():
+    rows.append({'run': name, 'images_per_second': statistics.median(seen), 'lowest': min(seen), 'highest': max(seen)})
+    print(f'{name:<24} {rows[-1]["images_per_second"]:>6.0f} ({min(seen):.0f} to {max(seen):.0f})')
+  write_json(flags.json, flags, rows, processes=cores)
+
+
+def decode(files: list[bytes], size: int, key: tuple[int, ...] | None) -> float:
+  """Decodes and crops all; returns the seconds of CPU time."""
+  start = time.process_time()
+  for i, file in enumerate(files):
+    decoding.decode(file, size, 3, decoding.box_chooser(key, i))
+  return time.process_time() - start
+
+
+def drain(feed: feeds.StreamFeed, index: np.ndarray, key: tuple[int, ...] | None) -> None:
+  """Takes all batches of indices (batches, batch), and waits for the last."""
+  for batch in feed.batches(({'index': each} for each in index), key=key):
+    jax.block_until_ready(batch)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,214 @@
+"""Images of any size, decoded and cropped to one size whenever they are asked for, in processes of their own.
+
+Training takes another crop of an image each time, evaluation the middle of it. What a crop is follows from the numbers
+that it is asked for with, and so neither from the processes nor from their number.
+
+A process is `python -m moonshine_jax.decoding`: it imports neither JAX nor the program that started it, reads requests
+from its standard input, and ends where that ends, also when the training process is killed.
+"""
+
+import contextlib
+import io
+import math
+import os
+import pickle
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from moonshine_jax.errors import UserError
+
+Box = tuple[float, float, float, float]  # left, top, right and bottom, in pixels of the whole image
+
+# Of Szegedy et al. (2015), as torchvision has them: the share of the image's area, and width over height.
+AREA = 0.08, 1.0
+RATIO = 3 / 4, 4 / 3
+ATTEMPTS = 10
+CENTRE = 224 / 256  # the side of the middle that evaluation takes, of the image's short side
+
+TASK = 8  # images that a process is asked for at a time: few, so that all processes end a batch together
+
+
+def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
+  """A box of random area, shape and place; the largest in the middle of an allowed shape, where many do not fit."""
+  for _ in range(ATTEMPTS):
+    area = width * height * rng.uniform(*AREA)
+    ratio = math.exp(rng.uniform(*map(math.log, RATIO)))
+    box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+    if 0 < box_width <= width and 0 < box_height <= height:
+      left, top = rng.integers(width - box_width + 1), rng.integers(height - box_height + 1)
+      return left, top, left + box_width, top + box_height
+  ratio = min(max(width / height, RATIO[0]), RATIO[1])
+  return _middle(width, height, min(width, height * ratio), min(height, width / ratio))
+
+
+def central_box(width: int, height: int) -> Box:
+  """The square in the middle: of an image whose short side is resized to 256 pixels, 224x224 of them."""
+  side = CENTRE * min(width, height)
+  return _middle(width, height, side, side)
+
+
+def box_chooser(key: tuple[int, ...] | None, position: int) -> Callable[[int, int], Box]:
+  """What chooses the box of the example at a position: at random, as key and position say, or the middle."""
+  if key is None:
+    return central_box
+  return lambda width, height: random_box(width, height, np.random.default_rng((*key, position)))
+
+
+def _middle(width: int, height: int, box_width: float, box_height: float) -> Box:
+  left, top = (width - box_width) / 2, (height - box_height) / 2
+  return left, top, left + box_width, top + box_height
+
+
+def decode(encoded: bytes, size: int, channels: int, choose_box: Callable[[int, int], Box]) -> np.ndarray:
+  """A box of an image, resized to a square.
+
+  A JPEG much larger than that is decoded at 1/2, 1/4 or 1/8 of its size, which takes less time.
+
+  Args:
+    encoded: the image's file.
+    size: pixels on a side.
+    channels: 1 or 3.
+    choose_box: called with the image's width and height.
+
+  Returns:
+    uint8 (size, size, channels). Raises what Pillow does for a file that is damaged.
+  """
+  with Image.open(io.BytesIO(encoded)) as image:
+    width, height = image.size
+    box = choose_box(width, height)
+    shrink = min(box[2] - box[0], box[3] - box[1]) / size
+    drafted = image.draft(None, (math.ceil(width / shrink), math.ceil(height / shrink)))
+    scale = drafted[1][2] / width if drafted else 1  # a power of 2
+    image = image.convert('RGB' if channels == 3 else 'L')
+    image = image.resize((size, size), Image.Resampling.BILINEAR, tuple(scale * side for side in box))
+  return np.asarray(image).reshape(size, size, channels)
+
+
+class Decoders:
+  """Processes that read examples of a prepared data set, one for each core; they end with the object."""
+
+  def __init__(self, data_dir: str | os.PathLike, size: int, channels: int):
+    """Starts them.
+
+    Args:
+      data_dir: where TFDS prepared one data set, as array_record.
+      size: of the crops, pixels on a side.
+      channels: of the images, 1 or 3.
+    """
+    self._where = data_dir
+    self._shape = size, size, channels
+    command = [sys.executable, '-m', __name__, str(data_dir), str(size), str(channels)]
+    root = str(Path(__file__).parents[1])
+    paths = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
+    processes = [
+      subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, 'PYTHONPATH': paths})
+      for _ in os.sched_getaffinity(0)]
+    self._idle: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
+    for each in processes:
+      self._idle.put(each)
+    self._threads = ThreadPoolExecutor(len(processes))
+    weakref.finalize(self, _end, processes)
+
+  def read(self, split: str, index: np.ndarray, key: tuple[int, ...] | None) -> tuple[np.ndarray, np.ndarray]:
+    """The examples of a split at indices (n,): uint8 images (n, size, size, channels) and int32 labels (n,).
+
+    Args:
+      split: of TFDS's notation.
+      index: from 0.
+      key: numbers that, with its index, an example's random crop follows from; None for the middle.
+
+    Raises UserError where an example cannot be read, or a process has ended.
+    """
+    images, labels = np.empty((len(index), *self._shape), np.uint8), np.empty(len(index), np.int32)
+    tasks = [slice(start, start + TASK) for start in range(0, len(index), TASK)]
+    pending = [self._threads.submit(self._ask, split, index[task], key, images[task], labels[task]) for task in tasks]
+    try:
+      for each in pending:
+        each.result()
+    finally:
+      for each in pending:
+        each.cancel()
+    return images, labels
+
+  def _ask(self, split, index, key, images, labels):
+    """Has a process fill arrays."""
+    process = self._idle.get()
+    try:
+      pickle.dump((split, index, key), process.stdin)
+      process.stdin.flush()
+      answer = pickle.load(process.stdout)
+      if not isinstance(answer, str):
+        labels[:] = answer
+        if process.stdout.readinto(memoryview(images).cast('B')) < images.nbytes:
+          raise EOFError
+    except (EOFError, BrokenPipeError) as error:
+      status = process.wait()
+      reason = signal.Signals(-status).name if status < 0 else f'status {status}'
+      raise UserError(f'a process that decodes images has ended ({reason}): expected memory enough for one on each '
+                      'core; the same command goes on from the newest checkpoint') from error
+    finally:
+      self._idle.put(process)
+    if isinstance(answer, str):
+      raise UserError(f'{self._where}: {answer}')
+
+
+def _end(processes: list[subprocess.Popen]) -> None:
+  for each in processes:
+    with contextlib.suppress(BrokenPipeError):
+      each.stdin.close()
+  for each in processes:
+    each.wait()
+    each.stdout.close()
+
+
+def serve(data_dir: str, size: int, channels: int) -> None:
+  """Answers the requests of a `Decoders` until there are no more."""
+  # Signals to the whole group of processes are for the one that trains, which still needs images until it has saved.
+  for each in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(each, signal.SIG_IGN)
+  _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each of ImageNet's 1,024 files stays open
+  requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
+  os.dup2(2, 1)  # what a library prints is no answer
+  import tensorflow_datasets as tfds  # takes a second, which the training process does not wait for
+
+  builder = tfds.builder_from_directory(data_dir)
+  splits: dict[str, Any] = {}
+  with contextlib.suppress(EOFError, BrokenPipeError):
+    while True:
+      split, index, key = pickle.load(requests)
+      try:
+        if split not in splits:
+          splits[split] = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+        images, labels = _read(splits[split], index, key, size, channels)
+      except Exception as error:  # what array_record and Pillow make of damaged files
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+        pickle.dump(f'split {split!r} cannot be read ({reason}): its files are damaged: prepare the data set anew',
+                    answers)
+      else:
+        pickle.dump(labels, answers)
+        answers.write(images)
+      answers.flush()
+
+
+def _read(examples, index, key, size, channels):
+  images, labels = np.empty((len(index), size, size, channels), np.uint8), np.empty(len(index), np.int32)
+  for i, (position, example) in enumerate(zip(index.tolist(), examples.__getitems__(index.tolist()), strict=True)):
+    images[i] = decode(example['image'], size, channels, box_chooser(key, position))
+    labels[i] = example['label']
+  return images, labels
+
+
+if __name__ == '__main__':
+  serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,91 @@
+"""Functions of a user's own by name: 'package.module:function', or 'path/file.py:function'."""
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from moonshine_jax.errors import UserError, shown
+
+# No version of TFDS's ('mnist:3.0.1'): a function's name begins with no digit.
+NAME = re.compile(r'[^:]+:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*')
+
+
+def is_name(text: str) -> bool:
+  """Whether a text has the form of a function's name."""
+  return bool(NAME.fullmatch(text))
+
+
+def short_name(name: str) -> str:
+  """That of the function alone."""
+  return name.rpartition(':')[2]
+
+
+@functools.cache
+def load(name: str) -> Callable:
+  """The function of a name; a file is run once. Raises UserError, as 'NAME: what is wrong: what would be right'."""
+  where, _, path = name.rpartition(':')
+  found: Any = _load_file(name, Path(where)) if where.endswith('.py') else _load_module(name, where)
+  for part in path.split('.'):
+    if not hasattr(found, part):
+      names = [each for each, value in vars(found).items() if callable(value) and not each.startswith('_')][:20]
+      raise UserError(f'{shown(name)}: no {part} in {where}: expected one of {", ".join(names) or "its functions"}')
+    found = getattr(found, part)
+  if not callable(found):
+    raise UserError(f'{shown(name)}: a {type(found).__name__}: expected a function')
+  return found
+
+
+def _load_module(name: str, module: str) -> ModuleType:
+  try:
+    return importlib.import_module(module)
+  except Exception as error:  # whatever the user's code raises
+    raise UserError(f'{shown(name)}: importing {module} raises {type(error).__name__}: {error}: expected a module that '
+                    'Python finds from here, or a file as path/file.py') from error
+
+
+def _load_file(name: str, path: Path) -> ModuleType:
+  if not path.is_file():
+    raise UserError(f'{shown(name)}: no file {path.absolute()}: expected one, by its path from here')
+  main = sys.modules['__main__']
+  if os.path.exists(getattr(main, '__file__', None) or '') and os.path.samefile(main.__file__, path):
+    return main  # the script that runs: not a second time
+  path = path.resolve()
+  module_name = f'{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}'  # meets no other module's
+  if module_name in sys.modules:
+    return sys.modules[module_name]
+  spec = importlib.util.spec_from_file_location(module_name, path)
+  module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:
+    del sys.modules[module_name]
+    raise UserError(f'{shown(name)}: running {path} raises {type(error).__name__}: {error}: expected a file that '
+                    'runs') from error
+  return module
+
+
+def name_of(function: Callable | str) -> str:
+  """The name by which `load` finds a function again. Raises UserError where there is none, as for a lambda."""
+  if isinstance(function, str):
+    return function
+  module, name = getattr(function, '__module__', ''), getattr(function, '__qualname__', '')
+  if module == '__main__':  # of a script: its file; of a notebook there is none
+    module = os.path.abspath(getattr(sys.modules[module], '__file__', None) or '')
+  if not is_name(f'{module}:{name}') or load(f'{module}:{name}') is not function:
+    raise UserError(f'{shown(function)}: expected a function that can be found again by its name, as one that a module '
+                    'or a script has at its top level')
+  return f'{module}:{name}'
+
+
+def accepts(function: Callable, argument: str) -> bool:
+  """Whether a function has a parameter of this name."""
+  return argument in inspect.signature(function).parameters

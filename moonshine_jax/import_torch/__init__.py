@@ -1,0 +1,92 @@
+"""A network that was trained in PyTorch, as a workdir that `evaluate` and distillation take."""
+
+import copy
+import os
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from moonshine_jax import config as config_lib
+from moonshine_jax import datasets, given
+from moonshine_jax.errors import UserError
+from moonshine_jax.import_torch import architectures, state_dict
+from moonshine_jax.models import create_model
+
+# By which torchvision's networks have their images normalised, of pixels from 0 to 1.
+TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The axes of PyTorch's arrays in the order of Flax's, by their number: of the kernel of a convolution, which is
+# (out, in, height, width), of that of a linear layer, (out, in), and of a vector.
+AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+
+
+def import_network(
+  path: str | os.PathLike,
+  config: ml_collections.ConfigDict,
+  workdir: str | os.PathLike,
+  normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> tuple[ml_collections.ConfigDict, datasets.Facts, dict[str, Any]]:
+  """Makes a workdir of the network of a PyTorch state dict, and evaluates it.
+
+  Args:
+    path: of a file of `torch.save` or of safetensors.
+    config: of the form of `configs/cifar10.py`: says which data the network is of, and `model.dtype`; the rest of
+      `model` is what the file says.
+    workdir: a folder, made where there is none.
+    normalisation: mean and standard deviation of each channel, of pixels from 0 to 1, by which the network was trained
+      to have its images normalised. Without them: torchvision's for a ResNet, else those of the training images.
+
+  Returns:
+    The workdir's config, the facts of its data, and the record of `given.write_network`.
+
+  Raises:
+    UserError: for a file that holds no state dict of a network that is known, or none of this data.
+  """
+  arrays = state_dict.read(path)
+  config = copy.deepcopy(config)
+  try:
+    model, paths = architectures.recognise(arrays)
+    config.model.update(model)
+    config_lib.check(config)
+    source = datasets.open_source(config.data)
+    image_shape, num_classes = source.image_shape, source.num_classes
+    found = len(arrays['fc.weight']), arrays['conv1.weight'].shape[1]
+    if found != (num_classes, image_shape[-1]):
+      raise ValueError(f'for {found[0]} classes and images of {found[1]} channels: data set {config.data.name} has '
+                       f'{num_classes} classes and images of {image_shape}')
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    like = jax.eval_shape(create_model(config.model, num_classes).init, jax.random.key(0), image)
+    variables = variables_of(arrays, paths, like)
+  except ValueError as error:
+    raise UserError(f'{path}: {error}') from error
+
+  if normalisation is None and config.model.network == 'resnet':
+    normalisation = TORCHVISION_MEAN, TORCHVISION_STD
+  if normalisation is None:
+    facts = datasets.measure(source, source.read(config.data.train_split))
+  else:
+    if any(len(values) != image_shape[-1] for values in normalisation):
+      raise UserError(f'--mean and --std: expected {image_shape[-1]} numbers each, one for each channel of an image')
+    mean, std = (tuple(255 * each for each in values) for values in normalisation)
+    facts = datasets.Facts(image_shape, num_classes, mean, std)
+  record = given.write_network(workdir, config, facts, variables, source.read(config.data.test_split))
+  return config, facts, record
+
+
+def variables_of(arrays: architectures.Arrays, paths: dict[str, architectures.Path], like: Any) -> dict[str, Any]:
+  """The variables of a Flax module from a state dict whose arrays go to these paths.
+
+  Raises ValueError, with their names, for arrays of other shapes than those of `like`.
+  """
+  shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(like).items()}
+  variables, unlike = {}, []
+  for name, path in paths.items():
+    axes = AXES[arrays[name].ndim]
+    variables[path] = arrays[name].transpose(axes)
+    if variables[path].shape != shapes[path]:
+      expected = tuple(shapes[path][axis] for axis in np.argsort(axes))
+      unlike.append(f'{name} {arrays[name].shape} in place of {expected}')
+  architectures.refuse({'of other shapes': unlike})
+  return traverse_util.unflatten_dict(variables)

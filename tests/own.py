@@ -1,0 +1,107 @@
+"""Networks and data as users have them: by name 'tests.own:FUNCTION'."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Stage(nn.Module):
+  """Halves the image; with BN or without."""
+
+  features: int
+  norm: bool
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = nn.Conv(self.features, (3, 3), strides=2, use_bias=not self.norm)(x)
+    if self.norm:
+      x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+    return nn.relu(x)
+
+
+class Convnet(nn.Module):
+  """A stem and stages of 8, 16, ... channels; dropout before the logits."""
+
+  num_classes: int
+  stages: int = 2
+  norm: bool = True
+  rate: float = 0.0
+
+  @nn.compact
+  def __call__(self, images, train: bool):
+    x = nn.relu(nn.Conv(8, (3, 3), name='stem')(images))
+    for i in range(self.stages):
+      x = Stage(8 * 2**i, self.norm)(x, train)
+    x = nn.Dropout(self.rate, deterministic=not train)(x.mean((1, 2)))
+    return nn.Dense(self.num_classes)(x)
+
+
+def with_norm(num_classes):
+  return Convnet(num_classes)
+
+
+def with_dropout(num_classes):
+  """No BN, so no batch_stats."""
+  return Convnet(num_classes, norm=False, rate=0.5)
+
+
+def shallower(num_classes):
+  return Convnet(num_classes, stages=1)
+
+
+class Larger(nn.Module):
+  """Gives its activations itself: as many as `Convnet`, twice as large."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, images, train: bool = False):
+    first = nn.relu(nn.Conv(8, (3, 3))(images))
+    second = nn.relu(nn.Conv(8, (3, 3), strides=2)(first))
+    return nn.Dense(self.num_classes)(second.mean((1, 2))), (first, second)
+
+
+def larger(num_classes):
+  return Larger(num_classes)
+
+
+class Caching(nn.Module):
+  """Keeps what no train step carries."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, images, train: bool = False):
+    self.variable('cache', 'calls', jnp.zeros, ())
+    return nn.Dense(self.num_classes)(nn.Conv(4, (3, 3))(nn.Conv(4, (3, 3))(images)).mean((1, 2)))
+
+
+def caching(num_classes):
+  return Caching(num_classes)
+
+
+def wrong_classes(num_classes):
+  return Convnet(num_classes + 1)
+
+
+def no_module(num_classes):
+  return jax.nn.relu
+
+
+def of_no_classes():
+  return Convnet(3)
+
+
+def images():
+  """Noise of 2 channels, in 3 classes of another brightness each."""
+  rng = np.random.default_rng(0)
+  splits = {}
+  for name, examples in (('train', 48), ('test', 15)):
+    labels = np.arange(examples) % 3
+    splits[name] = rng.integers(0, 156, (examples, 8, 8, 2), np.uint8) + (50 * labels[:, None, None, None]).astype(
+      np.uint8), labels
+  return splits
+
+
+NOT_A_FUNCTION = 3

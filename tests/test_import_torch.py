@@ -184,8 +184,8 @@ def test_wrappers_are_taken_off_and_objects_are_not_made(networks, tmp_path):
       (network, 'it holds a Python object .*WideResNet.*, and reading that would run its code: expected a state dict'),
       ({'net': plain, 'x': Malicious(marker)}, 'it holds a Python object '),
       ({'net': network.state_dict, 'epoch': 3}, 'it holds a Python object '),
-      ({'epoch': 3, 'weights': plain}, "it has neither tensors alone nor one of state_dict, .*: 'epoch' is no dense tensor"),
-      ({'fc.weight': torch.eye(3).to_sparse()}, ".*'fc.weight' is no dense tensor"),
+      ({'epoch': 3, 'weights': plain}, "'epoch' is no dense tensor, and none of state_dict, .*, model is there"),
+      ({'fc.weight': torch.eye(3).to_sparse()}, "'fc.weight' is no dense tensor"),
       ([1, 2], 'it holds a list'), ({}, 'it holds {}')):
     torch.save(saved, path)
     with pytest.raises(UserError, match=f'^{path}: {message}'):

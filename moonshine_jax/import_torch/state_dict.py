@@ -60,7 +60,7 @@ def _read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
   other = [name for name, value in values.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)
            or value.layout != torch.strided or value.is_quantized]
   if other:
-    _refuse(path, f'it has neither tensors alone nor one of {", ".join(WRAPPERS)}: {shown(other[0])} is no dense tensor')
+    _refuse(path, f'{shown(other[0])} is no dense tensor, and none of {", ".join(WRAPPERS)} is there')
   return {name: value.detach().float().numpy() for name, value in values.items()}
 
 

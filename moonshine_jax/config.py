@@ -94,6 +94,12 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises UserError, naming the field, its value and what would be right, for a config that cannot be run."""
+  check_fields(config)
+  models.check(config.model)
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError likewise, for a field by itself: missing, unknown, or of a wrong value."""
   values = flatten(config)
   for name in values:
     if name not in FIELDS:
@@ -103,7 +109,6 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise UserError(f'config.{name}: missing: expected {expected}')
     if not valid(values[name]):
       raise UserError(f'config.{name}={shown(values[name])}: expected {expected}')
-  models.check(config.model)
 
 
 # What a student of `distill.students` may have of its own: the word for it, and the config's field.
@@ -148,6 +153,9 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
         alone.update_from_flattened_dict({field: type(flatten(config)[field])(value)})
       except ValueError as error:
         raise UserError(f'config.distill.students: {word!r} in {words!r}: {error}') from error
+    if models.is_own(alone.model) and re.search(r'\b(depth|width)=', words):
+      raise UserError(f'config.distill.students: {words!r}: expected no depth and no width: {models.name(alone.model)} '
+                      'has neither')
     try:
       check(alone)
     except UserError as error:
@@ -216,10 +224,14 @@ def read(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
   path = Path(workdir) / FILE
   try:
     config = from_json(json.loads(path.read_text()))
-    check(config)
+    check_fields(config)
   except (OSError, TypeError, ValueError, AttributeError, UserError) as error:
     raise UserError(f'{path}: damaged ({error}): expected the config of a run; training writes it anew where it is '
                     'deleted, if the checkpoints are of the same config') from error
+  try:
+    models.check(config.model)
+  except UserError as error:  # the file is whole, but a function of a user's is not where it was
+    raise UserError(f'{path}: {error}') from error
   return config
 
 

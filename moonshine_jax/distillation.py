@@ -1,12 +1,14 @@
 """`moonshine_jax.distil`: from a trained network in hand to students of it, in one call."""
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
+from absl import logging
 
 from moonshine_jax import checkpoint, datasets, functions, given, paper, results, steps, tables, train
 from moonshine_jax import config as config_lib
@@ -36,6 +38,18 @@ class Student(NamedTuple):
   record: dict[str, Any]
 
 
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+  """Orbax tells of every checkpoint that it opens or writes: not within this."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.FATAL)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
+
+
+@quietly()
 def distil(
   network: Callable | str,
   variables: Mapping[str, Any],
@@ -78,10 +92,10 @@ def distil(
   blocks = (blocks,) if isinstance(blocks, str) else tuple(blocks)
   words = tuple(block if '=' in block else f'block={block}' for block in blocks)
   teacher, workdir = Path(workdir) / 'teacher', Path(workdir)
-  config = make_config({
-    'optimizer.decay_epochs': in_proportion(overrides.get('epochs', DEFAULTS['epochs'])), **overrides, **named,
-    'distill.teacher': str(teacher), 'distill.students': words})
+  config = make_config({**overrides, **named, 'distill.teacher': str(teacher), 'distill.students': words})
   config_lib.check(config)
+  if 'optimizer.decay_epochs' not in overrides:
+    config.optimizer.decay_epochs = in_proportion(config.epochs)
   config_lib.students(config)
 
   source = datasets.open_source(config.data)

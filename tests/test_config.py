@@ -80,7 +80,7 @@ def test_students_have_what_they_name_and_share_the_rest():
 
 
 @pytest.mark.parametrize(('students', 'message'), [
-  (('blok=S',), "'blok=S' in 'blok=S': expected words like block=G\\(N/8\\), of depth, width, block"),
+  (('blok=S',), "'blok=S' in 'blok=S': expected words like block=G\\(N/8\\), of network, depth, width"),
   (('block=S width=two',), "'width=two' in 'block=S width=two': invalid literal"),
   (('block=G(3)',), "'block=G\\(3\\)': config.model.block='G\\(3\\)': .*3 groups do not divide"),
   (('',), "'': expected words like block=G"),

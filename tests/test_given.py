@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from moonshine_jax import checkpoint, datasets, evaluate, given, results, steps, tables, train
+from moonshine_jax import checkpoint, datasets, evaluate, given, matching, results, steps, tables, train
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
+from moonshine_jax.parallel import Replicas
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 
@@ -30,17 +31,18 @@ def test_a_given_network_is_evaluated_distilled_and_reported(config, network, tm
   jax.tree.map(np.testing.assert_array_equal, found, variables)
   assert metadata.facts == facts and rebuilt.mean == facts.mean
   images = (test_split.images.astype(np.float32) - facts.mean) / np.float32(50)
-  logits, _ = rebuilt.model.apply(variables, images)
+  logits, _ = jax.jit(rebuilt.model.apply)(variables, images)
   assert record['test_error'] == pytest.approx(100 * np.mean(np.argmax(logits, -1) != test_split.labels))
   result = evaluate.evaluate(tmp_path / 'teacher')
   assert result['step'] == 0 and result['test_error'] == record['test_error']
 
-  config.epochs, config.distill.teacher, config.distill.alpha = 1, str(tmp_path / 'teacher'), 0.0
-  train.train_and_evaluate(config, tmp_path / 'student')
-  row = tables.table(results.collect(tmp_path)).splitlines()[2]
-  assert f'WRN-10-1 (teacher) | S     | 78,330     | 806,784        | {record["test_error"]:.2f} (1) | ' in row
-  teacher, student = results.collect(tmp_path)
-  assert teacher.finished and teacher.starts[0]['step'] == 0 and teacher.epochs == (0,)
+  config.distill.teacher = str(tmp_path / 'teacher')
+  teacher, found = matching.load_teacher(config, [config], datasets.open_source(config.data), Replicas())
+  assert teacher == rebuilt
+  jax.tree.map(np.testing.assert_array_equal, found, variables)
+  run, = results.collect(tmp_path)
+  assert run.finished and run.starts[0]['step'] == 0 and run.epochs == (0,)
+  assert f'| WRN-10-1 | S     | 77,875     | 781,504       | {record["test_error"]:.2f} (1) ' in tables.table([run])
 
 
 def test_the_same_is_left_alone_and_another_refused(config, network, tmp_path):
@@ -53,8 +55,8 @@ def test_the_same_is_left_alone_and_another_refused(config, network, tmp_path):
   with pytest.raises(UserError, match='given holds a network with other variables: expected the same'):
     given.write_network(tmp_path / 'given', config, facts, others)
   other = copy.deepcopy(config)
-  other.model.width = 2
-  with pytest.raises(UserError, match='the variables are not those of the network: .* has the shape'):
+  other.model.dtype = 'bfloat16'
+  with pytest.raises(UserError, match="given holds a run of another config: config.model.dtype='bfloat16'"):
     given.write_network(tmp_path / 'given', other, facts, variables)
   with pytest.raises(UserError, match='given holds a run of another config: config.epochs=2 .there: 0.'):
     train.train_and_evaluate(config, tmp_path / 'given')

@@ -1,6 +1,6 @@
 """Networks and data of a user's own through the whole project; what cannot be run is refused before it begins."""
 
-import re
+import shutil
 
 import jax
 import numpy as np
@@ -9,14 +9,22 @@ import pytest
 from configs import digits
 from moonshine_jax import (
   attention,
-  checkpoint,
+  datasets,
   evaluate,
+  feeds,
+  matching,
+  optim,
+  parallel,
   report,
   results,
+  steps,
   tables,
   train,
 )
+from moonshine_jax import config as config_lib
 from moonshine_jax.errors import UserError
+from moonshine_jax.models import create_model
+from tests import runs
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 
@@ -37,12 +45,12 @@ def own_config():
 
 @pytest.fixture(scope='module')
 def folder(small_runs, tmp_path_factory):
-  """A teacher with BN, and students of it: one with cheap convolutions, and one with dropout and without BN."""
+  """A teacher with BN, and a student of it with cheap convolutions."""
   folder = tmp_path_factory.mktemp('own')
   train.train_and_evaluate(own_config(), folder / 'teacher')
   config = own_config()
   config.distill.teacher = str(folder / 'teacher')
-  config.distill.students = ('block=G(N/4) alpha=0', 'network=tests.own:with_dropout beta=0')
+  config.distill.students = ('block=G(N/4) alpha=0',)
   train.train_and_evaluate(config, folder)
   return folder
 
@@ -54,17 +62,12 @@ def test_evaluate_and_report(folder, capsys):
   stem, logits = 64 * 9 * 2 * 8, 16 * 3
   cheap = 16 * (9 * 4 * 8 + 8 * 8) + 4 * (9 * 4 * 8 + 8 * 16)
   assert result['multiply_adds'] == stem + cheap + logits
-  dropout = evaluate.evaluate(folder / 'network-tests.own-with-dropout-beta-0')
-  assert dropout['parameters'] == (9 * 2 * 8 + 8) + (9 * 8 * 8 + 8) + (9 * 8 * 16 + 16) + (16 * 3 + 3)
-  assert dropout['multiply_adds'] == stem + 16 * 9 * 8 * 8 + 4 * 9 * 8 * 16 + logits
-
   found = results.collect(folder)
   table = tables.table(found)
-  for name in ('with_norm (teacher) | S ', 'with_norm           | G(N/4)', 'with_dropout        | S '):
-    assert name in table
+  assert 'with_norm (teacher) | S ' in table and 'with_norm           | G(N/4)' in table
   report.write(folder, found, folder / 'report', None)
   page = (folder / 'report' / 'index.html').read_text()
-  assert 'Test error on images' in page and 'with_dropout' in page
+  assert 'Test error on images' in page and 'G(N/4)' in page
   assert (folder / 'report' / 'tests.own-images.csv').exists()
   assert capsys.readouterr().err == ''
 
@@ -77,19 +80,46 @@ def test_attention(folder):
   assert '>map 2<' in (folder / 'maps.svg').read_text()
 
 
-def test_a_run_with_dropout_goes_on_to_the_same_bits(folder, tmp_path, config):
-  """The masks follow from the seed and the step alone; a run that stopped after an epoch, or learned beside others."""
-  config.model.network, config.distill.teacher, config.distill.beta = (
-    'tests.own:with_dropout', str(folder / 'teacher'), 0.0)
-  workdir = tmp_path / 'run'
+def test_a_run_with_dropout_and_without_bn_goes_on_to_the_same_bits(tmp_path, config):
+  config.model.network = 'tests.own:with_dropout'
+  train.train_and_evaluate(config, tmp_path / 'whole')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(train.metrics.Progress, 'epoch', lambda self, record, student: 1 / (2 - record['epoch']))
-    with pytest.raises(ZeroDivisionError):
-      train.train_and_evaluate(config, workdir)
-  train.train_and_evaluate(config, workdir)
-  ours, theirs = (checkpoint.Checkpoints(each).network()[1] for each in (
-    workdir, folder / 'network-tests.own-with-dropout-beta-0'))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, theirs)
+    with pytest.raises(ZeroDivisionError):  # after the second epoch, before its checkpoint
+      train.train_and_evaluate(config, tmp_path / 'stopped')
+  train.train_and_evaluate(config, tmp_path / 'stopped')
+  runs.assert_same(tmp_path / 'whole', tmp_path / 'stopped')
+  result = evaluate.evaluate(tmp_path / 'whole')
+  assert result['parameters'] == (9 * 2 * 8 + 8) + (9 * 8 * 8 + 8) + (9 * 8 * 16 + 16) + (16 * 3 + 3)
+  assert result['multiply_adds'] == 64 * 9 * 2 * 8 + 16 * 9 * 8 * 8 + 4 * 9 * 8 * 16 + 16 * 3
+
+
+def loss_at(config, devices, step):
+  """Of the initial parameters of a network with dropout, on so many devices."""
+  config.model.network = 'tests.own:with_dropout'
+  source = datasets.open_source(config.data)
+  replicas = parallel.Replicas(jax.devices()[:devices])
+  student = steps.Network(create_model(config.model, 3, replicas.axis_name, (8, 8, 2)), (0.0,) * 2, (255.0,) * 2)
+  tx = optim.create_optimizer(config, 1)
+  state = steps.create_train_state(student, (8, 8, 2), tx, jax.random.key(0), jax.random.key(1))
+  feed = feeds.ResidentFeed(source.read('train'), replicas)
+  train_step = replicas.compile(steps.make_train_step([config], [student], None, tx, feed.gather, replicas))
+  batch, = feed.batches([{'index': np.arange(16)}])
+  states = replicas.replicate((state.replace(step=state.step + step),))
+  _, (metrics,) = replicas.fetch(train_step(states, {}, feed.data, batch))
+  return metrics['loss']
+
+
+def test_bn_is_given_the_axis_of_the_devices(config):  # what it does with it: test_capture
+  for network in ('tests.own:with_norm', 'tests.own:larger'):
+    config.model.network = network
+    assert create_model(config.model, 3, 'batch', (8, 8, 2)).axis_name == 'batch'
+
+
+def test_dropout_follows_from_the_step_and_the_device(config):
+  config.data.pad = 0  # so that nothing else is random
+  found = [float(loss_at(config, *where)) for where in ((1, 0), (1, 0), (1, 1), (2, 0))]
+  assert found[0] == found[1] and len(set(found)) == 3
 
 
 @pytest.mark.parametrize(('fields', 'message'), [
@@ -114,13 +144,29 @@ def test_what_cannot_be_run(folder, tmp_path, config, fields, message, monkeypat
   assert not (tmp_path / 'run').exists()
 
 
-def test_maps_of_another_size_are_told_of_and_averaged(folder, tmp_path, config, capsys):
-  config.model.network, config.epochs = 'tests.own:larger', 1
-  config.distill.teacher, config.distill.alpha = str(folder / 'teacher'), 0.0
-  record, = train.train_and_evaluate(config, tmp_path / 'run').values()
-  assert np.isfinite(record['train_at']) and record['train_at'] > 0
-  assert re.findall('map of the student is (.*?), of the teacher (.*?):', capsys.readouterr().err) == [
-    ('8x8', '4x4'), ('4x4', '2x2')]
+def test_a_student_of_a_function_has_no_depth(config):
+  config.distill.students = ('block=G(N) depth=16',)
+  with pytest.raises(UserError, match="'block=G.N. depth=16': expected no depth and no width: with_norm has neither"):
+    config_lib.students(config)
+
+
+def test_a_workdir_whose_function_is_gone(folder, tmp_path):
+  shutil.copytree(folder / 'teacher', tmp_path / 'moved')
+  config_file = tmp_path / 'moved' / 'config.json'
+  config_file.write_text(config_file.read_text().replace('tests.own:with_norm', 'gone.py:with_norm'))
+  with pytest.raises(UserError, match=f"^{config_file}: config.model.network='gone.py:with_norm': no file .*/gone.py"):
+    results.collect(tmp_path)
+
+
+def test_maps_of_another_size_are_told_of(folder, config, capsys):
+  config.model.network, config.distill.teacher = 'tests.own:larger', str(folder / 'teacher')
+  source = datasets.open_source(config.data)
+  teacher, _ = matching.load_teacher(config, [config] * 2, source, parallel.Replicas())
+  told = capsys.readouterr().err.splitlines()
+  assert [line for line in told if 'map' in line] == [
+    f'warning: an attention map of the student is {ours}, of the teacher {theirs}: the larger is averaged to the '
+    'smaller' for ours, theirs in (('8x8', '4x4'), ('4x4', '2x2'))]
+  assert len(matching.activations(teacher, source, '')) == 2
 
 
 def test_two_functions_of_one_name_are_two_networks(config):

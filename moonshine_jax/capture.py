@@ -1,0 +1,158 @@
+"""Any linen image classifier as the train step needs it: called with images and `train`, returning what AT compares."""
+
+import dataclasses
+import difflib
+import inspect as signatures
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from moonshine_jax.errors import UserError
+from moonshine_jax.inspection import Call, Inspection, inspect
+from moonshine_jax.substitution import Cheap
+from moonshine_jax.wrapping import Unbound, adapt
+
+# Names of the argument that says whether a model is training, with what it is then.
+TRAIN_FLAGS = {'train': True, 'training': True, 'is_training': True, 'deterministic': False,
+               'use_running_average': False}
+
+
+class Captured(nn.Module):
+  """A classifier that returns its logits and the outputs of some of its layers.
+
+  Attributes:
+    original: the classifier.
+    layers: paths of the modules whose outputs are returned, of their last call each.
+    call: a function (bound module, images, train) -> what the module returns, or None where its signature says enough.
+    axis_name: the pmapped axis over which BN takes its batch statistics, or None; see `wrapping.adapt`.
+  """
+
+  original: Unbound
+  layers: tuple[str, ...]
+  call: Callable[[nn.Module, jax.Array, bool], Any] | None = None
+  axis_name: str | None = None
+
+  def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """(batch, height, width, channels) -> float32 logits (batch, classes) and the activations, (batch, ...) each."""
+    captured = {}
+
+    def capture(call, args, kwargs, context):
+      outputs = call(*args, **kwargs)
+      path = '/'.join(context.module.path[len(self.path):])
+      if context.method_name == '__call__' and path in self.layers:
+        captured[path] = outputs
+      return outputs
+
+    original = self.original.bind(self, f'{self.axis_name}')
+    with nn.intercept_methods(adapt(self.axis_name)), nn.intercept_methods(capture):
+      outputs = (self.call or _call)(original, images, train)
+    return _logits(outputs), tuple(captured[layer] for layer in self.layers)
+
+
+def with_capture(
+  module: nn.Module,
+  images: jax.Array | jax.ShapeDtypeStruct,
+  layers: Sequence[str] | None = None,
+  call: Callable[[nn.Module, jax.Array, bool], Any] | None = None,
+  axis_name: str | None = None,
+) -> Captured:
+  """A classifier as one that returns (logits, activations), with the same variables.
+
+  A student of `cheapen` has the teacher's paths, and so the teacher's layers, given or found.
+
+  Args:
+    module: any linen image classifier. It returns logits, or a tuple that begins with them, or something that has them
+      as 'logits'. It is told that it is training by an argument of TRAIN_FLAGS, if it has one.
+    images: an example, a batch as the module's call (or `call`) takes it.
+    layers: paths of modules that return (batch, height, width, channels). Without them, of each size of image above 1x1
+      the last output of a module that contains a convolution other than the first one; not that of a part of a module
+      that goes from this size to another, if there is one else. Where there is no such module, the last convolution's.
+    call: a function (bound module, images, train) -> what the module returns, for a module that is called otherwise.
+    axis_name: the pmapped axis over which BN takes its batch statistics.
+
+  Raises:
+    UserError: where there are no such layers, their outputs cannot be taken out, or what comes back is no logits.
+  """
+  bare = Captured(Unbound(module), (), call, axis_name)
+  inspection = inspect(bare, images)
+  if layers is None:
+    layers = find_layers(inspection)
+    if not layers:
+      raise UserError(f'{type(module).__name__}: no output of a module with convolutions is an image: name the layers')
+  outputs = {each.path: each for each in inspection.calls}
+  for layer in layers:
+    if layer not in outputs:
+      near = difflib.get_close_matches(layer, outputs, 3, 0) or ['another']
+      raise UserError(f'{layer!r} is no module that returns an array: expected one such as {", ".join(near)}')
+    if not outputs[layer].outermost:
+      raise UserError(f'{layer!r} is inside a transform (nn.scan, nn.remat, nn.jit), out of which no output comes: '
+                      'expected the module that is transformed, or one around it')
+    if len(outputs[layer].output_shape) != 4:
+      raise UserError(f'{layer!r} returns {outputs[layer].output_shape}: expected (batch, height, width, channels)')
+  return bare.clone(layers=tuple(layers))
+
+
+def find_layers(inspection: Inspection) -> tuple[str, ...]:
+  """The paths that `with_capture` finds, in the order in which they run."""
+  convolutions = {call.path for call in inspection.calls if call.layer}
+  later = convolutions - {layer.path for layer in inspection.layers if layer.is_stem}
+  last = {}  # the last call of each path that is neither the whole nor part of a convolution (a replaced one has parts)
+  for order, call in enumerate(inspection.calls):
+    if call.path and not any(_inside(call.path, each) for each in convolutions):
+      last[call.path] = order, call
+
+  found = {}
+  for order, call in last.values():
+    size = _size(call)
+    is_module = any(_inside(each, call.path) for each in later)
+    if not size or not call.outermost or not (is_module or call.path in later):
+      continue
+    # The parts of a block that goes from one size to the next see the old size after the last whole block of it.
+    is_part = any(_inside(call.path, outer.path) and outer.input_shape[1:3] == size and _size(outer) not in ((), size)
+                  for _, outer in last.values())
+    preference = (is_module, not is_part, -call.path.count('/') if is_part else 0, order)
+    found[size] = max(found.get(size, ((),)), (preference, order, call.path))
+  return tuple(path for _, _, path in sorted(found.values(), key=lambda each: each[1]))
+
+
+def _size(call: Call) -> tuple[int, ...]:
+  """Height and width of an image that is returned; () where it is none, or one pixel."""
+  size = call.output_shape[1:3] if len(call.output_shape) == 4 else ()
+  return () if size == (1, 1) else size
+
+
+def _inside(path: str, outer: str) -> bool:
+  return path.startswith(f'{outer}/')
+
+
+def _call(module: nn.Module, images: jax.Array, train: bool) -> Any:
+  """Calls a bound module with the flag that it has, if it has one."""
+  inner = module
+  while isinstance(inner, Cheap):
+    inner = inner.original.module
+  arguments = signatures.signature(type(inner).__call__).parameters
+  flag = next((name for name in TRAIN_FLAGS if name in arguments), None)
+  if flag:
+    return module(images, **{flag: train == TRAIN_FLAGS[flag]})
+  fixed = [field.name for field in dataclasses.fields(inner) if field.name in TRAIN_FLAGS]
+  if fixed:
+    raise UserError(f'{type(inner).__name__}: {fixed[0]} is an attribute of it: expected an argument of its call')
+  return module(images)
+
+
+def _logits(outputs: Any) -> jax.Array:
+  """The logits in what a module returned."""
+  if isinstance(outputs, dict):
+    logits = outputs.get('logits')
+  elif isinstance(outputs, tuple | list):
+    logits = outputs[0] if outputs else None
+  else:
+    logits = getattr(outputs, 'logits', outputs)
+  if not isinstance(logits, jax.Array) or logits.ndim != 2:
+    what = f'an array {logits.shape}' if isinstance(logits, jax.Array) else type(outputs).__name__
+    raise UserError(
+      f'the module returns {what}: expected logits (batch, classes), alone, first in a tuple or as .logits')
+  return logits.astype(jnp.float32)

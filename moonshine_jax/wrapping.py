@@ -1,0 +1,66 @@
+"""How a module that this project did not write is run: inside a wrapper that leaves its source and its paths alone.
+
+A wrapper is a linen module that holds another as `Unbound`, binds it to its own scope, so that every variable stays at
+the path that it has without the wrapper, and changes what it does while it runs, by `nn.intercept_methods`.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+
+from moonshine_jax.models.blocks import BatchNormReLU
+from moonshine_jax.ops import grouped_conv
+
+
+@dataclasses.dataclass(frozen=True)
+class Unbound:
+  """Holds a module where Flax does not look for submodules: one that it adopted would have another path."""
+
+  module: nn.Module
+
+  def bind(self, wrapper: nn.Module, mark: str) -> nn.Module:
+    """The module in the scope of a bound wrapper; `mark` says what the wrapper changes.
+
+    The mark becomes a flag of the scope, which `nn.jit` compares before it takes what it has compiled: else a student
+    would run what was compiled for its teacher, and never be intercepted.
+    """
+    scope = wrapper.scope.rewound()
+    scope.flags = {**scope.flags, f'moonshine_jax: {mark}': True}
+    return self.module.copy(parent=scope)
+
+
+@contextlib.contextmanager
+def changed(module: nn.Module, **attributes: Any) -> Iterator[None]:
+  """Gives a bound module other attributes for a while: unlike a clone, it is one call of one module to all who look."""
+  before = {name: getattr(module, name) for name in attributes}
+  try:
+    for name, value in attributes.items():
+      object.__setattr__(module, name, value)  # modules are frozen
+    yield
+  finally:
+    for name, value in before.items():
+      object.__setattr__(module, name, value)
+
+
+def adapt(axis_name: str | None) -> Callable[..., Any]:
+  """An interceptor that makes a module fit to be trained by `steps` and `parallel`.
+
+  Its convolutions run through `ops.grouped_conv`, whose gradients are fast in a scanned loop too, unless they have a
+  `conv_general_dilated` of their own. Its BN takes the statistics of a batch over the pmapped axis `axis_name`, unless
+  it has an axis of its own: so do `nn.BatchNorm` and `BatchNormReLU`; other norms cannot be known.
+  """
+
+  def intercept(call, args, kwargs, context):
+    module, changes = context.module, {}
+    if context.method_name == '__call__':
+      if isinstance(module, nn.Conv) and module.conv_general_dilated is module.conv_general_dilated_cls is None:
+        changes = {'conv_general_dilated': grouped_conv.conv_general_dilated}
+      elif isinstance(module, nn.BatchNorm | BatchNormReLU) and module.axis_name is None:
+        changes = {'axis_name': None if module.is_initializing() else axis_name}
+    with changed(module, **changes):
+      return call(*args, **kwargs)
+
+  return intercept

@@ -1,0 +1,255 @@
+"""Cheap convolutions in any network: beside hand-written cheap networks, the paper's, and sparse kernels."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import moonshine_jax
+from moonshine_jax import cost
+from moonshine_jax.errors import UserError
+from moonshine_jax.models.wide_resnet import WideResNet
+from tests.networks import Mixed, Plain, Stubborn
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+
+
+def randomised(variables, seed=1):
+  """Initial BN hides mistakes: all its values are 0 or 1."""
+  leaves, treedef = jax.tree.flatten(variables)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return treedef.unflatten([
+    jax.random.uniform(key, leaf.shape, leaf.dtype, 0.5, 1) * np.where(leaf == 0, 1, leaf) for key, leaf in
+    zip(keys, leaves, strict=True)])
+
+
+def assert_close(tree, expected):
+  assert jax.tree.structure(tree) == jax.tree.structure(expected)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), tree, expected)
+
+
+class ByHand(nn.Module):
+  """What stands for `middle` of Plain, written out."""
+
+  block: str
+
+  @nn.compact
+  def __call__(self, x, train):
+    def bn_relu(x, name):
+      return nn.relu(nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name=name)(x))
+
+    if self.block == 'G(N/2)':
+      x = nn.Conv(8, (3, 3), strides=2, feature_group_count=4, use_bias=False, name='grouped')(x)
+      return nn.Conv(16, (1, 1), name='pointwise')(bn_relu(x, 'bn'))
+    x = bn_relu(nn.Conv(4, (1, 1), use_bias=False, name='contract')(x), 'bn1')
+    groups = {'B(4)': 1, 'BG(4,M)': 4}[self.block]
+    x = nn.Conv(4, (3, 3), strides=2, feature_group_count=groups, use_bias=False, name='middle')(x)
+    return nn.Conv(16, (1, 1), name='expand')(bn_relu(x, 'bn2'))
+
+
+class PlainByHand(nn.Module):
+  block: str
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = ByHand(self.block, name='middle')(nn.Conv(8, (3, 3), name='stem')(x), train)
+    return nn.Dense(3, name='fc')(nn.relu(x).mean((1, 2)))
+
+
+@pytest.mark.parametrize('block', ['G(N/2)', 'B(4)', 'BG(4,M)'])
+def test_a_student_is_the_network_that_one_would_write(block):
+  by_hand = PlainByHand(block)
+  variables = randomised(by_hand.init(jax.random.key(0), IMAGES, True))
+  student = moonshine_jax.cheapen(Plain(), block, IMAGES)
+  assert jax.tree.map(jnp.shape, student.init(jax.random.key(0), IMAGES)) == jax.tree.map(jnp.shape, variables)
+  assert_close(student.apply(variables, IMAGES), by_hand.apply(variables, IMAGES, False))
+  assert_close(student.apply(variables, IMAGES, mutable=['batch_stats']),
+               by_hand.apply(variables, IMAGES, True, mutable=['batch_stats']))
+
+
+def test_the_paper_s_network_comes_out_of_its_teacher():
+  # A unit of S follows BN and ReLU, and so does what replaces it: WRN with blocks G is made of such units.
+  teacher, by_hand = WideResNet(10, 1, 'S', 3), WideResNet(10, 1, 'G(N/8)', 3)
+  plan = moonshine_jax.plan(teacher, 'G(N/8)', IMAGES)
+  before, after = cost.count(teacher, (8, 8, 3)), cost.count(by_hand, (8, 8, 3))
+  assert cost.count(plan.student, (8, 8, 3)) == after
+  assert plan.parameters == (before.parameters, after.parameters)
+  assert plan.multiply_adds == (before.multiply_adds, after.multiply_adds)
+  layers = {layer.path: layer for layer in cost.profile(teacher, (8, 8, 3)).layers}
+  assert {row.layer.path: (row.layer.parameters, row.layer.multiply_adds) for row in plan.rows} == {
+    path: (layer.parameters, layer.multiply_adds) for path, layer in layers.items() if 'conv ' in layer.kind}
+  assert [row.reason for row in plan.rows if not row.notation] == ['it is the first convolution'] + 2 * ['it is 1x1']
+
+  def renamed(tree):  # from the student's names to those of blocks G
+    names = {'bn1': 'bn1', 'conv1/grouped': 'conv1', 'conv1/bn': 'bn2', 'conv1/pointwise': 'conv2', 'bn2': 'bn3',
+             'conv2/grouped': 'conv3', 'conv2/bn': 'bn4', 'conv2/pointwise': 'conv4', 'shortcut': 'shortcut'}
+    result = {}
+    for module, children in tree.items():
+      flat = {f'{name}/{part}' if name.startswith('conv') and '_' in module else name: leaves
+              for name, parts in children.items() for part, leaves in (
+                parts.items() if name.startswith('conv') and '_' in module else [('', parts)])}
+      result[module] = {names.get(name, name): leaves for name, leaves in flat.items()}
+    return result
+
+  variables = randomised(plan.student.init(jax.random.key(0), IMAGES))
+  in_training = plan.student.apply(variables, IMAGES, train=True, mutable=['batch_stats'])
+  expected = by_hand.apply({name: renamed(tree) for name, tree in variables.items()}, IMAGES, train=True,
+                           mutable=['batch_stats'])
+  assert_close((in_training[0], renamed(in_training[1]['batch_stats'])), (expected[0], expected[1]['batch_stats']))
+
+
+@pytest.mark.parametrize('attributes', [
+  {'kernel_size': (3, 3), 'strides': 2},
+  {'kernel_size': (5, 1), 'padding': 2},
+  {'kernel_size': (4, 3), 'padding': 'VALID', 'kernel_dilation': (1, 2)},
+  {'kernel_size': (3, 2), 'padding': 'CIRCULAR', 'feature_group_count': 3},
+  {'kernel_size': (3, 3), 'input_dilation': (1, 2), 'padding': ((0, 2), (1, 0))},
+])
+def test_two_taps_are_a_kernel_without_its_middle(attributes):
+  teacher = nn.Sequential([nn.Conv(6, **attributes)])
+  student = moonshine_jax.cheapen(teacher, lambda layer: 'S-2x2', IMAGES)
+  variables = student.init(jax.random.key(0), IMAGES)
+  kernel = variables['params']['layers_0']['kernel']
+  assert kernel.shape[:2] == tuple(min(k, 2) for k in attributes['kernel_size'])
+  sparse = np.zeros((*attributes['kernel_size'], *kernel.shape[2:]), np.float32)
+  rows, columns = (np.array([0, k - 1])[:k] for k in attributes['kernel_size'])
+  sparse[np.ix_(rows, columns)] = kernel
+  params = {'layers_0': {'kernel': sparse, 'bias': variables['params']['layers_0']['bias']}}
+  np.testing.assert_allclose(student.apply(variables, IMAGES), teacher.apply({'params': params}, IMAGES), atol=1e-5)
+
+
+def test_one_axis():
+  series = IMAGES.reshape(4, 32, 6)
+  teacher = nn.Sequential([nn.Conv(4, 3), nn.Conv(8, 5, padding='CAUSAL', use_bias=False), nn.Dense(2)])
+  params = moonshine_jax.cheapen(teacher, 'G(2)', series).init(jax.random.key(0), series)['params']['layers_1']
+  assert jax.tree.map(jnp.shape, params) == {
+    'grouped': {'kernel': (5, 2, 4)}, 'bn': {'scale': (4,), 'bias': (4,)}, 'pointwise': {'kernel': (1, 4, 8)}}
+
+
+@pytest.fixture(scope='module')
+def mixed():
+  Mixed().init(jax.random.key(0), IMAGES)  # so that nn.jit has compiled for the teacher what the student must not take
+  return moonshine_jax.plan(Mixed(), lambda layer: None if layer.stays else 'G(N)', IMAGES, training=True)
+
+
+def test_shared_scanned_recomputed_and_listed_layers(mixed):
+  rows = {row.layer.path: row for row in mixed.rows}
+  assert [path for path, row in rows.items() if not row.notation] == ['stem/Conv_0']
+  scanned, = (path for path in rows if path.startswith('stack'))
+  assert list(rows) == ['stem/Conv_0', 'shared/Conv_0', 'layers_0/Conv_0', 'layers_1', 'by_name_wide/Conv_0', scanned,
+                        'compiled/Conv_0']
+  # Depthwise kernel, BN, 1x1, bias; and output positions times weights, of images of 8x8, 4x8 and 4x4.
+  by_hand = {
+    'shared/Conv_0': (9 * 8 + 4 * 8 + 8 * 8, 2 * 64 * (9 * 8 + 8 * 8)),
+    'layers_0/Conv_0': (15 * 8 + 4 * 8 + 8 * 16, 32 * (15 * 8 + 8 * 16)),
+    'layers_1': (7 * 16 + 4 * 16 + 16 * 16 + 16, 32 * (7 * 16 + 16 * 16)),
+    'by_name_wide/Conv_0': (15 * 16 + 4 * 16 + 16 * 16, 16 * (15 * 16 + 16 * 16)),
+    scanned: (3 * (9 * 16 + 4 * 16 + 16 * 16), 3 * 16 * (9 * 16 + 16 * 16)),
+    'compiled/Conv_0': (9 * 16 + 4 * 16 + 16 * 16, 16 * (9 * 16 + 16 * 16)),
+  }
+  assert {path: (rows[path].parameters, rows[path].multiply_adds) for path in by_hand} == by_hand
+  assert rows[scanned].layer.multiply_adds == 3 * 16 * 9 * 16 * 16
+  assert str(rows['layers_0/Conv_0'].layer) == 'convolution 3x5, 8 to 16, stride 2x1'
+  assert mixed.parameters[1] - mixed.parameters[0] == sum(row.parameters - row.layer.parameters for row in mixed.rows)
+  lines = str(mixed).splitlines()
+  assert len(lines) == 1 + len(rows) + 1 and len(lines[0].split()) + 1 == len(lines[-1].split()) + 4
+
+
+def test_a_student_trains(mixed):
+  variables = mixed.student.init(jax.random.key(0), IMAGES)
+
+  @jax.jit
+  def step(variables):
+    def loss_fn(params):
+      outputs, updates = mixed.student.apply({**variables, 'params': params}, IMAGES, training=True,
+                                             mutable=['batch_stats'])
+      return jnp.square(outputs['logits'] - 1).mean(), updates['batch_stats']
+
+    (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables['params'])
+    params = jax.tree.map(lambda x, dx: x - 0.01 * dx, variables['params'], grads)
+    return {'params': params, 'batch_stats': batch_stats}, loss, grads
+
+  changed, first, grads = step(variables)
+  assert all(np.any(grad) for grad in jax.tree.leaves(grads))
+  assert all(jax.tree.leaves(jax.tree.map(lambda x, y: np.any(x != y), changed, variables)))  # BN's statistics too
+  assert step(changed)[1] < first
+
+
+def test_gradient_by_finite_differences(smooth):
+  student = moonshine_jax.cheapen(Plain(), 'BG(2,M/2)', IMAGES)
+  variables = randomised(student.init(jax.random.key(0), IMAGES))
+
+  @jax.jit
+  def loss(params):
+    return student.apply({**variables, 'params': params}, IMAGES, mutable=['batch_stats'])[0].sum()
+
+  check_grads(loss, (variables['params'],), order=1, modes=['rev'], atol=1e-2, rtol=1e-2)
+
+
+def test_what_stays_is_told_with_its_reason():
+  rows = {row.layer.path: row for row in moonshine_jax.plan(Stubborn(), 'G(8)', IMAGES).rows}
+  scanned, = (path for path in rows if path.startswith('stack'))
+  outside, = (path for path in rows if rows[path].layer.kind == 'convolution outside of linen')
+  assert {path: row.notation or row.reason for path, row in rows.items()} == {
+    'stem': '8 groups do not divide the 3 channels that they split',
+    'twelve': 'G(8)',
+    'pointwise': '8 groups do not divide the 12 channels that they split',
+    'grouped': 'it is in 2 groups',
+    'masked': 'its weights are masked',
+    'local': 'it is a local convolution',
+    'up': 'it is a transposed convolution',
+    scanned: "no 'batch_stats' in the variable_axes of the transform around it",
+    outside: 'it is a convolution outside of linen',
+    'open': 'G(8)',
+    'last': 'it is the last layer',
+  }
+  assert rows[outside].layer.multiply_adds == 2 * 14 * 16 * 8 * 4 or rows[outside].layer.multiply_adds > 0
+  # Without BN, a scanned layer can be replaced; a function may take the first and the last.
+  rows = {row.layer.path: row for row in moonshine_jax.plan(Stubborn(), lambda layer: 'S-2x2', IMAGES).rows}
+  assert [rows[path].notation for path in ('stem', 'grouped', scanned, 'last')] == 4 * ['S-2x2']
+  assert rows['pointwise'].reason == 'no axis has more than 2 taps'
+
+
+def test_pretrained_initialisers_and_inherited_values():
+  # An initialiser of pretrained weights gives them whatever shape it is asked for.
+  weights = np.full((3, 3, 8, 16), 7, np.float32)
+  teacher = nn.Sequential([nn.Conv(8, (3, 3)), nn.Conv(16, (3, 3), kernel_init=lambda *_: weights), nn.Dense(2)])
+  student = moonshine_jax.cheapen(teacher, 'G(2)', IMAGES)
+  variables = student.init(jax.random.key(0), IMAGES)
+  assert variables['params']['layers_1']['pointwise']['kernel'].shape == (1, 1, 8, 16)
+  taught = teacher.init(jax.random.key(1), IMAGES)
+  inherited = moonshine_jax.inherit(variables, taught)
+  assert jax.tree.map(jnp.shape, inherited) == jax.tree.map(jnp.shape, variables)
+  for name in ('layers_0', 'layers_2'):
+    assert_close(inherited['params'][name], taught['params'][name])
+  assert_close(inherited['params']['layers_1'], variables['params']['layers_1'])
+
+
+@pytest.mark.parametrize(('rule', 'message'), [
+  ('G(5)', r'nothing in it is replaced: stem: 5 groups do not divide the 3 channels.*; middle: 5 groups do not div'),
+  ('S', 'nothing in it is replaced: stem: S is what it is'),
+  ('G(x)', r"^'G\(x\)' is not a block"),
+  (lambda layer: None, 'middle: the rule says so'),
+  (lambda layer: 'X', "^stem: 'X' is not a block")])
+def test_rules_that_do_not_fit(rule, message):
+  with pytest.raises(UserError, match=message):
+    moonshine_jax.cheapen(Plain(), rule, IMAGES)
+
+
+def test_no_convolution_and_no_example():
+  with pytest.raises(UserError, match='no convolution in it'):
+    moonshine_jax.cheapen(nn.Dense(2), 'G(2)', IMAGES)
+  with pytest.raises(UserError, match='no example'):
+    moonshine_jax.cheapen(Plain(), 'G(2)')
+
+
+def test_a_network_of_another_project():
+  jax_resnet = pytest.importorskip('jax_resnet')
+  image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+  plan = moonshine_jax.plan(jax_resnet.ResNet18(n_classes=1000), 'G(N/8)', image)
+  # As in torchvision, and 9,600 running statistics; its multiply-adds are published as 1.81 G.
+  assert plan.parameters[0] == 11_689_512 + 9_600 and round(plan.multiply_adds[0] / 1e9, 2) == 1.81
+  assert sum(row.notation is not None for row in plan.rows) == 16  # of 20: neither the stem nor three shortcuts
+  assert plan.parameters[1] < 0.25 * plan.parameters[0] and plan.multiply_adds[1] < 0.3 * plan.multiply_adds[0]

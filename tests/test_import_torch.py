@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from moonshine_jax import checkpoint, evaluate
+from moonshine_jax import checkpoint, datasets, evaluate, given
 from moonshine_jax.errors import UserError
 from moonshine_jax.import_torch import architectures, import_network, state_dict, variables_of
 from moonshine_jax.models import create_model
@@ -122,6 +122,22 @@ def test_networks_of_other_data_are_refused(write, config, tmp_path):
     import_network(write(), config, tmp_path / 'run', ((0.5,), (0.5,)))
 
 
+def test_normalisation_that_is_not_given(write, config, tmp_path, monkeypatch):
+  monkeypatch.setattr(given, 'write_network', lambda *arguments: {})
+  _, facts, _ = import_network(write(), config, tmp_path / 'run')
+  pixels = datasets.open_source(config.data).read('train').images.reshape(-1, 3)
+  np.testing.assert_allclose([facts.mean, facts.std], [pixels.mean(axis=0), pixels.std(axis=0)])
+
+
+def test_normalisation_of_torchvision(networks, config, tmp_path, monkeypatch):
+  import torch
+  monkeypatch.setattr(given, 'write_network', lambda *arguments: {})
+  torch.save(networks.ResNet((2, 2, 2, 2), False, 3).state_dict(), tmp_path / 'weights.pt')
+  run, facts, _ = import_network(tmp_path / 'weights.pt', config, tmp_path / 'run')
+  assert (run.model.network, run.model.depth) == ('resnet', 18)
+  np.testing.assert_allclose([facts.mean, facts.std], [(123.675, 116.28, 103.53), (58.395, 57.12, 57.375)])
+
+
 @pytest.mark.parametrize(('name', 'text', 'message'), [
   ('none.pt', None, 'no such file: expected a state dict: in PyTorch, torch.save'),
   ('torn.safetensors', 'torn', 'not a safetensors file that can be read'),
@@ -168,7 +184,8 @@ def test_wrappers_are_taken_off_and_objects_are_not_made(networks, tmp_path):
       (network, 'it holds a Python object .*WideResNet.*, and reading that would run its code: expected a state dict'),
       ({'net': plain, 'x': Malicious(marker)}, 'it holds a Python object '),
       ({'net': network.state_dict, 'epoch': 3}, 'it holds a Python object '),
-      ({'epoch': 3, 'weights': plain}, "it has neither tensors alone nor one of state_dict, .*: 'epoch' is no tensor"),
+      ({'epoch': 3, 'weights': plain}, "'epoch' is no dense tensor, and none of state_dict, .*, model is there"),
+      ({'fc.weight': torch.eye(3).to_sparse()}, "'fc.weight' is no dense tensor"),
       ([1, 2], 'it holds a list'), ({}, 'it holds {}')):
     torch.save(saved, path)
     with pytest.raises(UserError, match=f'^{path}: {message}'):

@@ -164,8 +164,8 @@ def test_maps_of_another_size_are_told_of(folder, config, capsys):
   teacher, _ = matching.load_teacher(config, [config] * 2, source, parallel.Replicas())
   told = capsys.readouterr().err.splitlines()
   assert [line for line in told if 'map' in line] == [
-    f'warning: an attention map of the student is {ours}, of the teacher {theirs}: the larger is averaged to the smaller'
-    for ours, theirs in (('8x8', '4x4'), ('4x4', '2x2'))]
+    f'warning: an attention map of the student is {ours}, of the teacher {theirs}: the larger is averaged to the '
+    'smaller' for ours, theirs in (('8x8', '4x4'), ('4x4', '2x2'))]
   assert len(matching.activations(teacher, source, '')) == 2
 
 

@@ -44,7 +44,8 @@ def parse(flag: flags.FlagHolder, inside) -> tuple[float, ...]:
     raise errors.UserError(f'{given}: {error}: {expected}') from error
   if not values or not all(map(inside, values)):
     of_255 = ','.join(f'{value / 255:.4f}' for value in values)
-    raise errors.UserError(f'{given}: {expected}: --{flag.name}={of_255} if these are of 255')
+    hint = f': --{flag.name}={of_255} if these are of 255' if any(value > 1 for value in values) else ''
+    raise errors.UserError(f'{given}: {expected}{hint}')
   return values
 
 

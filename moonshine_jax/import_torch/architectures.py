@@ -73,9 +73,9 @@ def recognise_wide_resnet(arrays: Arrays) -> Architecture:
     for i, theirs in enumerate(blocks, start=1):
       modules = max(BLOCKS, key=lambda each: sum(f'{theirs}.{name}.weight' in arrays for name in each))
       ours = f'conv{group}_block{i}'
-      for j, name in enumerate(modules, start=2):
-        paths |= _module(f'{theirs}.{name}', *((CONVOLUTION, ours, f'conv{j // 2}') if j % 2 else
-                                               (BATCH_NORM, ours, f'bn{j // 2}')))
+      for j, (bn, convolution) in enumerate(zip(modules[::2], modules[1::2], strict=True), start=1):
+        paths |= _module(f'{theirs}.{bn}', BATCH_NORM, ours, f'bn{j}')
+        paths |= _module(f'{theirs}.{convolution}', CONVOLUTION, ours, f'conv{j}')
       if i == 1 and (group > 2 or width > 1):
         paths |= _module(f'{theirs}.convShortcut', CONVOLUTION, ours, 'shortcut')
       convolutions.append([f'{theirs}.{name}.weight' for name in modules[1::2]])

@@ -47,9 +47,9 @@ def _read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
                     'safetensors.torch.save_file') from error
   try:
     values = torch.load(path, map_location='cpu', weights_only=True)
-  except Exception as error:  # whatever unpickling meets: it refuses by several types, and is torn by many
-    if found := re.search(r'GLOBAL (\S+) was not an allowed global|class (\S+)', str(error)):
-      _refuse(path, f'it holds a Python object ({found[1] or found[2]}), and reading that would run its code', error)
+  except Exception as error:  # whatever unpickling meets in a file that it refuses, or that is torn
+    if found := re.search(r'GLOBAL (\S+)', str(error)):
+      _refuse(path, f'it holds a Python object ({found[1]}), and reading that would run its code', error)
     _refuse(path, f'not a file of torch.save that can be read ({type(error).__name__})', error)
   for wrapper in WRAPPERS:
     if isinstance(values, Mapping) and isinstance(values.get(wrapper), Mapping):
@@ -57,9 +57,10 @@ def _read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
       break
   if not isinstance(values, Mapping) or not values:
     _refuse(path, f'it holds {shown(values) if isinstance(values, Mapping) else "a " + type(values).__name__}')
-  other = [name for name, value in values.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
+  other = [name for name, value in values.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)
+           or value.layout != torch.strided or value.is_quantized]
   if other:
-    _refuse(path, f'it has neither tensors alone nor one of {", ".join(WRAPPERS)}: {shown(other[0])} is no tensor')
+    _refuse(path, f'{shown(other[0])} is no dense tensor, and none of {", ".join(WRAPPERS)} is there')
   return {name: value.detach().float().numpy() for name, value in values.items()}
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from moonshine_jax.errors import UserError
 from moonshine_jax.inspection import Call, Inspection, inspect
 from moonshine_jax.substitution import Cheap
-from moonshine_jax.wrapping import Unbound, adapt
+from moonshine_jax.wrapping import Unbound, adapt, capturing
 
 # Names of the argument that says whether a model is training, with what it is then.
 TRAIN_FLAGS = {'train': True, 'training': True, 'is_training': True, 'deterministic': False,
@@ -21,7 +21,7 @@ TRAIN_FLAGS = {'train': True, 'training': True, 'is_training': True, 'determinis
 
 
 class Captured(nn.Module):
-  """A classifier that returns its logits and the outputs of some of its layers.
+  """A classifier that returns its logits and the outputs of some of its layers; not to be part of another module.
 
   Attributes:
     original: the classifier.
@@ -37,17 +37,9 @@ class Captured(nn.Module):
 
   def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """(batch, height, width, channels) -> float32 logits (batch, classes) and the activations, (batch, ...) each."""
+    original = self.original.bind(self, f'{self.layers} {self.axis_name}', captures=True)
     captured = {}
-
-    def capture(call, args, kwargs, context):
-      outputs = call(*args, **kwargs)
-      path = '/'.join(context.module.path[len(self.path):])
-      if context.method_name == '__call__' and path in self.layers:
-        captured[path] = outputs
-      return outputs
-
-    original = self.original.bind(self, f'{self.axis_name}')
-    with nn.intercept_methods(adapt(self.axis_name)), nn.intercept_methods(capture):
+    with nn.intercept_methods(adapt(self.axis_name)), capturing(original, self.layers, captured):
       outputs = (self.call or _call)(original, images, train)
     return _logits(outputs), tuple(captured[layer] for layer in self.layers)
 
@@ -68,8 +60,8 @@ def with_capture(
       as 'logits'. It is told that it is training by an argument of TRAIN_FLAGS, if it has one.
     images: an example, a batch as the module's call (or `call`) takes it.
     layers: paths of modules that return (batch, height, width, channels). Without them, of each size of image above 1x1
-      the last output of a module that contains a convolution other than the first one; not that of a part of a module
-      that goes from this size to another, if there is one else. Where there is no such module, the last convolution's.
+      the last output of a module that contains a convolution other than the first one, but of no part of a block that
+      goes from this size to another; where there is no such module, the last convolution's.
     call: a function (bound module, images, train) -> what the module returns, for a module that is called otherwise.
     axis_name: the pmapped axis over which BN takes its batch statistics.
 
@@ -87,9 +79,9 @@ def with_capture(
     if layer not in outputs:
       near = difflib.get_close_matches(layer, outputs, 3, 0) or ['another']
       raise UserError(f'{layer!r} is no module that returns an array: expected one such as {", ".join(near)}')
-    if not outputs[layer].outermost:
-      raise UserError(f'{layer!r} is inside a transform (nn.scan, nn.remat, nn.jit), out of which no output comes: '
-                      'expected the module that is transformed, or one around it')
+    if not outputs[layer].can_be_taken:
+      raise UserError(f'{layer!r} is inside nn.scan or nn.vmap, out of which no output of one step comes: expected a '
+                      'module around it')
     if len(outputs[layer].output_shape) != 4:
       raise UserError(f'{layer!r} returns {outputs[layer].output_shape}: expected (batch, height, width, channels)')
   return bare.clone(layers=tuple(layers))
@@ -98,23 +90,24 @@ def with_capture(
 def find_layers(inspection: Inspection) -> tuple[str, ...]:
   """The paths that `with_capture` finds, in the order in which they run."""
   convolutions = {call.path for call in inspection.calls if call.layer}
+  convolutions -= {path for path in convolutions if any(_inside(path, each) for each in convolutions)}  # what replaces
   later = convolutions - {layer.path for layer in inspection.layers if layer.is_stem}
-  last = {}  # the last call of each path that is neither the whole nor part of a convolution (a replaced one has parts)
-  for order, call in enumerate(inspection.calls):
-    if call.path and not any(_inside(call.path, each) for each in convolutions):
-      last[call.path] = order, call
+  last = {call.path: (order, call) for order, call in enumerate(inspection.calls)
+          if call.path and not any(_inside(call.path, each) for each in convolutions)}
+  blocks = [call for _, call in last.values()
+            if len(call.output_shape) == 4 and sum(_inside(each, call.path) for each in convolutions) > 1]
+
+  def is_part(call):
+    """Whether it is inside the innermost block that goes from its size to another: after the last block of its size."""
+    changing = [block.path for block in blocks if block.input_shape[1:3] == _size(call) != block.output_shape[1:3]]
+    around = [path for path in changing if _inside(call.path, path)]
+    return bool(around) and not any(_inside(path, max(around, key=len)) for path in changing)
 
   found = {}
   for order, call in last.values():
-    size = _size(call)
     is_module = any(_inside(each, call.path) for each in later)
-    if not size or not call.outermost or not (is_module or call.path in later):
-      continue
-    # The parts of a block that goes from one size to the next see the old size after the last whole block of it.
-    is_part = any(_inside(call.path, outer.path) and outer.input_shape[1:3] == size and _size(outer) not in ((), size)
-                  for _, outer in last.values())
-    preference = (is_module, not is_part, -call.path.count('/') if is_part else 0, order)
-    found[size] = max(found.get(size, ((),)), (preference, order, call.path))
+    if _size(call) and call.can_be_taken and (is_module or call.path in later) and not is_part(call):
+      found[_size(call)] = max(found.get(_size(call), ()), (is_module, order, call.path))
   return tuple(path for _, _, path in sorted(found.values(), key=lambda each: each[1]))
 
 

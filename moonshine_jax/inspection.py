@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
 from moonshine_jax.errors import UserError
-from moonshine_jax.wrapping import Unbound
+from moonshine_jax.wrapping import CAPTURED, Unbound
 
 KINDS = {nn.ConvTranspose: 'transposed convolution', nn.ConvLocal: 'local convolution', nn.Conv: 'convolution'}
 OUTSIDE = 'convolution outside of linen'
@@ -91,7 +91,7 @@ class Call:
     input_shape: of its first argument that is an array, or ().
     output_shape: of what it returned.
     multiply_adds: of a convolution's or a fully connected layer's own weights, for one example, all steps together.
-    outermost: whether the output can be taken out: not inside `nn.scan`, `nn.remat`, `nn.jit` or the like.
+    can_be_taken: whether the output can be taken out; not so in an `nn.scan`, which has one for each step.
     layer: the convolution that it is, or None.
   """
 
@@ -99,7 +99,7 @@ class Call:
   input_shape: tuple[int, ...]
   output_shape: tuple[int, ...]
   multiply_adds: int = 0
-  outermost: bool = False
+  can_be_taken: bool = False
   layer: ConvLayer | None = None
 
 
@@ -183,7 +183,9 @@ class _Inspected(nn.Module):
 
 def _describe(module, path, inputs, outputs, batch) -> Call:
   """A call as if it ran once; `_read` finds out how often it did."""
-  call = Call(path, () if inputs is None else inputs.shape, outputs.shape)
+  # All collections are mutable during initialisation but those that a transform does not let through.
+  call = Call(path, () if inputs is None else inputs.shape, outputs.shape,
+              can_be_taken=module.is_mutable_collection(CAPTURED))
   kind = next((kind for each, kind in KINDS.items() if isinstance(module, each)), None)
   if kind is None and not isinstance(module, nn.Dense):
     return call
@@ -203,7 +205,6 @@ def _describe(module, path, inputs, outputs, batch) -> Call:
     dilation=_per_axis(module.kernel_dilation, axes), in_features=inputs.shape[-1], out_features=module.features,
     groups=getattr(module, 'feature_group_count', 1), input_shape=inputs.shape[-axes - 1:],
     output_shape=outputs.shape[-axes - 1:], masked=module.mask is not None,
-    # All collections are mutable during initialisation but those that a transform does not let through.
     has_batch_stats=module.is_mutable_collection('batch_stats')))
 
 
@@ -214,11 +215,11 @@ def _read(jaxpr, mark, calls, variables, batch) -> Inspection:
   seen, layers, outside = [], {}, collections.Counter()
   stem = final = None
   multiply_adds = 0
-  for eqn, runs, outermost, inside in _equations(jaxpr, mark):
+  for eqn, runs, inside in _equations(jaxpr, mark):
     layer, index = None, names.get(eqn.params.get('name'))
     if index is not None:
       runs *= eqn.outvars[0].aval.size // math.prod(calls[index].output_shape)  # vmapped
-      call = dataclasses.replace(calls[index], multiply_adds=calls[index].multiply_adds * runs, outermost=outermost)
+      call = dataclasses.replace(calls[index], multiply_adds=calls[index].multiply_adds * runs)
       seen.append(call)
       multiply_adds += call.multiply_adds
       if call.layer:
@@ -239,15 +240,14 @@ def _read(jaxpr, mark, calls, variables, batch) -> Inspection:
     dataclasses.replace(layer, is_stem=path == stem, is_final=path == final) for path, layer in layers.items()))
 
 
-def _equations(jaxpr: Jaxpr, mark: str, runs: int = 1, outermost: bool = True,
-               inside: bool = False) -> Iterator[tuple[JaxprEqn, int, bool, bool]]:
-  """All equations with how often they run, whether they are outermost, and whether inside a marked convolution."""
+def _equations(jaxpr: Jaxpr, mark: str, runs: int = 1, inside: bool = False) -> Iterator[tuple[JaxprEqn, int, bool]]:
+  """All equations with how often they run, and whether inside a marked convolution."""
   for eqn in jaxpr.eqns:
     marked = inside or mark in str(eqn.source_info.name_stack)
-    yield eqn, runs, outermost, marked
+    yield eqn, runs, marked
     steps = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
     for inner in jaxprs_in_params(eqn.params):
-      yield from _equations(inner, mark, runs * steps, False, marked)
+      yield from _equations(inner, mark, runs * steps, marked)
 
 
 def _outside(eqn, runs, batch) -> ConvLayer:

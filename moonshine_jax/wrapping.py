@@ -6,13 +6,16 @@ the path that it has without the wrapper, and changes what it does while it runs
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import flax
 import flax.linen as nn
+from flax.core.scope import union_filters
 
-from moonshine_jax.models.blocks import BatchNormReLU
 from moonshine_jax.ops import grouped_conv
+
+CAPTURED = 'moonshine_jax'  # the collection in which what is captured leaves `nn.remat` and `nn.jit`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +24,34 @@ class Unbound:
 
   module: nn.Module
 
-  def bind(self, wrapper: nn.Module, mark: str) -> nn.Module:
+  def bind(self, wrapper: nn.Module, mark: str, captures: bool = False) -> nn.Module:
     """The module in the scope of a bound wrapper; `mark` says what the wrapper changes.
 
     The mark becomes a flag of the scope, which `nn.jit` compares before it takes what it has compiled: else a student
-    would run what was compiled for its teacher, and never be intercepted.
+    would run what was compiled for its teacher, and never be intercepted. With `captures`, see `capturing`.
     """
     scope = wrapper.scope.rewound()
     scope.flags = {**scope.flags, f'moonshine_jax: {mark}': True}
+    if captures:
+      scope.mutable = union_filters(scope.mutable, CAPTURED)
     return self.module.copy(parent=scope)
+
+
+@contextlib.contextmanager
+def capturing(module: nn.Module, layers: Sequence[str], captured: dict[str, Any]) -> Iterator[None]:
+  """Puts the outputs of layers, by path, into `captured`, of the last call each, of a module bound with `captures`."""
+  scope = module.scope
+
+  def intercept(call, args, kwargs, context):
+    outputs = call(*args, **kwargs)
+    if context.method_name == '__call__' and '/'.join(context.module.path) in layers:
+      context.module.sow(CAPTURED, CAPTURED, outputs, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+    return outputs
+
+  with nn.intercept_methods(intercept):
+    yield
+  tree = scope._variables.pop(CAPTURED, {})  # which else `init` would return
+  captured.update({'/'.join(path[:-1]): value for path, value in flax.traverse_util.flatten_dict(tree).items()})
 
 
 @contextlib.contextmanager
@@ -50,7 +72,7 @@ def adapt(axis_name: str | None) -> Callable[..., Any]:
 
   Its convolutions run through `ops.grouped_conv`, whose gradients are fast in a scanned loop too, unless they have a
   `conv_general_dilated` of their own. Its BN takes the statistics of a batch over the pmapped axis `axis_name`, unless
-  it has an axis of its own: so do `nn.BatchNorm` and `BatchNormReLU`; other norms cannot be known.
+  it has an axis of its own: `nn.BatchNorm`, and what is called BatchNorm and has an `axis_name`, as copies of it do.
   """
 
   def intercept(call, args, kwargs, context):
@@ -58,7 +80,8 @@ def adapt(axis_name: str | None) -> Callable[..., Any]:
     if context.method_name == '__call__':
       if isinstance(module, nn.Conv) and module.conv_general_dilated is module.conv_general_dilated_cls is None:
         changes = {'conv_general_dilated': grouped_conv.conv_general_dilated}
-      elif isinstance(module, nn.BatchNorm | BatchNormReLU) and module.axis_name is None:
+      elif ((isinstance(module, nn.BatchNorm) or 'BatchNorm' in type(module).__name__)
+            and getattr(module, 'axis_name', '') is None):
         changes = {'axis_name': None if module.is_initializing() else axis_name}
     with changed(module, **changes):
       return call(*args, **kwargs)

@@ -1,8 +1,18 @@
 """Linen networks that are written as others write them."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+def random_variables(network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
+  """Of a network by its call, all between 0.5 and 1: initial values, many of them 0 or 1, hide mistakes."""
+  shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), *args, **kwargs))
+  rng = np.random.default_rng(1)
+  return jax.tree.map(lambda leaf: rng.uniform(0.5, 1, leaf.shape).astype(leaf.dtype), shapes)
 
 
 class Plain(nn.Module):
@@ -16,35 +26,41 @@ class Plain(nn.Module):
 
 
 class ConvBN(nn.Module):
+  """Convolution, BN and ReLU; or without BN."""
+
   features: int
   kernel_size: tuple[int, int] = (3, 3)
   strides: tuple[int, int] = (1, 1)
+  bn: bool = True
 
   @nn.compact
   def __call__(self, x, training):
     x = nn.Conv(self.features, self.kernel_size, self.strides, use_bias=False)(x)
-    return nn.relu(nn.BatchNorm(not training)(x))
+    return nn.relu(nn.BatchNorm(not training)(x) if self.bn else x)
 
 
 class Step(nn.Module):
   """A step of a scanned stack."""
 
+  bn: bool
+
   @nn.compact
   def __call__(self, x, training):
-    return x + ConvBN(x.shape[-1])(x, training), None
+    return x + ConvBN(x.shape[-1], bn=self.bn)(x, training), None
 
 
 class Stack(nn.Module):
   """Steps that are recomputed in the backward pass and scanned, as deep networks are compiled fast."""
 
   steps: int
-  collections: tuple[str, ...] = ('params', 'batch_stats')
+  bn: bool = True
 
   @nn.compact
   def __call__(self, x, training):
-    scanned = nn.scan(nn.remat(Step, static_argnums=(2,)), dict.fromkeys(self.collections, 0), {}, {'params': True},
+    axes = {'params': 0, 'batch_stats': 0} if self.bn else {'params': 0}
+    scanned = nn.scan(nn.remat(Step, static_argnums=(2,)), variable_axes=axes, split_rngs={'params': True},
                       in_axes=nn.broadcast, length=self.steps)
-    return scanned()(x, training)[0]
+    return scanned(self.bn)(x, training)[0]
 
 
 class Mixed(nn.Module):
@@ -80,7 +96,7 @@ class Stubborn(nn.Module):
     x = nn.Conv(16, (3, 3), mask=jnp.ones((3, 3, 16, 16)), name='masked')(x)
     x = nn.ConvLocal(4, (2, 2), name='local')(x)
     x = nn.ConvTranspose(16, (3, 3), strides=(2, 2), name='up')(x)
-    x = Stack(2, ('params',), name='stack')(x, False)
-    x = jax.lax.conv(x, self.param('kernel', nn.initializers.ones, (16, 8, 2, 2)), (8, 8), 'SAME')
+    x = Stack(2, bn=False, name='stack')(x, False)
+    x = jax.lax.conv(x, self.param('kernel', nn.initializers.ones, (16, 16, 2, 2)), (2, 2), 'SAME')
     x = nn.Conv(16, (3, 3), name='open')(x)
     return nn.Conv(3, (3, 3), name='last')(x).mean((1, 2))

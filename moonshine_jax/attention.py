@@ -40,6 +40,8 @@ class Look(NamedTuple):
 def look(title: str, network: Network, variables: Any, images: np.ndarray) -> Look:
   """Applies a network in evaluation mode to uint8 images (images, height, width, channels)."""
   logits, activations = jax.jit(lambda variables, images: network(variables, images, train=False))(variables, images)
+  if not activations:
+    raise UserError(f'{title}: the network gives no activations: expected some to draw')
   names = models.activation_names(network.model, len(activations))
   return Look(title, np.asarray(logits.argmax(-1)), {
     name: np.asarray(losses.attention_map(each)).reshape(each.shape[:3])

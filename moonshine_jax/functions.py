@@ -79,7 +79,8 @@ def name_of(function: Callable | str) -> str:
     return function
   module, name = getattr(function, '__module__', ''), getattr(function, '__qualname__', '')
   if module == '__main__':  # of a script: its file; of a notebook there is none
-    module = os.path.abspath(getattr(sys.modules[module], '__file__', None) or '')
+    file = getattr(sys.modules[module], '__file__', None)
+    module = os.path.abspath(file) if file else ''
   if not is_name(f'{module}:{name}') or load(f'{module}:{name}') is not function:
     raise UserError(f'{shown(function)}: expected a function that can be found again by its name, as one that a module '
                     'or a script has at its top level')

@@ -53,6 +53,9 @@ def test_maps_by_hand():
 
   seen = attention.look('title', Network(), np.array([0.0, 3.0, 1.0]), np.zeros((1, 2, 2, 1), np.uint8))
   assert seen.title == 'title' and seen.predictions.tolist() == [1]
+  with pytest.raises(UserError, match='title: the network gives no activations'):
+    Network.__call__ = lambda self, variables, images, train: (variables[None], [])
+    attention.look('title', Network(), np.zeros(3), np.zeros((1, 2, 2, 1), np.uint8))
   np.testing.assert_allclose(seen.maps['map 1'], np.array([[[4, 0], [8, 4]]]) / 96 ** 0.5, rtol=1e-6)
 
 

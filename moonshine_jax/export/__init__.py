@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax import export as jax_export
 
 from moonshine_jax import checkpoint, datasets, steps, timing
-from moonshine_jax.errors import UserError
+from moonshine_jax.errors import UserError, warn
 from moonshine_jax.export import graph
 
 VERIFIED = 256  # test images on which logits are compared
@@ -45,6 +46,12 @@ class Trained:
   config: ml_collections.ConfigDict
   test: datasets.Split
   calibration: np.ndarray | None
+
+  @functools.cached_property
+  def logits(self) -> np.ndarray:
+    """Of the first VERIFIED test images, (images, classes), by the network itself."""
+    forward = jax.jit(lambda variables, images: self.network(variables, images, train=False)[0])
+    return np.asarray(forward(self.variables, self.test.images[:VERIFIED]))
 
 
 @dataclasses.dataclass
@@ -107,13 +114,20 @@ def make(trained: Trained, numbers: str, runtime: ModuleType) -> Version:
   Raises:
     UserError: where the logits of a float32 version differ by more than TOLERANCE of the largest.
   """
-  batch, = jax.export.symbolic_shape('batch') if runtime.SYMBOLIC_BATCH else (1,)
+  batch, = jax_export.symbolic_shape('batch') if runtime.SYMBOLIC_BATCH else (1,)
   images = jax.ShapeDtypeStruct((batch, *trained.test.images.shape[1:]), jnp.uint8)
   calibration = trained.calibration if numbers == 'int8' else None
   contents, operations = {}, {}
   for formulation in runtime.FORMULATIONS:
     traced = graph.trace(trained.network, trained.variables, images, formulation)
-    contents[formulation] = runtime.convert(traced, calibration)
+    try:
+      contents[formulation] = runtime.convert(traced, calibration)
+    except Exception as error:  # whatever a converter makes of an operation that it does not know
+      reason = f'{trained.workdir}: cannot be written as {runtime.SUFFIX}: {type(error).__name__}: {str(error)[:200]}'
+      if formulation == runtime.FORMULATIONS[0]:
+        raise UserError(reason) from error
+      warn(f'{reason}: left out: grouped convolutions as {formulation}')
+      continue
     operations[formulation] = graph.operations(traced)
     if formulation == runtime.FORMULATIONS[0] and not operations[formulation]['grouped']:
       break
@@ -124,7 +138,7 @@ def make(trained: Trained, numbers: str, runtime: ModuleType) -> Version:
     medians = {formulation: statistics.median(each) for formulation, each in seconds.items()}
   fastest = min(medians, key=medians.get) if medians else runtime.FORMULATIONS[0]
   version = Version(trained, numbers, medians, fastest, operations[fastest], contents[fastest], runs[fastest],
-                    **compare(trained, runs[fastest]))
+                    **compare(trained.logits, runs[fastest](trained.test.images[:VERIFIED])))
   allowed = TOLERANCE[trained.config.model.dtype] * version.largest_logit
   if numbers == 'float32' and not version.difference <= allowed:
     raise UserError(
@@ -133,11 +147,8 @@ def make(trained: Trained, numbers: str, runtime: ModuleType) -> Version:
   return version
 
 
-def compare(trained: Trained, run: Run) -> dict[str, float]:
-  """'difference', 'largest_logit' and 'agreeing' of Version, of a function beside the network."""
-  images = trained.test.images[:VERIFIED]
-  forward = jax.jit(lambda variables, images: trained.network(variables, images, train=False)[0])
-  ours, theirs = np.asarray(forward(trained.variables, images)), run(images)
+def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+  """'difference', 'largest_logit' and 'agreeing' of Version, from logits (images, classes)."""
   return {'difference': float(np.abs(ours - theirs).max()), 'largest_logit': float(np.abs(ours).max()),
           'agreeing': float((ours.argmax(-1) == theirs.argmax(-1)).mean())}
 

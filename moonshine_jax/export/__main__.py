@@ -38,13 +38,12 @@ def main() -> None:
   check(runtime)
   paths = [destination(workdir, runtime) for workdir in WORKDIR.value]
   students = [export.read(workdir, DATA_DIR.value, INT8.value) for workdir in WORKDIR.value]
-  teacher = find_teacher(students)
+  others = read_teachers(students)
 
-  teachers = [export.make(teacher, 'float32', runtime)] if teacher else []
-  float32 = [export.make(student, 'float32', runtime) for student in students]
+  float32 = [export.make(trained, 'float32', runtime) for trained in [*others, *students]]
   int8 = [export.make(student, 'int8', runtime) for student in students] if INT8.value else []
-  rows = measure([*teachers, *float32, *int8], bool(teachers))
-  for version, path in zip(int8 or float32, paths, strict=True):
+  rows = measure([*float32, *int8])
+  for version, path in zip(int8 or float32[len(others):], paths, strict=True):
     files.write(path, version.content)
   if JSON.value:
     print(json.dumps({'environment': environment(), 'runtime': runtime.version(), 'files': list(map(str, paths)),
@@ -75,21 +74,29 @@ def destination(workdir: str, runtime: ModuleType) -> Path:
   return path
 
 
-def find_teacher(students: list[export.Trained]) -> export.Trained | None:
-  """The teacher of the first student that has one, where it can be read and is not exported itself."""
-  teacher = next((student.config.distill.teacher for student in students if student.config.distill.teacher), None)
-  if teacher is None or Path(teacher).absolute() in [Path(student.workdir).absolute() for student in students]:
-    return None
-  try:
-    return export.read(teacher, DATA_DIR.value, calibrates=False)
-  except UserError as error:
-    errors.warn(f'the table is without the teacher: {error}')
-    return None
+def read_teachers(students: list[export.Trained]) -> list[export.Trained]:
+  """Those of the students, for the table, that are not exported themselves and can be read."""
+  teachers = {}
+  for workdir in {teacher_of(student): None for student in students if teacher_of(student)}:
+    if workdir not in [Path(student.workdir).absolute() for student in students]:
+      try:
+        teachers[workdir] = export.read(str(workdir), DATA_DIR.value, calibrates=False)
+      except UserError as error:
+        errors.warn(f'the table is without a teacher: {error}')
+  return list(teachers.values())
 
 
-def measure(versions: list[export.Version], has_teacher: bool) -> list[dict[str, Any]]:
-  """A row for each version, with its latency for one image, all taking turns; the teacher's is the first."""
+def teacher_of(trained: export.Trained) -> Path | None:
+  """The teacher's workdir, if there is one."""
+  return Path(trained.config.distill.teacher).absolute() if trained.config.distill.teacher else None
+
+
+def measure(versions: list[export.Version]) -> list[dict[str, Any]]:
+  """A row for each version, with its latency for one image, all taking turns."""
   seconds = export.latencies({i: (version.run, version.trained.test.images[:1]) for i, version in enumerate(versions)})
+  # The teachers' among them, in float32, by workdir.
+  float32 = {Path(version.trained.workdir).absolute(): statistics.median(seconds[i])
+             for i, version in enumerate(versions) if version.numbers == 'float32'}
   rows = []
   for i, version in enumerate(versions):
     rows.append({
@@ -106,8 +113,8 @@ def measure(versions: list[export.Version], has_teacher: bool) -> list[dict[str,
       'latency': statistics.median(seconds[i]),
       'latencies': seconds[i],
     })
-    if has_teacher:
-      rows[-1]['beside_teacher'] = rows[-1]['latency'] / rows[0]['latency']
+    if teacher_of(version.trained) in float32:
+      rows[-1]['beside_teacher'] = rows[-1]['latency'] / float32[teacher_of(version.trained)]
     if INT8.value:
       rows[-1]['test_error'] = export.error_of(version, EXAMPLES.value)
   return rows
@@ -127,14 +134,11 @@ def tell(rows: list[dict[str, Any]], paths: list[Path], runtime: ModuleType) -> 
     'numbers': lambda row: row['numbers'],
     'KiB': lambda row: f'{row["bytes"] / 1024:,.0f}',
     'ms': lambda row: f'{1e3 * row["latency"]:.3f}',
-    'beside the teacher': lambda row: f'{row["beside_teacher"]:.2f}' + (
-      ', not faster' if row is not rows[0] and row['beside_teacher'] >= 1 else ''),
-    'test error %': lambda row: f'{row["test_error"]:.2f}',
+    'beside the teacher': lambda row: '-' if 'beside_teacher' not in row else (
+      f'{row["beside_teacher"]:.2f}' + (', not faster' if row['beside_teacher'] >= 1 else '')),
   }
-  if 'beside_teacher' not in rows[0]:
-    del columns['beside the teacher']
-  if 'test_error' not in rows[0]:
-    del columns['test error %']
+  if INT8.value:
+    columns['test error %'] = lambda row: f'{row["test_error"]:.2f}'
   console.print_table([list(columns), *([shown(row) for shown in columns.values()] for row in rows)], left=2)
   print(f'{runtime.version()}, one image at a time, one thread, medians of {export.REPEATS} in turns, '
         f'{environment()["processor"]}')

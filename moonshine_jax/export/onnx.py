@@ -28,6 +28,7 @@ def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> b
       float32.
   """
   import jax2onnx
+  from onnx import numpy_helper
 
   def call(images):
     # jax2onnx knows a ReLU by the function's name, and would write a maximum, which no runtime fuses or quantises.
@@ -40,6 +41,11 @@ def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> b
   model = jax2onnx.to_onnx(
     call, [jax.ShapeDtypeStruct(images.shape, images.dtype)], model_name='network', input_names=['images'],
     output_names=['logits'])
+  # Without the biases of nothing, numbers without axes, that jax2onnx adds to products and the quantiser stumbles over.
+  zeros = {each.name for each in model.graph.initializer if not numpy_helper.to_array(each).any()}
+  for node in model.graph.node:
+    if node.op_type == 'Gemm' and node.input[2:] and node.input[2] in zeros:
+      del node.input[2]
   content = _simplify(model.SerializeToString())
   return content if calibration is None else _quantise(content, calibration)
 
@@ -60,6 +66,7 @@ def _simplify(content):
 
   options = onnxruntime.SessionOptions()
   options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+  options.log_severity_level = 3  # errors
   with tempfile.TemporaryDirectory() as folder:
     options.optimized_model_filepath = os.path.join(folder, 'simplified')
     onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])

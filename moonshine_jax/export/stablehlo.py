@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax import export as jax_export
 from jax.extend import core
 
 SUFFIX = '.stablehlo'
@@ -17,14 +18,14 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> bytes:
   """The file of a graph."""
   assert calibration is None
-  exported = jax.export.export(jax.jit(core.jaxpr_as_fun(graph)), platforms=PLATFORMS)(
+  exported = jax_export.export(jax.jit(core.jaxpr_as_fun(graph)), platforms=PLATFORMS)(
     *(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in graph.in_avals))
   return bytes(exported.serialize())
 
 
 def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
   """The network of a file, on one device: uint8 images (batch, height, width, channels) to logits (batch, classes)."""
-  call = jax.jit(jax.export.deserialize(bytearray(content)).call)
+  call = jax.jit(jax_export.deserialize(bytearray(content)).call)
   compiled = {}  # by the number of images
 
   def run(images):

@@ -1,13 +1,16 @@
-"""TFLite (LiteRT), written and quantised by TensorFlow's converter, run by its interpreter."""
+"""TFLite, written and quantised by TensorFlow's converter, run by LiteRT, as its interpreter is called now."""
 
+import contextlib
 import importlib.metadata
+import os
+import sys
 from collections.abc import Callable
 
 import numpy as np
 from jax.extend import core
 
 SUFFIX = '.tflite'
-MODULES = ('tensorflow',)
+MODULES = ('tensorflow', 'ai_edge_litert')
 SYMBOLIC_BATCH = False  # its memory is planned for one size; an interpreter can resize the input
 FORMULATIONS = ('grouped', 'blocks', 'dense')
 QUANTISES = True
@@ -21,6 +24,11 @@ def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> b
     calibration: uint8 (images, height, width, channels), for which the network is quantised to 8 bits; None for
       float32.
   """
+  with _quiet():
+    return _convert(graph, calibration)
+
+
+def _convert(graph, calibration):
   import tensorflow as tf
   from jax.experimental import jax2tf
 
@@ -37,12 +45,27 @@ def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> b
   return converter.convert()
 
 
+@contextlib.contextmanager
+def _quiet():
+  """Without what TensorFlow's libraries write to stderr by themselves; what goes wrong is raised."""
+  sys.stderr.flush()
+  stderr = os.dup(2)
+  try:
+    with open(os.devnull, 'w') as null:
+      os.dup2(null.fileno(), 2)
+    yield
+  finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)
+
+
 def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
   """The network of a file, on one thread: uint8 images (batch, height, width, channels) to logits (batch, classes)."""
-  import tensorflow as tf
+  from ai_edge_litert.interpreter import Interpreter
 
-  interpreter = tf.lite.Interpreter(model_content=content, num_threads=1)
-  interpreter.allocate_tensors()
+  with _quiet():
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
   (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
 
   def run(images):
@@ -58,4 +81,4 @@ def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 def version() -> str:
   """Of the runtime, in words."""
-  return f'TFLite of TensorFlow {importlib.metadata.version("tensorflow")}'
+  return f'LiteRT {importlib.metadata.version("ai-edge-litert")}, TensorFlow {importlib.metadata.version("tensorflow")}'

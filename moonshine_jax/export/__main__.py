@@ -35,8 +35,9 @@ JSON = flags.DEFINE_bool('json', False, 'Prints JSON: sizes in bytes, latencies 
 def main() -> None:
   errors.require_flags(workdir=WORKDIR.value, format=FORMAT.value)
   runtime = FORMATS[FORMAT.value]
-  check(runtime)
+  check_flags(runtime)
   paths = [destination(workdir, runtime) for workdir in WORKDIR.value]
+  check_installed(runtime)
   students = [export.read(workdir, DATA_DIR.value, INT8.value) for workdir in WORKDIR.value]
   others = read_teachers(students)
 
@@ -52,15 +53,19 @@ def main() -> None:
     tell(rows, paths, runtime)
 
 
-def check(runtime: ModuleType) -> None:
-  """Raises UserError for what this installation or the format cannot do."""
-  for name in runtime.MODULES:
-    if importlib.util.find_spec(name) is None:
-      raise UserError(f"--format={FORMAT.value}: {name} is not installed: pip install 'moonshine-jax[{FORMAT.value}]'")
+def check_flags(runtime: ModuleType) -> None:
+  """Raises UserError for what the format cannot do."""
   if INT8.value and not runtime.QUANTISES:
     raise UserError(f'--int8: --format={FORMAT.value} has no quantiser: expected --format=onnx or --format=tflite')
   if OUT.value and len(WORKDIR.value) > 1:
     raise UserError('--out: names one file: expected one --workdir with it')
+
+
+def check_installed(runtime: ModuleType) -> None:
+  """Raises UserError for the first module that the format needs and that is missing."""
+  for name in runtime.MODULES:
+    if importlib.util.find_spec(name) is None:
+      raise UserError(f"--format={FORMAT.value}: {name} is not installed: pip install 'moonshine-jax[{FORMAT.value}]'")
 
 
 def destination(workdir: str, runtime: ModuleType) -> Path:

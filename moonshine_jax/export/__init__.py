@@ -119,8 +119,8 @@ def make(trained: Trained, numbers: str, runtime: ModuleType) -> Version:
   calibration = trained.calibration if numbers == 'int8' else None
   contents, operations = {}, {}
   for formulation in runtime.FORMULATIONS:
-    traced = graph.trace(trained.network, trained.variables, images, formulation)
     try:
+      traced = graph.trace(trained.network, trained.variables, images, formulation)
       contents[formulation] = runtime.convert(traced, calibration)
     except Exception as error:  # whatever a converter makes of an operation that it does not know
       reason = f'{trained.workdir}: cannot be written as {runtime.SUFFIX}: {type(error).__name__}: {str(error)[:200]}'

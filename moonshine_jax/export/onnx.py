@@ -1,0 +1,99 @@
+"""ONNX, written by jax2onnx; run and quantised by ONNX Runtime."""
+
+import importlib.metadata
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from moonshine_jax.export import graph as graph_lib
+
+SUFFIX = '.onnx'
+MODULES = ('jax2onnx', 'onnxruntime')
+SYMBOLIC_BATCH = True
+FORMULATIONS = ('grouped', 'blocks', 'dense')
+QUANTISES = True
+BATCH = 32  # images at a time, in calibration
+
+
+def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> bytes:
+  """The file of a graph, its input `images` and its output `logits`.
+
+  Args:
+    graph: of `graph.trace`.
+    calibration: uint8 (images, height, width, channels), for which the network is quantised to 8 bits; None for
+      float32.
+  """
+  import jax2onnx
+  from onnx import numpy_helper
+
+  def call(images):
+    # jax2onnx knows a ReLU by the function's name, and would write a maximum, which no runtime fuses or quantises.
+    def apply(eqn, inputs):
+      return jax.nn.relu(inputs[0]) if graph_lib.is_relu(eqn) else eqn.primitive.bind(*inputs, **eqn.params)
+
+    return graph_lib.run(graph, [images], apply)[0]
+
+  images, = graph.in_avals
+  model = jax2onnx.to_onnx(
+    call, [jax.ShapeDtypeStruct(images.shape, images.dtype)], model_name='network', input_names=['images'],
+    output_names=['logits'])
+  # Without the biases of nothing, numbers without axes, that jax2onnx adds to products and the quantiser stumbles over.
+  zeros = {each.name for each in model.graph.initializer if not numpy_helper.to_array(each).any()}
+  for node in model.graph.node:
+    if node.op_type == 'Gemm' and node.input[2:] and node.input[2] in zeros:
+      del node.input[2]
+  content = _simplify(model.SerializeToString())
+  return content if calibration is None else _quantise(content, calibration)
+
+
+def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+  """The network of a file, on one thread: uint8 images (batch, height, width, channels) to logits (batch, classes)."""
+  import onnxruntime
+
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = options.inter_op_num_threads = 1
+  session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+  return lambda images: session.run(None, {'images': images})[0]
+
+
+def _simplify(content):
+  """Without the transpositions from JAX's order of axes to ONNX's. Its basic level adds none of its own operations."""
+  import onnxruntime
+
+  options = onnxruntime.SessionOptions()
+  options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+  options.log_severity_level = 3  # errors
+  with tempfile.TemporaryDirectory() as folder:
+    options.optimized_model_filepath = os.path.join(folder, 'simplified')
+    onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+    return Path(options.optimized_model_filepath).read_bytes()
+
+
+def _quantise(content, calibration):
+  from onnxruntime import quantization
+  from onnxruntime.quantization.shape_inference import quant_pre_process
+
+  class Reader(quantization.CalibrationDataReader):
+    def __init__(self):
+      self._batches = ({'images': calibration[i:i + BATCH]} for i in range(0, len(calibration), BATCH))
+
+    def get_next(self):
+      return next(self._batches, None)
+
+  with tempfile.TemporaryDirectory() as folder:
+    path, prepared, quantised = (os.path.join(folder, name) for name in ('float', 'prepared', 'int8'))
+    Path(path).write_bytes(content)
+    quant_pre_process(path, prepared)
+    # Weights of 7 bits, since processors without VNNI add pairs of products of 8 bits in 16, where they do not fit.
+    quantization.quantize_static(prepared, quantised, Reader(), per_channel=True, reduce_range=True)
+    return Path(quantised).read_bytes()
+
+
+def version() -> str:
+  """Of the runtime, in words."""
+  return f'ONNX Runtime {importlib.metadata.version("onnxruntime")}, jax2onnx {importlib.metadata.version("jax2onnx")}'

@@ -11,7 +11,7 @@ trains the teacher. The paper's error is 4.79%. A student with cheap blocks is d
 neither, and trained without distillation when no teacher is named (paper 6.07%).
 
 Needs: an accelerator for the 200 epochs (327,599,360 multiply-adds an image for the teacher's forward pass; on a CPU an
-epoch takes about 11 minutes on two cores). On a GPU or TPU also set --config.model.dtype=bfloat16.
+epoch takes about 13 minutes on two cores). On a GPU or TPU also set --config.model.dtype=bfloat16.
 """
 
 import ml_collections

@@ -18,7 +18,7 @@ from moonshine_jax.errors import UserError
 DEFAULTS = {
   **paper.RECIPE, 'seed': 0, 'steps_per_dispatch': 39, 'eval_every': 1, 'checkpoint_every': 5, 'model.seed': 0,
   'model.network': '', 'model.depth': 40, 'model.width': 2, 'model.block': 'S', 'data.name': '', 'data.data_dir': '',
-  'data.feed': 'resident', 'distill.teacher': '', 'distill.students': ()}
+  'data.feed': 'resident', 'data.image_size': 0, 'distill.teacher': '', 'distill.students': ()}
 
 
 class Student(NamedTuple):

@@ -3,7 +3,9 @@
 import copy
 import errno
 import os
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -74,7 +76,8 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
   runs.assert_same(workdir, Path(whole))
   starts = files.read_records(workdir / 'environment.jsonl')
   assert [start['step'] for start in starts] == [0, 2]
-  assert starts[1]['jax'] == jax.__version__ and starts[1]['backend'] == 'cpu' and 'pytest' in starts[1]['command']
+  assert starts[1]['jax'] == jax.__version__ and starts[1]['backend'] == 'cpu'
+  assert shlex.split(starts[1]['command']) == sys.orig_argv
   assert starts[1]['config'] == config_lib.to_json(config) and starts[1]['commit']
   assert starts[1]['data']['image_shape'] == [8, 8, 3] and starts[1]['data']['num_classes'] == 3
   before = metrics.read(workdir)

@@ -44,14 +44,19 @@ class Trained:
   network: steps.Network
   variables: Any
   config: ml_collections.ConfigDict
-  test: datasets.Split
+  test: datasets.Split | datasets.CroppedSplit
   calibration: np.ndarray | None
 
   @functools.cached_property
+  def images(self) -> np.ndarray:
+    """The first VERIFIED test images, uint8 (images, height, width, channels)."""
+    return self.test.take(np.arange(min(VERIFIED, len(self.test))))[0]
+
+  @functools.cached_property
   def logits(self) -> np.ndarray:
-    """Of the first VERIFIED test images, (images, classes), by the network itself."""
+    """Of these images, (images, classes), by the network itself."""
     forward = jax.jit(lambda variables, images: self.network(variables, images, train=False)[0])
-    return np.asarray(forward(self.variables, self.test.images[:VERIFIED]))
+    return np.asarray(forward(self.variables, self.images))
 
 
 @dataclasses.dataclass
@@ -104,7 +109,7 @@ def read(workdir: str, data_dir: str | None, calibrates: bool) -> Trained:
   if calibrates:
     train = source.read(config.data.train_split)
     drawn = np.random.default_rng(0).permutation(len(train))[:CALIBRATION]  # some data sets are sorted by class
-    calibration = train.images[np.sort(drawn)]
+    calibration, _ = train.take(np.sort(drawn))
   return Trained(workdir, network, variables, config, source.read(config.data.test_split), calibration)
 
 
@@ -115,7 +120,7 @@ def make(trained: Trained, numbers: str, runtime: ModuleType) -> Version:
     UserError: where the logits of a float32 version differ by more than TOLERANCE of the largest.
   """
   batch, = jax_export.symbolic_shape('batch') if runtime.SYMBOLIC_BATCH else (1,)
-  images = jax.ShapeDtypeStruct((batch, *trained.test.images.shape[1:]), jnp.uint8)
+  images = jax.ShapeDtypeStruct((batch, *trained.images.shape[1:]), jnp.uint8)
   calibration = trained.calibration if numbers == 'int8' else None
   contents, operations = {}, {}
   for formulation in runtime.FORMULATIONS:
@@ -134,11 +139,11 @@ def make(trained: Trained, numbers: str, runtime: ModuleType) -> Version:
   runs = {formulation: runtime.load(content) for formulation, content in contents.items()}
   medians = {}
   if len(runs) > 1:
-    seconds = latencies({formulation: (run, trained.test.images[:1]) for formulation, run in runs.items()})
+    seconds = latencies({formulation: (run, trained.images[:1]) for formulation, run in runs.items()})
     medians = {formulation: statistics.median(each) for formulation, each in seconds.items()}
   fastest = min(medians, key=medians.get) if medians else runtime.FORMULATIONS[0]
   version = Version(trained, numbers, medians, fastest, operations[fastest], contents[fastest], runs[fastest],
-                    **compare(trained.logits, runs[fastest](trained.test.images[:VERIFIED])))
+                    **compare(trained.logits, runs[fastest](trained.images)))
   allowed = TOLERANCE[trained.config.model.dtype] * version.largest_logit
   if numbers == 'float32' and not version.difference <= allowed:
     raise UserError(
@@ -155,9 +160,13 @@ def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
 
 def error_of(version: Version, examples: int | None) -> float:
   """Top-1 error in percent on the test set, or on the first images of it."""
-  images, labels = version.trained.test.images[:examples], version.trained.test.labels[:examples]
-  predictions = [version.run(images[i:i + BATCH]).argmax(-1) for i in range(0, len(labels), BATCH)]
-  return 100 * float((np.concatenate(predictions) != labels).mean())
+  test = version.trained.test
+  index = np.arange(len(test))[:examples]
+  wrong = 0
+  for start in range(0, len(index), BATCH):
+    images, labels = test.take(index[start:start + BATCH])
+    wrong += int((version.run(images).argmax(-1) != labels).sum())
+  return 100 * wrong / len(index)
 
 
 def latencies(calls: dict[Any, tuple[Run, np.ndarray]]) -> dict[Any, list[float]]:

@@ -98,7 +98,7 @@ def teacher_of(trained: export.Trained) -> Path | None:
 
 def measure(versions: list[export.Version]) -> list[dict[str, Any]]:
   """A row for each version, with its latency for one image, all taking turns."""
-  seconds = export.latencies({i: (version.run, version.trained.test.images[:1]) for i, version in enumerate(versions)})
+  seconds = export.latencies({i: (version.run, version.trained.images[:1]) for i, version in enumerate(versions)})
   # The teachers' among them, in float32, by workdir.
   float32 = {Path(version.trained.workdir).absolute(): statistics.median(seconds[i])
              for i, version in enumerate(versions) if version.numbers == 'float32'}

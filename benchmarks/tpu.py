@@ -160,7 +160,8 @@ def lower_steps(architecture: Architecture, flags: argparse.Namespace,
   batches, = feed.stacks(index, config.steps_per_dispatch)
   eval_step = replicas.compile(steps.make_eval_step(network, feed.gather, replicas))
   batch = next(feed.batches(feeds.masked_batches(flags.batch, flags.batch)))
-  return train_loop.lower((state,), {}, feed.data, batches), eval_step.lower(state.variables, feed.data, batch)
+  sums = replicas.replicate(steps.NO_EXAMPLES)
+  return train_loop.lower((state,), {}, feed.data, batches), eval_step.lower(state.variables, feed.data, batch, sums)
 
 
 def compile_and_read(lowered: jax.stages.Lowered) -> dict:

@@ -9,11 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from moonshine_jax import augment, losses, parallel
 from moonshine_jax.errors import UserError
 
+# What an evaluation counts, before the first batch: the sum of the cross entropy, wrong predictions, and examples.
+NO_EXAMPLES = {'loss': np.float32(0), 'wrong': np.float32(0), 'examples': np.float32(0)}
 COLLECTIONS = {'params', 'batch_stats'}  # of a model's variables: what a step carries
 DROPOUT = 2**31  # what a step's key is folded with for the model's own choices: `augment` splits the key itself
 
@@ -172,20 +175,21 @@ def make_train_loop(train_step: Callable) -> Callable:
 
 
 def make_eval_step(network: Network, gather: Callable, replicas: parallel.Replicas) -> Callable:
-  """The step (variables, data, batch) -> sums over the whole batch's examples under its mask, of one replica.
+  """The step (variables, data, batch, sums) -> sums, with the whole batch's examples under its mask, of one replica.
 
-  The sums are 'loss' (cross entropy), 'wrong' and 'examples'.
+  The sums, of NO_EXAMPLES at first, make each step wait for the one before. Steps of several devices that could run at
+  once would all want the threads of a CPU to wait for each other in, until none is left that computes.
   """
 
-  def eval_step(variables, data, batch):
+  def eval_step(variables, data, batch, sums):
     batch = gather(data, batch)
     labels, mask = batch['label'], batch['mask']
     logits, _ = network(variables, batch['image'], train=False)
-    sums = {
+    own = {
       'loss': (losses.cross_entropy(logits, labels) * mask).sum(),
       'wrong': ((logits.argmax(-1) != labels) * mask).sum(),
       'examples': mask.sum(),
     }
-    return parallel.total(sums, replicas.axis_name)
+    return jax.tree.map(jnp.add, sums, parallel.total(own, replicas.axis_name))
 
   return eval_step

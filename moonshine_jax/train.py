@@ -369,9 +369,10 @@ def evaluate(eval_step: Callable, variables: Any, feed: feeds.ResidentFeed | fee
     {'test_error': top-1 error in percent, 'test_loss': mean cross entropy}.
   """
   batches = feeds.masked_batches(examples, replicas.round_up(batch_size))
-  sums = collections.Counter()
-  for each in [eval_step(variables, feed.data, batch) for batch in feed.batches(batches)]:
-    sums.update({name: float(value) for name, value in replicas.fetch(each).items()})
+  sums = replicas.replicate(steps.NO_EXAMPLES)
+  for batch in feed.batches(batches):
+    sums = eval_step(variables, feed.data, batch, sums)
+  sums = {name: float(value) for name, value in replicas.fetch(sums).items()}
   return {'test_error': 100 * sums['wrong'] / sums['examples'], 'test_loss': sums['loss'] / sums['examples']}
 
 

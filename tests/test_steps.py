@@ -177,7 +177,8 @@ def test_evaluation_counts_under_the_mask_alone():
   eval_step = jax.jit(steps.make_eval_step(network, feed.gather, replicas))
   batch = {'index': np.array([0, 1, 2, 2, 2]), 'mask': np.array([1, 1, 1, 0, 0], np.float32)}
   logits, _ = network(variables, SPLIT.images[:3], train=False)
-  sums = eval_step(variables, feed.data, batch)
-  assert sums['examples'] == 3
-  assert sums['wrong'] == (np.argmax(logits, -1) != SPLIT.labels[:3]).sum()
-  np.testing.assert_allclose(sums['loss'], losses.cross_entropy(logits, SPLIT.labels[:3]).sum(), rtol=1e-5)
+  once = eval_step(variables, feed.data, batch, steps.NO_EXAMPLES)
+  sums = eval_step(variables, feed.data, batch, once)
+  assert (once['examples'], sums['examples']) == (3, 6)
+  assert sums['wrong'] == 2 * (np.argmax(logits, -1) != SPLIT.labels[:3]).sum()
+  np.testing.assert_allclose(sums['loss'], 2 * losses.cross_entropy(logits, SPLIT.labels[:3]).sum(), rtol=1e-5)

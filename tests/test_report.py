@@ -126,9 +126,11 @@ def test_latencies_that_are_none(text, tmp_path):
     report.read_latencies(tmp_path / 'latency.json')
 
 
-def test_the_table_of_the_readme_is_that_of_the_committed_runs():
-  runs = results.read(ROOT / 'results' / 'digits.json')
-  assert tables.table(runs) in (ROOT / 'README.md').read_text()
-  assert len(runs) == 10 and all(run.finished and run.starts[0]['commit'] for run in runs)
-  assert '+' not in ''.join(run.starts[0]['commit'] for run in runs)  # of a commit, without changes
-  assert Page(page.write('results/digits.json', [(table, {}) for table in tables.make(runs)])).texts
+@pytest.mark.parametrize(('runs', 'page_of_it', 'number'), [
+  ('digits.json', 'README.md', 10), ('cifar10_reduced.json', 'results/README.md', 12)])
+def test_the_tables_of_the_readmes_are_those_of_the_committed_runs(runs, page_of_it, number):
+  found = results.read(ROOT / 'results' / runs)
+  assert tables.table(found) in (ROOT / page_of_it).read_text()
+  assert len(found) == number and all(run.finished and run.starts[0]['commit'] for run in found)
+  assert '+' not in ''.join(run.starts[0]['commit'] for run in found)  # of a commit, without changes
+  assert Page(page.write(runs, [(table, {}) for table in tables.make(found)])).texts

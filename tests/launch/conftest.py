@@ -1,6 +1,7 @@
 """The launch scripts in a clone of their own, with stubs in place of whatever they would call."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,9 +54,11 @@ class Clone:
     Path(f'{self.log}.statuses').write_text(''.join(f'{status}\n' for status in statuses))
 
   def start(self, script: str, *arguments: str, **variables: str) -> subprocess.Popen:
+    # Where the tests run in the background, SIGINT is ignored, and bash never traps what was ignored when it began.
     return subprocess.Popen(
       [self.root / 'launch' / script, *arguments], env=self.env | variables, cwd=self.root, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
   def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     process = self.start(script, *arguments, **variables)

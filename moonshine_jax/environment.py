@@ -18,6 +18,7 @@ import ml_collections
 from moonshine_jax import config as config_lib
 from moonshine_jax import files
 from moonshine_jax.datasets import Facts
+from moonshine_jax.errors import UserError
 
 FILE = 'environment.jsonl'  # in a workdir
 
@@ -28,6 +29,16 @@ def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
   start = {'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'step': step, 'command': shlex.join(sys.orig_argv),
            **environment(), 'config': config_lib.to_json(config), 'data': facts.to_json()}
   files.write(path, ''.join(json.dumps(each) + '\n' for each in [*files.read_records(path), start]))
+
+
+def read_facts(workdir: str | os.PathLike) -> Facts:
+  """Of the data of the run in a workdir, as its last start has them. Raises UserError where it has not begun."""
+  path = Path(workdir) / FILE
+  try:
+    return Facts.from_json(files.read_records(path)[-1]['data'])
+  except (IndexError, KeyError, TypeError) as error:
+    raise UserError(f'{path}: no start of a run of this version in it ({error!r}): expected what training writes'
+                    ) from error
 
 
 def environment() -> dict[str, Any]:

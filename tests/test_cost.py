@@ -11,7 +11,10 @@ import pytest
 
 from configs import cifar10
 from moonshine_jax import cost, optim, steps
+from moonshine_jax.models.own import create
+from moonshine_jax.models.resnet import ResNet
 from moonshine_jax.models.wide_resnet import WideResNet
+from tests import made_runs
 
 MIXED = WideResNet(10, 1, ('S', 'G(N/8)', 'BG(2,M)'), 10)
 SHAPE = (8, 8, 1)
@@ -102,7 +105,7 @@ def test_activations_of_training_are_those_that_autodiff_keeps():
 
   variables = jax.eval_shape(MIXED.init, jax.random.key(0), images)
   kept = {id(var): var.aval for var in jax.make_jaxpr(transpose)(variables, images).jaxpr.outvars}  # some twice
-  assert cost.profile(MIXED, SHAPE).training_bytes == 4 * sum(
+  assert cost.training_bytes(MIXED, variables, SHAPE) == 4 * sum(
     aval.size for aval in kept.values() if aval.ndim > 1 and aval.shape[0] == 5) // 5
 
 
@@ -121,22 +124,113 @@ def test_a_block_with_a_shortcut_that_is_wider_than_its_input():
   assert cost.profile(WideResNet(10, 4, 'S', 10), SHAPE).inference_bytes == 4 * 64 * (64 + 64 + 64)
 
 
+def activations(model, image_shape):
+  """Bytes for training and for inference."""
+  profile = cost.profile(model, image_shape)
+  return cost.training_bytes(model, profile.variables, image_shape), profile.inference_bytes
+
+
+def test_activations_of_a_resnet_by_hand():
+  # ResNet-18 on 32x32 images: each layer's input, and the pool's. Each stage has as many arrays of its size as
+  # convolutions and BN but for the first block's input, which is of the stage before.
+  stem, image = 16 * 16 * 64, 32 * 32 * 3
+  sizes = [8 * 8 * 64, 4 * 4 * 128, 2 * 2 * 256, 512]
+  layer1, others = 8 * sizes[0], sum(before + 8 * size for before, size in zip(sizes, sizes[1:], strict=False))
+  # At the peak the stem's BN+ReLU reads one array and writes another.
+  assert activations(ResNet(18, 'S', 10), (32, 32, 3)) == (4 * (image + 2 * stem + layer1 + others + 512), 4 * 2 * stem)
+
+
+def test_activations_of_a_network_of_others_by_hand():
+  # On 8x8 images: the stem's convolution with its bias, and its ReLU; two stages of convolution and BN+ReLU. The mean
+  # is of the last ReLU, of which the convolution is enough to know the sign.
+  image, stem, first, second = 8 * 8 * 2, 8 * 8 * 8, 4 * 4 * 8, 2 * 2 * 16
+  expected = 4 * (image + 2 * stem + 2 * first + second + 16), 4 * 2 * stem
+  assert activations(made('with_norm'), (8, 8, 2)) == expected
+  # Dropout draws its masks anew; without BN, bias and ReLU follow a convolution at once.
+  assert activations(made('with_dropout'), (8, 8, 2)) == expected
+
+
+def made(name, block='S'):
+  return create(f'tests.own:{name}', block, 3, (8, 8, 2), 'float32', None)
+
+
+class Branches(nn.Module):
+  """A dense block: what is concatenated is written again; a gate is broadcast at once; bfloat16 takes half."""
+
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = nn.remat(nn.Conv)(8, (1, 1), use_bias=False, dtype=self.dtype)(images)
+    x = jnp.concatenate([x, nn.Conv(8, (1, 1), use_bias=False, dtype=self.dtype)(x)], axis=-1)
+    gate = nn.sigmoid(nn.Dense(16, use_bias=False, dtype=self.dtype)(x.mean((1, 2))))
+    x = x * gate[:, None, None]
+    return nn.Dense(3)(x.reshape(len(x), -1))
+
+
+def test_activations_by_hand():
+  image, half, whole = 64, 64 * 8, 64 * 16
+  # The concatenation is read by the mean and by the gate's product, whose result the fully connected layer reads.
+  peak, kept = max(2 * half + whole, 2 * whole + 16), image + half + whole + 16 + 16 + whole
+  assert activations(Branches(), SHAPE) == (4 * kept, 4 * peak)
+  assert activations(Branches(jnp.bfloat16), SHAPE) == (2 * kept, 2 * peak)
+
+
+def test_layers_of_any_modules_add_up_to_what_is_counted():
+  profile, counted = cost.profile(Anything([]), SHAPE), cost.count(Anything([]), SHAPE)
+  layers = {layer.path: layer for layer in profile.layers}
+  assert sum(layer.multiply_adds for layer in profile.layers) == counted.multiply_adds
+  assert sum(layer.parameters for layer in profile.layers) == counted.parameters
+  scanned = layers['ScanStep_0/Conv_0']
+  assert (scanned.parameters, scanned.multiply_adds) == (5 * (9 * 2 * 4 + 4), 5 * 64 * 9 * 2 * 4)
+  shared = layers['CheckpointConvTranspose_0']
+  assert (shared.parameters, shared.multiply_adds, shared.output_shape) == (68, 2 * 64 * 4 * 4 * 4, (16, 16, 4))
+  assert layers[''] == cost.Layer('', 'Anything', (10,), 30, 30, 4 * 64 * 3 * 10)
+  assert profile.inference_bytes is None  # what is alive inside of a scan, nobody knows
+
+
+def test_layers_that_took_the_place_of_others():
+  def kinds(block):
+    return {layer.path: layer.kind for layer in cost.profile(made('with_norm', block), (8, 8, 2)).layers}
+
+  assert kinds('S-2x2')['Stage_0/Conv_0'] == 'conv 2x2, stride 2, dilation 2'
+  assert list(kinds('G(N/4)').items())[:3] == [
+    ('stem', 'conv 3x3'), ('Stage_0/Conv_0/grouped', 'conv 3x3, stride 2, 2 groups'),
+    ('Stage_0/Conv_0/bn', 'BatchNormReLU')]
+
+
+def run_command(*flags):
+  command = [sys.executable, '-m', 'moonshine_jax.cost', '--image_size=8', '--layers', '--json', *flags]
+  return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
 def test_command():
-  command = [sys.executable, '-m', 'moonshine_jax.cost', '--image_size=8', '--layers', '--json',
-             '--max_latency_ms=1e6', '--max_params=500000',
-             *(f'--network={network}' for network in ('WRN-10-1 S', 'G(2)', 'WRN-16-1 S'))]
-  result = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
-  # G(2) has too many parameters; of those that are left the paper's errors decide.
-  assert [(row['network'], row.get('paper_error')) for row in result['rows']] == [
-    ('WRN-16-1 S', 7.72), ('WRN-10-1 S', None)]
-  assert result['environment']['backend'] and result['num_classes'] == 10
-  row = result['rows'][-1]
-  assert (row['parameters'], row['layers'][-1]['path']) == (78330, 'fc')
+  # G(2) has too many parameters.
+  result = run_command('--max_latency_ms=1e6', '--max_params=500000', '--network=G(2)', '--network=WRN-16-1 S')
+  assert result['environment']['backend'] and (result['num_classes'], result['image_shape']) == (10, [8, 8, 3])
+  row, = result['rows']
+  assert (row['network'], row['paper_error']) == ('WRN-16-1 S', 7.72)
+  assert (row['parameters'], row['layers'][-1]['path']) == (175_994, 'fc')
   assert len(row['latencies']) == 15 and min(row['latencies']) <= row['latency'] <= max(row['latencies'])
   # What the checkpoint of a run has in it.
-  network = steps.Network(WideResNet(10, 1, 'S', 10), (0.0,) * 3, (1.0,) * 3)
+  network = steps.Network(WideResNet(16, 1, 'S', 10), (0.0,) * 3, (1.0,) * 3)
   tx = optim.create_optimizer(cifar10.get_config(), 1)
   state = jax.eval_shape(
     lambda key: steps.create_train_state(network, (8, 8, 3), tx, key, key), jax.random.key(0))
   assert row['checkpoint_bytes'] == 4 * sum(leaf.size for leaf in jax.tree.leaves(state))
   assert row['deployed_bytes'] == 4 * sum(leaf.size for leaf in jax.tree.leaves(state.variables))
+
+
+def test_command_of_any_network(tmp_path):
+  made_runs.write(tmp_path / 'run', [], **{'model.network': 'tests.own:with_norm', 'data.name': 'digits'})
+  result = run_command(f'--workdir={tmp_path}/run', '--network=tests/own.py:caching G(2)', '--network=WRN-10-1 S',
+                       '--network=WRN-16-1 S', '--max_params=200000')
+  # The networks with an error of the paper's come first.
+  assert [row['network'] for row in result['rows']] == ['WRN-16-1 S', 'caching G(2)', 'WRN-10-1 S', 'with_norm S']
+  assert 'image_shape' not in result  # they differ: the workdir's images are those of its data
+  own, run = result['rows'][1], result['rows'][3]
+  assert own['function'] == 'tests/own.py:caching' and own['layers'][2]['path'] == 'Conv_0/bn'
+  assert own['checkpoint_bytes'] is None  # it has variables that no train step carries
+  stem, stages, fully_connected = 32 * 32 * 9 * 3 * 8, 16 * 16 * 9 * 8 * 8 + 8 * 8 * 9 * 8 * 16, 16 * 10
+  assert (run['workdir'], run['image_shape']) == (f'{tmp_path}/run', [32, 32, 3])
+  assert run['multiply_adds'] == stem + stages + fully_connected

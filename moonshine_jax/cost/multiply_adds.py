@@ -7,60 +7,77 @@ that depend on the images, as in self-attention, costs none.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-IMAGES, PARAMETERS = 1, 2  # bits: what an array depends on
+IMAGES = 1  # the bit of what depends on the images; each array of parameters has one of its own, above it
+LOOPS = ('scan', 'while', 'cond')  # what holds programs that are not run once
 
 
 class UncountableError(Exception):
-  """A program whose convolutions run nobody knows how often; the message says where they are."""
+  """A program of which nobody knows how often its parts run; the message says where they are."""
 
 
-def count(program: ClosedJaxpr, inputs: Sequence[int]) -> int:
-  """Those of a program; `inputs` says of each of its inputs what it is. Raises UncountableError."""
+def count(program: ClosedJaxpr, inputs: Sequence[int]) -> Counter[int]:
+  """Those of a program, by the bits of what the kernels depend on. Raises UncountableError.
+
+  Args:
+    program: of any network.
+    inputs: the bits of each of its inputs.
+  """
   return _walk(program.jaxpr, inputs)[0]
 
 
-def _walk(jaxpr: Jaxpr, inputs: Sequence[int]) -> tuple[int, list[int]]:
+def called(eqn: Any) -> Jaxpr | None:
+  """The program of the function that an equation calls, as `jit` does; None where it calls none."""
+  inner = [getattr(each, 'jaxpr', each) for each in eqn.params.values() if isinstance(each, ClosedJaxpr | Jaxpr)]
+  if eqn.primitive.name in LOOPS or len(inner) != 1:
+    return None
+  shapes = [[atom.aval.shape for atom in atoms] for atoms in (eqn.invars, inner[0].invars)]
+  return inner[0] if shapes[0] == shapes[1] else None  # that of a reduction takes two numbers
+
+
+def _walk(jaxpr: Jaxpr, inputs: Sequence[int]) -> tuple[Counter[int], list[int]]:
   """The multiply-adds of a program, and what its outputs depend on, from what its inputs do."""
   known = dict(zip(jaxpr.invars, inputs, strict=True))
 
   def bits(atoms):
     return [0 if isinstance(atom, Literal) else known.get(atom, 0) for atom in atoms]
 
-  total = 0
+  total = Counter()
   for eqn in jaxpr.eqns:
     costs, outputs = _equation(eqn, bits(eqn.invars))
-    total += costs
+    total.update(costs)
     known.update(zip(eqn.outvars, outputs, strict=True))
   return total, bits(jaxpr.outvars)
 
 
-def _equation(eqn: Any, inputs: list[int]) -> tuple[int, list[int]]:
+def _equation(eqn: Any, inputs: list[int]) -> tuple[Counter[int], list[int]]:
   name, params = eqn.primitive.name, eqn.params
   outputs = [_either(inputs)] * len(eqn.outvars)
   if name in ('conv_general_dilated', 'dot_general'):
-    layer = PARAMETERS in inputs and any(each & IMAGES for each in inputs)
-    return _positions_times_weights(eqn) if layer else 0, outputs
+    kernels = [each for each in inputs if each and not each & IMAGES]
+    layer = kernels and any(each & IMAGES for each in inputs)
+    return Counter({kernels[0]: _positions_times_weights(eqn)} if layer else ()), outputs
   if name == 'scan':
     constants, carry = params['num_consts'], params['num_carry']
     while True:  # what is carried depends on all that it ever comes from
       costs, found = _walk(params['jaxpr'].jaxpr, inputs)
       carried = [before | after for before, after in zip(inputs[constants:], found[:carry], strict=False)]
       if carried == inputs[constants:constants + carry]:
-        return params['length'] * costs, found
+        return Counter({each: params['length'] * number for each, number in costs.items()}), found
       inputs = [*inputs[:constants], *carried, *inputs[constants + carry:]]
   if name == 'cond':
-    return max(_walk(branch.jaxpr, inputs[1:])[0] for branch in params['branches']), outputs
-  inner = [getattr(each, 'jaxpr', each) for each in params.values() if isinstance(each, ClosedJaxpr | Jaxpr)]
-  if len(inner) == 1 and len(inner[0].invars) == len(inputs):  # a function that is called
-    return _walk(inner[0], inputs)
-  if any(product in str(each) for each in inner for product in ('conv_general_dilated', 'dot_general')):
+    return max((_walk(branch.jaxpr, inputs[1:])[0] for branch in params['branches']), key=Counter.total), outputs
+  if inner := called(eqn):
+    return _walk(inner, inputs)
+  programs = [each for each in params.values() if isinstance(each, ClosedJaxpr | Jaxpr)]
+  if any(product in str(each) for each in programs for product in ('conv_general_dilated', 'dot_general')):
     raise UncountableError(f'there are convolutions or matrix products inside of {name}')
-  return 0, outputs
+  return Counter(), outputs
 
 
 def _positions_times_weights(eqn: Any) -> int:

@@ -1,5 +1,6 @@
 """Networks as Flax linen modules that return `(logits, activations)`, by the config's `model.network`."""
 
+import re
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -46,6 +47,27 @@ def name(config: ml_collections.ConfigDict) -> str:
   if config.network == 'resnet':
     return f'ResNet-{config.depth}'
   return f'WRN-{config.depth}-{config.width}'
+
+
+def parse(text: str) -> ml_collections.ConfigDict:
+  """The `config.model`, in float32, of a network by its name and its block.
+
+  Of 'WRN-16-2 S', or of 'G(N/8)' for WRN-40-2; of 'ResNet-18 G(N/8)', or of a function's name in place of ResNet-18,
+  either also without a block, which then is S. Raises UserError where there is no such network.
+  """
+  fields = {'network': 'wide_resnet', 'depth': 1, 'width': 1, 'dtype': 'float32'}
+  if found := re.fullmatch(rf'({functions.NAME.pattern})(?: +(\S.*))?', text):
+    fields |= {'network': found[1], 'block': found[2] or 'S'}
+  elif found := re.fullmatch(r'ResNet-(\d{1,9})(?: +(\S.*))?', text):
+    fields |= {'network': 'resnet', 'depth': int(found[1]), 'block': found[2] or 'S'}
+  else:
+    try:
+      fields |= wide_resnet.Architecture.parse(text)._asdict()
+    except ValueError as error:
+      raise UserError(str(error)) from error
+  config = ml_collections.ConfigDict(fields)
+  check(config)
+  return config
 
 
 def activation_names(model: nn.Module, number: int) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
 """How a run ends early: what a user can put right, what can go on later, and the one line that a command prints."""
 
 import errno
+import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -44,7 +46,8 @@ def tell(error: str, stream: TextIO | None = None) -> None:
 def run_command(main: Callable[..., None], *arguments: str) -> None:
   """Parses the flags and runs a command; a user's mistake becomes one line on stderr and exit status 2.
 
-  A run that was preempted becomes one line and exit status 75.
+  A run that was preempted becomes one line and exit status 75; a command whose output nobody reads any more, as under
+  `| head -1`, ends without a word and with the status that SIGPIPE gives others.
 
   Args:
     main: called with the command's arguments other than flags.
@@ -54,6 +57,8 @@ def run_command(main: Callable[..., None], *arguments: str) -> None:
   def parse(argv):
     try:
       given = flags.FLAGS(argv)
+    except BrokenPipeError:  # of --help
+      raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
       _exit(_explain_flags(error, argv))
     except SyntaxError as error:
@@ -81,7 +86,16 @@ def run_command(main: Callable[..., None], *arguments: str) -> None:
       sys.exit(128 + signal.SIGINT)
 
   flags.FLAGS.verbosity = logging.FATAL  # Orbax tells of every step, and of what it raises with a traceback as well
-  app.run(guarded, flags_parser=parse)
+  try:
+    try:
+      app.run(guarded, flags_parser=parse)
+    finally:
+      sys.stdout.flush()  # what is left; Python's own flush, at exit, would tell of a closed pipe
+  except BrokenPipeError:
+    if not _output_is_closed():
+      raise
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def require_flags(**values: object) -> None:
@@ -89,6 +103,13 @@ def require_flags(**values: object) -> None:
   for name, value in values.items():
     if not value:
       raise UserError(f'--{name} is missing')
+
+
+def _output_is_closed() -> bool:
+  """Whether stdout is a pipe that nobody reads."""
+  poll = select.poll()
+  poll.register(sys.stdout, 0)  # for errors alone
+  return bool(poll.poll(0))
 
 
 def _exit(message: str) -> None:

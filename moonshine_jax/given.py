@@ -45,18 +45,14 @@ def write_network(
   Raises:
     UserError: where the variables are not the model's, and where the workdir holds another network.
   """
-  config = copy.deepcopy(config)
-  config.update_from_flattened_dict({'epochs': 0, 'distill.teacher': '', 'distill.students': ()})
+  config = as_given(config)
   config_lib.check(config)
   model = create_model(config.model, facts.num_classes, image_shape=facts.image_shape)
   network = steps.Network(model, facts.mean, facts.std)
   variables = fit(variables, network, facts.image_shape)
   workdir = Path(workdir)
-  train.check_workdir(config, workdir)
+  check_workdir(workdir, config, variables, facts)
   if (workdir / config_lib.FILE).exists():
-    _, there, metadata = checkpoint.Checkpoints(workdir).network()
-    if metadata.facts != facts or not jax.tree.all(jax.tree.map(np.array_equal, there, variables)):
-      raise UserError(f'{workdir} holds a network with other variables: expected the same, or another workdir')
     return metrics.read(workdir)[-1]
 
   record = {'epoch': 0, 'step': 0}
@@ -73,6 +69,23 @@ def write_network(
     files.write(workdir / metrics.FILE, json.dumps(record) + '\n')
     config_lib.write(config, workdir)  # the last: it stands for all of them
   return record
+
+
+def as_given(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """A copy of the config, of a network that nothing trains on."""
+  config = copy.deepcopy(config)
+  config.update_from_flattened_dict({'epochs': 0, 'distill.teacher': '', 'distill.students': ()})
+  return config
+
+
+def check_workdir(workdir: str | os.PathLike, config: ml_collections.ConfigDict, variables: Any,
+                  facts: Facts | None = None) -> None:
+  """Raises UserError where the workdir holds anything but this network, and these facts if there are any."""
+  train.check_workdir(config, workdir)
+  if (Path(workdir) / config_lib.FILE).exists():
+    _, there, metadata = checkpoint.Checkpoints(workdir).network()
+    if facts not in (None, metadata.facts) or not jax.tree.all(jax.tree.map(np.array_equal, there, variables)):
+      raise UserError(f'{workdir} holds a network with other variables: expected the same, or another workdir')
 
 
 def fit(variables: Mapping[str, Any], network: steps.Network, image_shape: tuple[int, ...]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ CASES = [
   ('moonshine_jax.report', ['attention', '--workdirs=@', '--out=@/maps'], '--out=@/maps: expected a file that ends in'),
   ('moonshine_jax.report', ['attention', '--workdirs=@', '--out=@/maps.png'], '@: no checkpoint in it'),
   ('moonshine_jax.import_torch', [DIGITS, '--workdir=@/out'], 'the argument FILE is missing'),
-  ('moonshine_jax.import_torch', ['@/none.pt', '--workdir=@/out'], '--config is missing'),
+  ('moonshine_jax.import_torch', ['@/none.pt', '--workdir=@/out'], '@/none.pt: no such file'),
   ('moonshine_jax.import_torch', ['@/none.pt', DIGITS], '--workdir is missing'),
   ('moonshine_jax.import_torch', ['@/none.pt', DIGITS, '--workdir=@/out'], '@/none.pt: no such file'),
   ('moonshine_jax.import_torch', ['@', DIGITS, '--workdir=@/out', '--std=0.2'], '--mean and --std: expected both, or'),

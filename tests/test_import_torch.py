@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from moonshine_jax import checkpoint, datasets, evaluate, given
+from moonshine_jax import checkpoint, datasets, evaluate, given, import_torch
 from moonshine_jax.errors import UserError
 from moonshine_jax.import_torch import architectures, import_network, state_dict, variables_of
 from moonshine_jax.models import create_model
@@ -120,6 +120,56 @@ def test_networks_of_other_data_are_refused(write, config, tmp_path):
     import_network(write(channels=1), config, tmp_path / 'run')
   with pytest.raises(UserError, match='--mean and --std: expected 3 numbers each'):
     import_network(write(), config, tmp_path / 'run', ((0.5,), (0.5,)))
+
+
+class Unread:
+  """Data of which nothing may be read."""
+
+  def __init__(self, config):
+    self.image_shape, self.num_classes = (32, 32, 3), {'cifar10': 10, 'cifar100': 100}[config.name]
+
+  def read(self, split):
+    raise AssertionError('the data is read')
+
+
+@pytest.mark.parametrize('num_classes', [10, 100])
+def test_without_a_config_the_classes_say_which_data(write, tmp_path, monkeypatch, capsys, num_classes):
+  monkeypatch.setattr(datasets, 'open_source', Unread)
+  monkeypatch.setattr(Unread, 'read', lambda self, split: None)
+  monkeypatch.setattr(given, 'write_network', lambda *arguments: {})
+  path = write(num_classes=num_classes)
+  run, facts, _ = import_network(path, None, tmp_path / 'run', (MEAN, STD))
+  assert (run.data.name, run.model.depth, run.batch_size) == (f'cifar{num_classes}', 10, 128)
+  assert facts.num_classes == num_classes
+  line, = capsys.readouterr().err.splitlines()
+  assert line.startswith(f'warning: {path}, a WRN-10-1 for {num_classes} classes and 3 channels, is taken to be of ')
+  assert line.endswith(f'--config={Path("configs").absolute()}/cifar{num_classes}.py')
+
+
+def test_without_a_config_other_networks_are_refused(write, tmp_path, monkeypatch):
+  for arguments, what in (({}, '3 classes and 3 channels'), ({'num_classes': 10, 'channels': 1}, '10 classes and 1 ch'),
+                          ({'num_classes': 1000}, '1000 classes')):
+    with pytest.raises(UserError, match=f'^--config is missing: .*safetensors, a WRN-10-1 for {what}.* may be of any'):
+      import_network(write(**arguments), None, tmp_path / 'run')
+  assert import_torch.USUAL['resnet', 1000] == 'imagenet'
+  monkeypatch.setitem(sys.modules, 'configs.cifar10', None)  # as where there is none
+  with pytest.raises(UserError, match='would be of configs/cifar10.py, which Python does not find from here: expected'):
+    import_network(write(num_classes=10), None, tmp_path / 'run')
+
+
+def test_a_workdir_of_another_network_is_refused_before_the_data_is_read(write, config, tmp_path, monkeypatch):
+  first = import_network(write(), config, tmp_path / 'run', (MEAN, STD))
+  assert import_network(write(), config, tmp_path / 'run', (MEAN, STD)) == first
+  monkeypatch.setattr(datasets, 'open_source', lambda config: pytest.fail('the data is opened'))
+  with pytest.raises(UserError, match='run holds a network with other variables: expected the same, or another workd'):
+    import_network(write(spoilt_by(0.5)), config, tmp_path / 'run', (MEAN, STD))
+  config.seed += 1
+  with pytest.raises(UserError, match=r'run holds a run of another config: config.seed=1 \(there: 0\): expected'):
+    import_network(write(), config, tmp_path / 'run', (MEAN, STD))
+
+
+def spoilt_by(value):
+  return lambda arrays: arrays.update({'fc.bias': arrays['fc.bias'] + np.float32(value)})
 
 
 def test_normalisation_that_is_not_given(write, config, tmp_path, monkeypatch):

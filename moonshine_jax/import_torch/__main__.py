@@ -1,8 +1,9 @@
 """Makes a workdir of a network that was trained in PyTorch:
 
-  python -m moonshine_jax.import_torch FILE --config=configs/cifar10.py --workdir=DIR [--mean=... --std=...]
+  python -m moonshine_jax.import_torch FILE --workdir=DIR [--config=configs/cifar10.py] [--mean=... --std=...]
 
-FILE holds a state dict, by `torch.save` or as safetensors, of a Wide ResNet or of a ResNet of torchvision.
+FILE holds a state dict, by `torch.save` or as safetensors, of a Wide ResNet or of a ResNet of torchvision. Without a
+config, a Wide ResNet for 10 or 100 classes is taken to be of CIFAR-10 or CIFAR-100, a ResNet for 1000 of ImageNet.
 """
 
 from absl import flags
@@ -18,14 +19,16 @@ STD = flags.DEFINE_list('std', None, 'Their standard deviations, likewise.')
 
 
 def main(path: str) -> None:
-  errors.require_flags(config=CONFIG.value, workdir=WORKDIR.value)
+  errors.require_flags(workdir=WORKDIR.value)
   if (MEAN.value is None) != (STD.value is None):
     raise errors.UserError('--mean and --std: expected both, or neither')
   normalisation = None
   if MEAN.value is not None:
     normalisation = parse(MEAN, lambda value: 0 <= value <= 1), parse(STD, lambda value: 0 < value <= 1)
-  loaded = config.loaded(CONFIG.value)
-  config.check(loaded)
+  loaded = None
+  if CONFIG.value is not None:
+    loaded = config.loaded(CONFIG.value)
+    config.check(loaded)
   run, facts, record = import_network(path, loaded, WORKDIR.value, normalisation)
   parameters = cost.count(models.create_model(run.model, facts.num_classes), facts.image_shape).parameters
   mean, std = (','.join(f'{value / 255:.4f}' for value in values) for values in (facts.mean, facts.std))

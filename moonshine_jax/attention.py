@@ -88,15 +88,13 @@ def read(workdirs: Sequence[str]) -> tuple[datasets.Split | datasets.CroppedSpli
     network, variables, metadata = checkpoint.Checkpoints(workdir).network()
     run = metadata.config
     data = (run.data.name, run.data.test_split, metadata.facts.image_shape, metadata.facts.num_classes)
-    shared = shared or (data, run.data)
+    shared = shared or (data, run.data, metadata.facts)
     if data != shared[0]:
       raise UserError(f'--workdirs: {workdir} is of the data {data}, {workdirs[0]} of {shared[0]}: expected the same')
     regime = config.regime(run)
     title = f'{Path(workdir).name}: {models.name(run.model)} {run.model.block}'
     found.append((title if regime == 'none' else f'{title}, {regime}', network, variables))
-  source = datasets.open_source(shared[1])
-  if (source.image_shape, source.num_classes) != shared[0][2:]:
-    raise UserError(f'--workdirs: {workdirs[0]} was trained on other data than {shared[1].name} is now')
+  source = datasets.reopen_source(*shared[1:], f'--workdirs: {workdirs[0]}')
   return source.read(shared[1].test_split), found
 
 

@@ -123,6 +123,17 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
   return TfdsSource(config.name, config.data_dir or None, config.image_size)
 
 
+def reopen_source(config: ml_collections.ConfigDict, facts: Facts, where: str | os.PathLike) -> Source:
+  """The source of a run's `config.data`, by whose facts its network was made; `where` is the run's workdir.
+
+  Raises UserError as `open_source`, and where the images or the classes are others now.
+  """
+  source = open_source(config)
+  if (source.num_classes, source.image_shape) != (facts.num_classes, facts.image_shape):
+    raise UserError(f'{where}: trained on other data than {config.name} is now: {facts}')
+  return source
+
+
 def title(name: str) -> str:
   """What a data set is called in a sentence."""
   return functions.short_name(name) if functions.is_name(name) else name

@@ -30,9 +30,7 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
   run, facts = metadata.config, metadata.facts
   if data_dir is not None:
     run.data.data_dir = data_dir
-  source = datasets.open_source(run.data)
-  if (source.num_classes, source.image_shape) != (facts.num_classes, facts.image_shape):
-    raise errors.UserError(f'{workdir}: trained on other data than {run.data.name} is now: {facts}')
+  source = datasets.reopen_source(run.data, facts, workdir)
   split = distributed.first_before_others(lambda: source.read(run.data.test_split))
   result = train.evaluate_split(network, variables, split, run, replicas)
   counted = cost.count(network.model, facts.image_shape)

@@ -29,6 +29,14 @@ def test_digits_are_whole_and_split():
     source.read('validation')
 
 
+def test_data_that_has_changed_since_a_run_is_refused():
+  facts = datasets.Facts((8, 8, 1), 10, (78.0,), (95.0,))
+  assert datasets.reopen_source(data_config('digits'), facts, 'runs/one').num_classes == 10
+  for other in (datasets.Facts((8, 8, 1), 3, (78.0,), (95.0,)), datasets.Facts((9, 8, 1), 10, (78.0,), (95.0,))):
+    with pytest.raises(UserError, match='^runs/one: trained on other data than digits is now: Facts'):
+      datasets.reopen_source(data_config('digits'), other, 'runs/one')
+
+
 def test_a_prepared_data_set_is_read_as_it_was_written(tiny_images):
   source = datasets.open_source(data_config('tiny_images', tiny_images))
   assert (source.image_shape, source.num_classes) == ((8, 8, 3), 3)

@@ -102,9 +102,7 @@ def read(workdir: str, data_dir: str | None, calibrates: bool) -> Trained:
   config, facts = metadata.config, metadata.facts
   if data_dir is not None:
     config.data.data_dir = data_dir
-  source = datasets.open_source(config.data)
-  if (source.num_classes, source.image_shape) != (facts.num_classes, facts.image_shape):
-    raise UserError(f'{workdir}: trained on other data than {config.data.name} is now: {facts}')
+  source = datasets.reopen_source(config.data, facts, workdir)
   calibration = None
   if calibrates:
     train = source.read(config.data.train_split)

@@ -140,6 +140,13 @@ def test_stablehlo(folder, tmp_path):
   assert len(student.calibration) == 256 and student.calibration.dtype == np.uint8
 
 
+@pytest.mark.parametrize(('milliseconds', 'chosen'), [
+  ((1.0, 1.04, 1.03), 'small'), ((1.04, 1.0, 1.02), 'small'), ((1.06, 1.04, 1.0), 'large'), ((1.2, 1.1, 1.0), 'huge')])
+def test_of_formulations_that_are_as_fast_the_smallest_file_is_written(milliseconds, chosen):
+  sizes = {'small': 10, 'large': 100, 'huge': 1000}
+  assert export.choose(dict(zip(sizes, milliseconds, strict=True)), sizes) == chosen
+
+
 def test_a_file_that_differs_is_refused(folder, monkeypatch):
   skip_without(stablehlo)
   student = export.read(f'{folder}/student', None, calibrates=False)

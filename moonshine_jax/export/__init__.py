@@ -24,6 +24,7 @@ from moonshine_jax.export import graph
 VERIFIED = 256  # test images on which logits are compared
 CALIBRATION = 256  # training images for which activations are quantised
 REPEATS = 51  # times that a latency is measured
+NEAR = 1.05  # times the fastest formulation's latency: what is no slower differs by noise
 BATCH = 64  # images in a call, where the test error is measured
 # The largest difference of logits that is let pass, as a part of the largest logit, by the dtype of the training: an
 # exported network computes in float32.
@@ -67,7 +68,7 @@ class Version:
     numbers: 'float32' or 'int8'.
     formulations: seconds for one image, medians, by the name of each formulation of its grouped convolutions that was
       tried; empty where there is no choice.
-    formulation: the fastest, which is the file's.
+    formulation: the file's; see `choose`.
     operations: of the graph, by JAX's names.
     run: the content, loaded.
     difference: the largest of the logits from the network's, on the first VERIFIED test images.
@@ -112,7 +113,7 @@ def read(workdir: str, data_dir: str | None, calibrates: bool) -> Trained:
 
 
 def make(trained: Trained, numbers: str, runtime: ModuleType) -> Version:
-  """A trained network in a format, its grouped convolutions in the formulation that is fastest for one image.
+  """A trained network in a format, its grouped convolutions in the formulation that `choose` takes.
 
   Raises:
     UserError: where the logits of a float32 version differ by more than TOLERANCE of the largest.
@@ -139,15 +140,21 @@ def make(trained: Trained, numbers: str, runtime: ModuleType) -> Version:
   if len(runs) > 1:
     seconds = latencies({formulation: (run, trained.images[:1]) for formulation, run in runs.items()})
     medians = {formulation: statistics.median(each) for formulation, each in seconds.items()}
-  fastest = min(medians, key=medians.get) if medians else runtime.FORMULATIONS[0]
-  version = Version(trained, numbers, medians, fastest, operations[fastest], contents[fastest], runs[fastest],
-                    **compare(trained.logits, runs[fastest](trained.images)))
+  chosen = choose(medians, {name: len(content) for name, content in contents.items()}) if medians else next(iter(runs))
+  version = Version(trained, numbers, medians, chosen, operations[chosen], contents[chosen], runs[chosen],
+                    **compare(trained.logits, runs[chosen](trained.images)))
   allowed = TOLERANCE[trained.config.model.dtype] * version.largest_logit
   if numbers == 'float32' and not version.difference <= allowed:
     raise UserError(
       f'{trained.workdir}: exported, its logits differ by {version.difference:.2g}, where the largest is '
       f'{version.largest_logit:.2g}: expected at most {allowed:.2g}: nothing is written')
   return version
+
+
+def choose(seconds: dict[str, float], sizes: dict[str, int]) -> str:
+  """The formulation of the smallest file, of those within NEAR of the fastest for one image."""
+  near = [name for name, each in seconds.items() if each <= NEAR * min(seconds.values())]
+  return min(near, key=sizes.get)
 
 
 def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:

@@ -109,7 +109,7 @@ def main() -> None:
     known = [network for network in networks if network.row[value] is not None]
     within = [network for network in known if network.row[value] <= flag.value * unit]
     if not within:
-      least = min((network.row[value] for network in known), default=math.nan) / unit
+      least = min((network.row[value] for network in known), default=math.inf) / unit
       raise UserError(
         f'--{flag.name}={flag.value:g}: expected at least {least:g}, the least of the {len(networks)} networks left')
     networks = within

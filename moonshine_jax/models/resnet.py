@@ -129,7 +129,7 @@ class PostActivationBlock(nn.Module):
 
 
 class MaxPool(nn.Module):
-  """The largest of 3x3 at a stride of 2. A module, so that `cost` meets its output, as it does every other array."""
+  """The largest of 3x3 at a stride of 2."""
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:

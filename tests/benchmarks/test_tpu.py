@@ -1,4 +1,4 @@
-"""What the command reads from a compiled program, what it refuses, and what it describes in place of arrays."""
+"""What the command reads from a compiled program, what it refuses, and which formulations it compiles."""
 
 import argparse
 import importlib.util
@@ -82,17 +82,6 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
   assert end.value.code == 2
   assert capsys.readouterr().err.splitlines()[-1].endswith(
     'libtpu, the compiler for TPUs, is not installed: expected it as launch/setup.sh tpu installs it')
-
-
-def test_describes_what_replicas_put_on_devices():
-  devices = four_devices()
-  described, real = tpu.DescribedReplicas(devices), parallel.Replicas(devices)
-  tree = {'image': np.zeros((8, 12), np.uint8), 'label': np.zeros(8, np.int32)}
-  pairs = [(described.replicate(tree), real.replicate(tree)), (described.shard(tree), real.shard(tree)),
-           (described.shard({'index': np.zeros((3, 8), np.int32)}, axis=1),
-            real.shard({'index': np.zeros((3, 8), np.int32)}, axis=1))]
-  for ours, theirs in pairs:
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), ours) == jax.tree.map(lambda x: (x.shape, x.dtype), theirs)
 
 
 def groups_on_a_tpu():

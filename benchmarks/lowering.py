@@ -1,6 +1,8 @@
 """The programs of training and evaluation as JAX hands them to a compiler, for devices that need not be here."""
 
 import argparse
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,9 +35,9 @@ class DescribedReplicas(Replicas):
     return (len(self),) if self.axis_name else ()
 
 
-def lower_steps(architecture: Architecture, flags: argparse.Namespace,
-                replicas: DescribedReplicas) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
-  """The train loop and the evaluation step as `train.train_and_evaluate` has them, for the replicas' devices."""
+def describe_steps(architecture: Architecture, flags: argparse.Namespace, replicas: DescribedReplicas
+                   ) -> tuple[Callable[[], jax.stages.Lowered], Callable[[], jax.stages.Lowered]]:
+  """The train loop and the evaluation step as `train.train_and_evaluate` has them: functions that lower them."""
   config = make_config(architecture, flags.batch, flags.dtype)
   image_shape = (flags.image_size, flags.image_size, 3)
   network = make_network(config, replicas.axis_name)
@@ -52,4 +54,5 @@ def lower_steps(architecture: Architecture, flags: argparse.Namespace,
   eval_step = replicas.compile(steps.make_eval_step(network, feed.gather, replicas))
   batch = next(feed.batches(feeds.masked_batches(flags.batch, flags.batch)))
   sums = replicas.replicate(steps.NO_EXAMPLES)
-  return train_loop.lower((state,), {}, feed.data, batches), eval_step.lower(state.variables, feed.data, batch, sums)
+  return (functools.partial(train_loop.lower, (state,), {}, feed.data, batches),
+          functools.partial(eval_step.lower, state.variables, feed.data, batch, sums))

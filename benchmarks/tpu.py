@@ -36,7 +36,7 @@ import jax
 from jax.experimental import topologies
 
 from benchmarks.command import make_parser, write_json
-from benchmarks.lowering import DescribedReplicas, lower_steps
+from benchmarks.lowering import DescribedReplicas, describe_steps
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.ops import grouped_conv
 from moonshine_jax.ops.formulations import LAX, merged
@@ -97,7 +97,8 @@ def estimates(architecture: Architecture, flags: argparse.Namespace, replicas: D
   """A network's row for each formulation of its grouped convolutions."""
   seen = {}
 
-  def estimate(lowered):
+  def estimate(lower):
+    lowered = lower()
     program = lowered.as_text()
     if program not in seen:
       seen[program] = compile_and_read(lowered)
@@ -105,9 +106,8 @@ def estimates(architecture: Architecture, flags: argparse.Namespace, replicas: D
 
   for name in flags.formulations:
     with the_tpu_rule(FORMULATIONS[name]):
-      train_step, eval_step = lower_steps(architecture, flags, replicas)
-    yield {'network': str(architecture), 'formulation': name, 'train': estimate(train_step),
-           'evaluation': estimate(eval_step)}
+      train, evaluation = map(estimate, describe_steps(architecture, flags, replicas))
+    yield {'network': str(architecture), 'formulation': name, 'train': train, 'evaluation': evaluation}
 
 
 @contextlib.contextmanager

@@ -17,14 +17,14 @@ def cache():
   jax.config.update('jax_enable_compilation_cache', enabled)
 
 
-def lower_product(architecture, flags, replicas):
+def describe_product(architecture, flags, replicas):
   """In place of the steps of a network: a matrix product."""
   x = replicas.replicate(np.zeros((8, 8), np.float32))
-  return replicas.compile(lambda x: x @ x).lower(x), None
+  return lambda: replicas.compile(lambda x: x @ x).lower(x), None
 
 
 def test_a_row_for_each_network(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(compilation, 'lower_steps', lower_product)
+  monkeypatch.setattr(compilation, 'describe_steps', describe_product)
   path = tmp_path / 'rows.json'
   compilation.main(['--networks', 'S', 'WRN-16-1 G(N/8)', '--repeats=3', f'--json={path}'])
   lines = capsys.readouterr().out.splitlines()

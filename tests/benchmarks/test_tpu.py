@@ -1,6 +1,7 @@
 """What the command reads from a compiled program, what it refuses, and which formulations it compiles."""
 
 import argparse
+import functools
 import importlib.util
 import json
 
@@ -44,12 +45,13 @@ def four_devices():
   return jax.devices()[:4]
 
 
-def lower_collectives(train, evaluation):
+def describe_collectives(train, evaluation):
   """In place of the steps of a network: programs of one collective."""
-  def lower(architecture, flags, replicas):
+  def describe(architecture, flags, replicas):
     x = replicas.replicate(np.zeros(16, np.float32))
-    return tuple(replicas.compile(lambda x, step=step: step(x, parallel.AXIS)).lower(x) for step in (train, evaluation))
-  return lower
+    programs = [replicas.compile(lambda x, step=step: step(x, parallel.AXIS)) for step in (train, evaluation)]
+    return tuple(functools.partial(program.lower, x) for program in programs)
+  return describe
 
 
 def test_ends_well_with_all_reduces_alone_and_with_status_1_beside_an_all_gather(tmp_path, monkeypatch, capsys):
@@ -57,7 +59,7 @@ def test_ends_well_with_all_reduces_alone_and_with_status_1_beside_an_all_gather
   monkeypatch.setattr(tpu, 'find_devices', lambda parser, topology: devices)
   for train, status, message in [
       (lax.psum, 0, ''), (lax.all_gather, 1, 'WRN-10-1 S, rule: expected all-reduces alone\n')]:
-    monkeypatch.setattr(tpu, 'lower_steps', lower_collectives(train, lax.psum))
+    monkeypatch.setattr(tpu, 'describe_steps', describe_collectives(train, lax.psum))
     with pytest.raises(SystemExit) as end:
       tpu.main(['--networks', 'WRN-10-1 S', f'--json={path}'])
     assert (end.value.code, capsys.readouterr().err) == (status, message)

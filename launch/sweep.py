@@ -19,7 +19,6 @@ import copy
 import dataclasses
 import itertools
 import shlex
-import statistics
 import sys
 import types
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -155,21 +154,6 @@ def is_done(config: ml_collections.ConfigDict, workdir: Path, step: int) -> bool
   return bool(records) and (records[-1]['epoch'], records[-1]['step']) == (config.epochs, step)
 
 
-def table_of_ways(workdirs: Sequence[Path], words: Sequence[str]) -> str:
-  """A line for each student: its test errors as mean ± sample standard deviation (number of runs).
-
-  The workdirs are those of all words for each seed in turn.
-  """
-  errors_of = {}
-  for each, workdir in zip(itertools.cycle(words), workdirs, strict=False):
-    errors_of.setdefault(each, []).append(metrics.read(workdir)[-1]['test_error'])
-  lines = []
-  for each, found in errors_of.items():
-    spread = f' ± {statistics.stdev(found):.2f}' if len(found) > 1 else ''
-    lines.append(f'{each:<{max(map(len, words))}}  {statistics.mean(found):.2f}%{spread} ({len(found)})')
-  return '\n'.join(lines)
-
-
 def main() -> None:
   errors.require_flags(config=CONFIG.value, out=OUT.value)
   jax.config.update('jax_platforms', 'cpu')  # of this process, which only counts: the devices are for the runs
@@ -222,10 +206,7 @@ def main() -> None:
   print()
   if SCALE.value is not None:
     print(label)
-  if KD_FORMS.value or AT_FORMS.value:
-    print(table_of_ways(list(networks)[1:], words))
-  else:
-    print(tables.table(results.collect(out)))
+  print(tables.table(results.collect(out)))
 
 
 if __name__ == '__main__':

@@ -88,9 +88,9 @@ def _results(table: Table) -> str:
   names = ['Network', 'Block', 'Parameters', 'Multiply-adds']
   head = ''.join(_heading(name, i, 'text' if i < 2 else '', ' rowspan="2"') for i, name in enumerate(names))
   head += ''.join(f'<th colspan="{1 + len(beside)}" scope="colgroup">'
-                  f'{"No distillation" if regime == "none" else escape(regime)}</th>' for regime in table.regimes)
+                  f'{"No distillation" if way == "none" else escape(way)}</th>' for way in table.ways)
   lower = ''
-  for i, _ in enumerate(table.regimes):
+  for i, _ in enumerate(table.ways):
     for j, name in enumerate(['Error', *beside]):
       lower += _heading(name, len(names) + i * (1 + len(beside)) + j, 'aside' if j else '')
   body = ''
@@ -98,8 +98,8 @@ def _results(table: Table) -> str:
     cells = [_cell(row.name, row.name, 'text'), _cell(row.block, row.block, 'text'),
              _cell(f'{row.parameters:,}', row.parameters),
              _cell('-' if row.multiply_adds is None else f'{row.multiply_adds:,}', row.multiply_adds)]
-    for regime in table.regimes:
-      for j, (text, number) in enumerate(tables.values(table, row, regime)):
+    for way in table.ways:
+      for j, (text, number) in enumerate(tables.values(table, row, way)):
         cells.append(_cell(text, number, 'none' if number is None else 'aside' if j else 'result'))
     body += f'<tr{" class=teacher" if row.teacher else ""}>{"".join(cells)}</tr>\n'
   return _table(f'<tr>{head}</tr>\n<tr>{lower}</tr>', body)

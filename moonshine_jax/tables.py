@@ -98,7 +98,7 @@ class Table:
     title: as 'Table 3: test error on CIFAR-10'.
     ways: how the networks learned, the columns: the regimes, as 'KD', and where the losses of a regime's runs differ,
       with the fields in which they do, as 'KD, kd_form=hinton'.
-    rows: the teacher first, then as in the paper.
+    rows: the teacher first, then networks that the paper has not, then as in the paper.
     runs: all that it is made of, finished or not.
     printed: whether the paper has this table.
   """
@@ -183,7 +183,7 @@ def _rows(
   papers = {(row.network, row.block): row for row in printed}
   order = {network: i for i, network in enumerate(papers)}
   rows = []
-  for key, own in sorted(by_row.items(), key=lambda item: (not item[0][2], order.get(item[0][:2], len(order)))):
+  for key, own in sorted(by_row.items(), key=lambda item: (not item[0][2], order.get(item[0][:2], -1))):
     paper_row = papers.get(key[:2])
     if not own and any(other[:3] == key[:3] for other in by_row if other != key):
       continue  # there are runs of it, all of recipes with a name

@@ -33,18 +33,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 
-from benchmarks.command import make_config, make_network, make_parser, write_json
-from moonshine_jax import feeds, optim, steps
-from moonshine_jax.datasets import Split
+from benchmarks.command import make_parser, write_json
+from benchmarks.lowering import DescribedReplicas, describe_steps
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.ops import grouped_conv
 from moonshine_jax.ops.formulations import LAX, merged
-from moonshine_jax.parallel import Replicas
-
-EXAMPLES = 50_000  # of the resident training set
 
 # What libtpu would ask of Google Cloud and of the machine's other processes, as if it were to use a TPU.
 LIBTPU_VARIABLES = {'TPU_SKIP_MDS_QUERY': '1', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
@@ -98,25 +93,12 @@ def find_devices(parser: argparse.ArgumentParser, topology: str) -> Sequence[Any
     parser.error(f'--topology={topology}: {str(error).splitlines()[0]}: expected one as v5e:2x2')
 
 
-class DescribedReplicas(Replicas):
-  """Devices that are not here: what would be put on them is only described, for compilation."""
-
-  def replicate(self, tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(self), *x.shape), x.dtype), tree)
-
-  def shard(self, batch: Any, axis: int = 0) -> Any:
-    def share(x):
-      shape = (*x.shape[:axis], x.shape[axis] // len(self), *x.shape[axis + 1:])
-      return jax.ShapeDtypeStruct((len(self), *shape), x.dtype)
-
-    return jax.tree.map(share, batch)
-
-
-def estimates(architecture: Architecture, flags: argparse.Namespace, replicas: Replicas) -> Iterator[dict]:
+def estimates(architecture: Architecture, flags: argparse.Namespace, replicas: DescribedReplicas) -> Iterator[dict]:
   """A network's row for each formulation of its grouped convolutions."""
   seen = {}
 
-  def estimate(lowered):
+  def estimate(lower):
+    lowered = lower()
     program = lowered.as_text()
     if program not in seen:
       seen[program] = compile_and_read(lowered)
@@ -124,9 +106,8 @@ def estimates(architecture: Architecture, flags: argparse.Namespace, replicas: R
 
   for name in flags.formulations:
     with the_tpu_rule(FORMULATIONS[name]):
-      train_step, eval_step = lower_steps(architecture, flags, replicas)
-    yield {'network': str(architecture), 'formulation': name, 'train': estimate(train_step),
-           'evaluation': estimate(eval_step)}
+      train, evaluation = map(estimate, describe_steps(architecture, flags, replicas))
+    yield {'network': str(architecture), 'formulation': name, 'train': train, 'evaluation': evaluation}
 
 
 @contextlib.contextmanager
@@ -140,28 +121,6 @@ def the_tpu_rule(rule: Callable) -> Iterator[None]:
   finally:
     grouped_conv.RULES['tpu'] = ours
     jax.clear_caches()
-
-
-def lower_steps(architecture: Architecture, flags: argparse.Namespace,
-                replicas: Replicas) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
-  """The train loop and the evaluation step as `train.train_and_evaluate` has them, for the replicas' devices."""
-  config = make_config(architecture, flags.batch, flags.dtype)
-  image_shape = (flags.image_size, flags.image_size, 3)
-  network = make_network(config, replicas.axis_name)
-  split = Split(np.zeros((EXAMPLES, *image_shape), np.uint8), np.zeros(EXAMPLES, np.int32))
-  feed = feeds.ResidentFeed(split, replicas)
-  tx = optim.create_optimizer(config, EXAMPLES // flags.batch)
-  state = replicas.replicate(jax.eval_shape(
-    lambda: steps.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(0)))))
-
-  train_step = steps.make_train_step([config], [network], None, tx, feed.gather, replicas)
-  train_loop = replicas.compile(steps.make_train_loop(train_step), donate_argnums=(0,))
-  index = np.zeros((config.steps_per_dispatch, flags.batch), np.int32)
-  batches, = feed.stacks(index, config.steps_per_dispatch)
-  eval_step = replicas.compile(steps.make_eval_step(network, feed.gather, replicas))
-  batch = next(feed.batches(feeds.masked_batches(flags.batch, flags.batch)))
-  sums = replicas.replicate(steps.NO_EXAMPLES)
-  return train_loop.lower((state,), {}, feed.data, batches), eval_step.lower(state.variables, feed.data, batch, sums)
 
 
 def compile_and_read(lowered: jax.stages.Lowered) -> dict:

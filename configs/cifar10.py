@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data = ml_collections.ConfigDict()
   config.data.name = 'cifar10'  # of TFDS, or digits, or a function of yours that returns arrays
   config.data.data_dir = ''  # where TFDS's data is, or goes; empty for ~/tensorflow_datasets
-  config.data.train_split = 'train'
+  config.data.train_split = 'train'  # or a part of it, as TFDS writes one: train[:50%]
   config.data.test_split = 'test'
   config.data.feed = 'resident'  # the data set on the device; or stream, from the host
   # 0 for images of one size; else they are of any, and cropped to this many pixels on a side as they are read.

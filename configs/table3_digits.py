@@ -2,8 +2,10 @@
 
   python -m launch.sweep --config=configs/table3_digits.py --seeds=1 --out=runs/table3_digits
 
-The depths 40 and 16 become 16 and 10, so the teacher is WRN-16-2, and the widths stay, since 16 groups need them. It
-shows that every row trains and is counted; on images of 8x8 pixels it says nothing about the method.
+trains 76 networks in about half an hour on two cores, and in less with --scale=0.25, a labelled rehearsal on a quarter
+of the epochs and of the images. The depths 40 and 16 become 16 and 10, so the teacher is WRN-16-2, and the widths stay,
+since 16 groups need them. It shows that every row trains and is counted; on images of 8x8 pixels it says nothing about
+the method.
 """
 
 import ml_collections

@@ -164,16 +164,15 @@ class DigitsSource:
 
   image_shape = (8, 8, 1)
   num_classes = 10
-  SLICES = {'train': slice(0, 1297), 'test': slice(1297, 1797)}
 
   def read(self, split: str) -> Split:
     from sklearn.datasets import load_digits  # takes a second to import, which other data sets need not pay
 
-    if split not in self.SLICES:
-      raise UserError(f'data set digits has no split {split!r}: expected train or test')
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    return Split(images[self.SLICES[split]], digits.target.astype(np.int32)[self.SLICES[split]])
+    labels = digits.target.astype(np.int32)
+    return _read({'train': Split(images[:1297], labels[:1297]), 'test': Split(images[1297:], labels[1297:])}, split,
+                 'digits')
 
 
 class FunctionSource:
@@ -205,9 +204,22 @@ class FunctionSource:
     self.num_classes = 1 + max(int(split.labels.max()) for split in self._splits.values())
 
   def read(self, split: str) -> Split:
-    if split not in self._splits:
-      raise UserError(f'data set {self._name} has no split {split!r}: expected {" or ".join(self._splits)}')
-    return self._splits[split]
+    return _read(self._splits, split, self._name)
+
+
+def _read(splits: Mapping[str, Split], split: str, data: str) -> Split:
+  """A split by name, or a part of it as TFDS writes one: 'train[:50%]', 'train[100:200]'. Raises UserError."""
+  match = re.fullmatch(r'(.+?)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?', split)
+  if not match or match[1] not in splits:
+    raise UserError(f'data set {data} has no split {split!r}: expected {" or ".join(splits)}, or a part of one, as '
+                    f'{next(iter(splits))}[:50%]')
+  whole = splits[match[1]]
+  bounds = [bound and (round(int(bound[:-1]) * len(whole) / 100) if bound.endswith('%') else int(bound))
+            for bound in match.groups()[1:]]
+  part = slice(*bounds)
+  if any(abs(bound or 0) > len(whole) for bound in bounds) or not len(whole.labels[part]):
+    raise UserError(f'data set {data}, split {split!r}: expected a part of the {len(whole)} examples of {match[1]}')
+  return Split(whole.images[part], whole.labels[part])
 
 
 def _own_split(where: str, value: Any) -> Split:

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from moonshine_jax.models.blocks import Block
-from moonshine_jax.tables import REGIMES, Row, Table
+from moonshine_jax.tables import Row, Table
 
 # The paper's colours, with a marker for each as well.
 STYLES = {
@@ -74,12 +74,12 @@ class Point:
   spread: float | None = None
 
 
-def points(table: Table, regime: str, cost: Callable[[Row], float | None]) -> list[Point]:
-  """The networks of a table that have a cost and an error by the regime, and the teacher."""
+def points(table: Table, way: str, cost: Callable[[Row], float | None]) -> list[Point]:
+  """The networks of a table that have a cost and an error, learning this way, and the teacher."""
   first = table.rows[0]
   found = []
   for row in table.rows:
-    cell = row.cells['none' if row.teacher else regime]
+    cell = row.cells['none' if row.teacher else way]
     if cell.finished and (found_cost := cost(row)):
       found.append(Point(_label(row, first), kind_of(row), found_cost, cell.mean, cell.spread))
   return found
@@ -141,19 +141,19 @@ def cost_figure(found: Sequence[Point], title: str, cost: str) -> str:
 
 
 def learning_curves(table: Table) -> str:
-  """SVG: the test error of every run by epoch, a panel for each regime."""
-  regimes = [regime for regime in REGIMES if any(run.regime == regime for run in table.runs)]
+  """SVG: the test error of every run by epoch, a panel for each way of learning."""
+  ways = [way for way in table.ways if any(way in row.cells and row.cells[way].runs for row in table.rows)]
   with plt.rc_context(SVG):
-    figure, axes = plt.subplots(len(regimes), 1, figsize=(5.2, 0.6 + 2.2 * len(regimes)), layout='constrained',
+    figure, axes = plt.subplots(len(ways), 1, figsize=(5.2, 0.6 + 2.2 * len(ways)), layout='constrained',
                                 sharex=True, sharey=True, squeeze=False)
     figure.suptitle(f'{table.title}, by epoch', fontsize='large')
-    for ax, regime in zip(axes[:, 0], regimes, strict=True):
-      ax.set(yscale='log', ylabel='test error (%)', title='no distillation' if regime == 'none' else regime)
+    for ax, way in zip(axes[:, 0], ways, strict=True):
+      ax.set(yscale='log', ylabel='test error (%)', title='no distillation' if way == 'none' else way)
       ax.yaxis.set_major_formatter(PlainFormatter())
       ax.yaxis.set_minor_formatter(PlainFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
       ax.grid(True, which='both', linewidth=0.3, color='0.85')
       for row in table.rows:
-        for run in row.cells[regime].runs if regime in row.cells else ():
+        for run in row.cells[way].runs if way in row.cells else ():
           kind = kind_of(row)
           ax.plot(run.epochs, run.test_errors, color=STYLES[kind][0], linewidth=0.8, alpha=0.8, label=kind)
     axes[-1, 0].set_xlabel('epoch')

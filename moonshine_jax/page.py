@@ -21,6 +21,9 @@ th { background: #f3f3f3; vertical-align: bottom; white-space: normal; } th.asid
 thead tr:first-child th[colspan] { text-align: center; border-left: 1px solid #ccc; }
 td.text, th.text { text-align: left; } td.result { font-weight: 600; } td.none, td.aside, th.aside { color: #666; }
 td.none { font-weight: 400; } tr.teacher td { background: #fafafa; }
+.network, .block { position: sticky; white-space: normal; z-index: 1; } td.network, td.block { background: #fff; }
+.network { left: 0; min-width: 8rem; max-width: 8rem; }
+.block { left: 9rem; min-width: 5.5rem; overflow-wrap: anywhere; }
 th button { font: inherit; font-weight: 600; color: inherit; text-align: inherit; background: none; border: 0;
             padding: 0; cursor: pointer; }
 th button::after { content: '\\00a0\\2195'; color: #666; }
@@ -86,20 +89,21 @@ def _results(table: Table) -> str:
   """The table, which a click on a heading sorts."""
   beside = tables.columns(table)
   names = ['Network', 'Block', 'Parameters', 'Multiply-adds']
-  head = ''.join(_heading(name, i, 'text' if i < 2 else '', ' rowspan="2"') for i, name in enumerate(names))
+  head = ''.join(_heading(name, i, {0: 'text network', 1: 'text block'}.get(i, ''), ' rowspan="2"')
+                 for i, name in enumerate(names))
   head += ''.join(f'<th colspan="{1 + len(beside)}" scope="colgroup">'
-                  f'{"No distillation" if regime == "none" else escape(regime)}</th>' for regime in table.regimes)
+                  f'{"No distillation" if way == "none" else escape(way)}</th>' for way in table.ways)
   lower = ''
-  for i, _ in enumerate(table.regimes):
+  for i, _ in enumerate(table.ways):
     for j, name in enumerate(['Error', *beside]):
       lower += _heading(name, len(names) + i * (1 + len(beside)) + j, 'aside' if j else '')
   body = ''
   for row in table.rows:
-    cells = [_cell(row.name, row.name, 'text'), _cell(row.block, row.block, 'text'),
+    cells = [_cell(row.name, row.name, 'text network'), _cell(row.block, row.block, 'text block'),
              _cell(f'{row.parameters:,}', row.parameters),
              _cell('-' if row.multiply_adds is None else f'{row.multiply_adds:,}', row.multiply_adds)]
-    for regime in table.regimes:
-      for j, (text, number) in enumerate(tables.values(table, row, regime)):
+    for way in table.ways:
+      for j, (text, number) in enumerate(tables.values(table, row, way)):
         cells.append(_cell(text, number, 'none' if number is None else 'aside' if j else 'result'))
     body += f'<tr{" class=teacher" if row.teacher else ""}>{"".join(cells)}</tr>\n'
   return _table(f'<tr>{head}</tr>\n<tr>{lower}</tr>', body)

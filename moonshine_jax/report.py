@@ -59,10 +59,14 @@ def draw(each: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]
       raise
     warn("Matplotlib is not installed, so there are no figures: pip install 'moonshine-jax[report]'")
     return {}
-  # As the paper's, by attention transfer where there is any.
+  def finished(way):
+    return sum(way in row.cells and bool(row.cells[way].finished) for row in each.rows)
+
+  # As the paper's, by attention transfer where there is any; where its runs differ, as most networks learned.
   regime = next(name for name in ('AT', 'KD+AT', 'KD', 'none')
                 if any(run.regime == name and run.finished for run in each.runs))
-  by = 'no distillation' if regime == 'none' else regime
+  way = max((way for way in each.ways if way.partition(',')[0] == regime), key=finished)
+  by = 'no distillation' if way == 'none' else way
   costs = {'parameters': ('parameters (millions)', lambda row: row.parameters / 1e6),
            'multiply-adds': ('multiply-adds an image (millions)', lambda row: (row.multiply_adds or 0) / 1e6)}
   size = each.runs[0].facts.image_shape[0]
@@ -73,7 +77,7 @@ def draw(each: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]
     warn(f'--latency: of images with a side of {latencies.image_size}: expected {size}, that of {each.data}')
   drawn = {}
   for name, (label, cost) in costs.items():
-    if points := figures.points(each, regime, cost):
+    if points := figures.points(each, way, cost):
       caption = (f'Test error by {by} against {label}, log axis, in the form of the paper\'s Figures 3 and 4. The grey '
                  'line is the Pareto front: no network on it has another below it and to its left.')
       drawn[name, caption] = figures.cost_figure(points, f'{each.title}, {by}', label)

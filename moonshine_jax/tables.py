@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import statistics
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from moonshine_jax import datasets, models, paper
@@ -15,10 +15,10 @@ REGIMES = ('none', 'KD', 'AT', 'KD+AT')
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """What a network came to by one regime.
+  """What a network came to in one way of learning.
 
   Attributes:
-    runs: by that regime.
+    runs: of the network that learned so.
     paper: the error that the paper printed, in percent, if any.
   """
 
@@ -69,10 +69,10 @@ class Row:
     network: its name, as 'WRN-40-2'.
     block: the notation of its blocks.
     teacher: whether it is the students' teacher.
-    variant: the fields of the recipe in which the rows of a table differ, as 'epochs=20'; often empty.
+    variant: the fields of the recipe, the loss apart, in which the rows of a table differ, as 'epochs=20'; often empty.
     parameters: as the paper counts them.
     multiply_adds: for one image; None where they are not counted, for want of runs too.
-    cells: by regime; a teacher's are of 'none' alone.
+    cells: by way of learning, as the table's columns; a teacher's are of 'none' alone.
   """
 
   network: str
@@ -96,15 +96,16 @@ class Table:
   Attributes:
     data: the name of the data set.
     title: as 'Table 3: test error on CIFAR-10'.
-    regimes: the columns.
-    rows: the teacher first, then as in the paper.
+    ways: how the networks learned, the columns: the regimes, as 'KD', and where the losses of a regime's runs differ,
+      with the fields in which they do, as 'KD, kd_form=hinton'.
+    rows: the teacher first, then networks that the paper has not, then as in the paper.
     runs: all that it is made of, finished or not.
     printed: whether the paper has this table.
   """
 
   data: str
   title: str
-  regimes: tuple[str, ...]
+  ways: tuple[str, ...]
   rows: tuple[Row, ...]
   runs: tuple[Run, ...]
   printed: bool
@@ -137,35 +138,61 @@ def make(runs: Sequence[Run]) -> list[Table]:
   for data in sorted({run.config.data.name for run in runs}):
     own = tuple(run for run in runs if run.config.data.name == data)
     number, title, printed = paper.TABLES.get(data, (None, datasets.title(data), ()))
-    regimes = tuple(regime for regime in REGIMES if regime != 'KD+AT' or any(run.regime == regime for run in own))
     title = f'Table {number}: test error on {title}' if number else f'Test error on {title}'
-    tables.append(Table(data, title, regimes, tuple(_rows(own, regimes, printed)), own, bool(printed)))
+    ways = _ways(own)
+    ordered = _in_order(ways.values())
+    tables.append(Table(data, title, ordered, tuple(_rows(own, ways, ordered, printed)), own, bool(printed)))
   return tables
 
 
-def _rows(runs: Sequence[Run], regimes: Sequence[str], printed: Sequence[paper.Row]) -> list[Row]:
-  teachers = {run.config.distill.teacher for run in runs}
-  names, variants = network_names(runs), _variants(runs, teachers)
+def _ways(runs: Sequence[Run]) -> dict[str, str]:
+  """How each run learned, by its name, as `Table` has it."""
+  ways = {}
+  for regime in {run.regime for run in runs}:
+    differences = _differences([run for run in runs if run.regime == regime], of_loss=True)
+    ways |= {name: f'{regime}, {fields}' if fields else regime for name, fields in differences.items()}
+  return ways
+
+
+def _in_order(ways: Collection[str]) -> tuple[str, ...]:
+  """Each way once, by regime; those of the paper are there also where nothing was trained by them."""
+  ordered = []
+  for regime in REGIMES:
+    found = dict.fromkeys(way for way in ways if way.partition(',')[0] == regime)
+    ordered += found or ([regime] if regime != 'KD+AT' else [])
+  return tuple(ordered)
+
+
+def _rows(
+  runs: Sequence[Run], ways: dict[str, str], ordered: Sequence[str], printed: Sequence[paper.Row]
+) -> list[Row]:
+  names, teachers = network_names(runs), {run.config.distill.teacher for run in runs}
+
+  def is_teacher(run):
+    first_printed = printed and (names[run.name], run.block) == (printed[0].network, printed[0].block)
+    return run.name in teachers or bool(first_printed) and run.regime == 'none'
+
+  variants = {}
+  for kind in True, False:
+    variants |= _differences([run for run in runs if is_teacher(run) == kind], of_loss=False)
   by_row: dict[tuple, list[Run]] = {}
   for i, row in enumerate(printed):  # the paper's order, its networks without a run as well
     by_row[(row.network, row.block, i == 0, '')] = []
   for run in runs:
-    network = (names[run.name], run.block)
-    first_printed = run.regime == 'none' and printed and network == (printed[0].network, printed[0].block)
-    by_row.setdefault((*network, run.name in teachers or bool(first_printed), variants[run.name]), []).append(run)
+    by_row.setdefault((names[run.name], run.block, is_teacher(run), variants[run.name]), []).append(run)
   papers = {(row.network, row.block): row for row in printed}
   order = {network: i for i, network in enumerate(papers)}
   rows = []
-  for key, own in sorted(by_row.items(), key=lambda item: (not item[0][2], order.get(item[0][:2], len(order)))):
+  for key, own in sorted(by_row.items(), key=lambda item: (not item[0][2], order.get(item[0][:2], -1))):
     paper_row = papers.get(key[:2])
     if not own and any(other[:3] == key[:3] for other in by_row if other != key):
       continue  # there are runs of it, all of recipes with a name
     paper_errors = dict(zip(REGIMES, paper_row[4:], strict=False)) if paper_row else {}
     cells = {}
-    for regime in regimes:
-      of_regime = [run for run in own if run.regime == regime]
-      if of_regime or not key[2] or regime == 'none':
-        cells[regime] = Cell(tuple(of_regime), paper_errors.get(regime))
+    for way in ordered:
+      of_way = tuple(run for run in own if ways[run.name] == way)
+      if of_way or not key[2] or way == 'none':
+        cells[way] = Cell(of_way, paper_errors.get(way.partition(',')[0]))
     parameters = own[0].parameters if own else paper.MISPRINTED_PARAMETERS.get(paper_row[2:4], paper_row.parameters)
     rows.append(Row(*key, parameters, own[0].multiply_adds if own else None, cells))
   return rows
@@ -179,18 +206,14 @@ def network_names(runs: Sequence[Run]) -> dict[str, str]:
           for run in runs}
 
 
-def _variants(runs: Sequence[Run], teachers: Container[str]) -> dict[str, str]:
-  """For each run, by name, the values of the fields in which the recipes of its regime differ, teachers apart."""
-  alike: dict[tuple[str, bool], list[Run]] = {}
-  for run in runs:
-    alike.setdefault((run.regime, run.name in teachers), []).append(run)
-  variants = {}
-  for own in alike.values():
-    first = own[0].recipe
-    differing = sorted({name for run in own for name in run.recipe if run.recipe[name] != first[name]})
-    for run in own:
-      variants[run.name] = ', '.join(f'{name.rpartition(".")[2]}={run.recipe[name]}' for name in differing)
-  return variants
+def _differences(runs: Sequence[Run], of_loss: bool) -> dict[str, str]:
+  """For each run, by name, the fields in which the recipes differ: those of the loss, or all others."""
+  recipes = {run.name: {name: value for name, value in run.recipe.items() if name.startswith('distill.') == of_loss}
+             for run in runs}
+  differing = sorted({name for recipe in recipes.values() for name, value in recipe.items()
+                      if value != recipes[runs[0].name][name]})
+  return {run: ', '.join(f'{name.rpartition(".")[2]}={recipe[name]}' for name in differing)
+          for run, recipe in recipes.items()}
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -198,8 +221,9 @@ def table(runs: Sequence[Run]) -> str:
   texts = []
   tables = make(runs)
   for each in tables:
-    lines = [['Network', 'Block', 'Parameters', 'Multiply-adds', *(f'Error, {regime}' for regime in each.regimes)]]
-    lines += [[*_network(row), *(row.cells[regime].text if regime in row.cells else '-' for regime in each.regimes)]
+    ways = [way for way in each.ways if any(way in row.cells and row.cells[way].runs for row in each.rows)]
+    lines = [['Network', 'Block', 'Parameters', 'Multiply-adds', *(f'Error, {way}' for way in ways)]]
+    lines += [[*_network(row), *(row.cells[way].text if way in row.cells else '-' for way in ways)]
               for row in each.rows if any(cell.runs for cell in row.cells.values())]
     texts.append((f'{each.title}\n\n' if len(tables) > 1 else '') + _markdown(lines))
   return '\n\n'.join(texts)
@@ -208,20 +232,20 @@ def table(runs: Sequence[Run]) -> str:
 def markdown(table: Table) -> str:
   """The whole table with its title and notes, the paper's errors beside ours."""
   lines = [['Network', 'Block', 'Parameters', 'Multiply-adds',
-            *(heading for regime in table.regimes for heading in (f'Error, {regime}', *columns(table)))]]
+            *(heading for way in table.ways for heading in (f'Error, {way}', *columns(table)))]]
   for row in table.rows:
-    lines.append([*_network(row), *(text for regime in table.regimes for text, _ in values(table, row, regime))])
+    lines.append([*_network(row), *(text for way in table.ways for text, _ in values(table, row, way))])
   return '\n\n'.join([f'# {table.title}', _markdown(lines), *table.notes]) + '\n'
 
 
 def columns(table: Table) -> list[str]:
-  """The headings beside each regime's error."""
+  """The headings beside each way's error."""
   return [*(['Paper', 'Difference'] if table.printed else []), 'Best epoch, not the result']
 
 
-def values(table: Table, row: Row, regime: str) -> list[tuple[str, float | None]]:
-  """A regime's error and its `columns`, each as text and as a number to sort by."""
-  cell = row.cells.get(regime)
+def values(table: Table, row: Row, way: str) -> list[tuple[str, float | None]]:
+  """A way's error and its `columns`, each as text and as a number to sort by."""
+  cell = row.cells.get(way)
   if cell is None:
     return [('-', None)] * (1 + len(columns(table)))
   printed = [(_number(cell.paper, '.2f'), cell.paper), (_number(cell.difference, '+.2f'), cell.difference)]
@@ -244,15 +268,15 @@ def _markdown(lines: list[list[str]]) -> str:
 
 
 def write_csv(table: Table) -> str:
-  """CSV with a line a network and regime; numbers unrounded, empty where there is none."""
+  """CSV with a line a network and way; numbers unrounded, empty where there is none."""
   file = io.StringIO()
   writer = csv.writer(file, lineterminator='\n')
   writer.writerow(['data', 'network', 'block', 'teacher', 'recipe', 'parameters', 'multiply_adds', 'regime', 'runs',
                    'unfinished', 'error_mean', 'error_std', 'paper_error', 'difference', 'best_epoch_error_mean'])
   for row in table.rows:
-    for regime, cell in row.cells.items():
+    for way, cell in row.cells.items():
       counted: list[Any] = [row.block, row.teacher, row.variant, row.parameters, row.multiply_adds]
-      writer.writerow([table.data, row.network, *counted, regime, len(cell.finished),
+      writer.writerow([table.data, row.network, *counted, way, len(cell.finished),
                        len(cell.runs) - len(cell.finished), cell.mean, cell.spread, cell.paper, cell.difference,
                        cell.best])
   return file.getvalue()

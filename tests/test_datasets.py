@@ -8,6 +8,7 @@ import sys
 import ml_collections
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from moonshine_jax import datasets, functions
 from moonshine_jax.errors import UserError
@@ -218,6 +219,28 @@ def test_data_of_a_users_own_that_is_none(splits, message, monkeypatch):
   with pytest.raises(UserError, match="^config.data.name='tests.own:images'" + message):
     datasets.FunctionSource('tests.own:images')
   functions.load.cache_clear()
+
+
+@pytest.mark.parametrize('split', [
+  'train', 'train[:50%]', 'train[33%:]', 'train[10:20]', 'train[-7:]', 'train[-20%:-10%]', 'test[:1%]', 'train[:1297]'])
+def test_a_part_of_a_split_is_the_one_that_tfds_would_take(split):
+  source = datasets.DigitsSource()
+  instruction, = tfds.core.ReadInstruction.from_spec(split).to_absolute(
+    {name: tfds.core.SplitInfo(name=name, shard_lengths=[len(source.read(name))], num_bytes=0,
+                               filename_template=None) for name in ('train', 'test')})
+  part = slice(instruction.from_, instruction.to)
+  np.testing.assert_array_equal(source.read(split).images, source.read(instruction.splitname).images[part])
+  np.testing.assert_array_equal(source.read(split).labels, source.read(instruction.splitname).labels[part])
+
+
+@pytest.mark.parametrize(('split', 'message'), [
+  ('val', "digits has no split 'val': expected train or test, or a part of one, as train\\[:50%\\]"),
+  ('train[:50%', 'has no split'), ('train[::2]', 'has no split'), ('', 'has no split'),
+  ('train[:2000]', "split 'train\\[:2000\\]': expected a part of the 1297 examples of train"),
+  ('train[20:10]', 'expected a part of the 1297 examples'), ('train[-200%:]', 'expected a part of the 1297 examples')])
+def test_what_is_no_part_of_a_split(split, message):
+  with pytest.raises(UserError, match=message):
+    datasets.DigitsSource().read(split)
 
 
 def test_data_of_a_users_own():

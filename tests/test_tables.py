@@ -19,10 +19,10 @@ def test_table_of_means_and_sample_deviations():
   runs = [TEACHER, student('a', [3.0, 4.0]), student('b', [3.0, 4.0], seed=1), student('c', [3.0, 4.6], seed=2),
           student('d', [9.0, 5.0], **{'distill.teacher': ''}), student('e', [9.0, 7.0], **{'distill.teacher': ''})]
   assert tables.table(runs) == '\n'.join([
-    '| Network            | Block  | Parameters | Multiply-adds | Error, none     | Error, KD | Error, AT       |',
-    '| ------------------ | ------ | ---------- | ------------- | --------------- | --------- | --------------- |',
-    '| WRN-40-2 (teacher) | S      | 1,234,567  | 7,654,321     | 4.00 (1)        | -         | -               |',
-    '| WRN-40-2           | G(N/8) | 1,234,567  | 7,654,321     | 6.00 ± 1.41 (2) | missing   | 4.20 ± 0.35 (3) |'])
+    '| Network            | Block  | Parameters | Multiply-adds | Error, none     | Error, AT       |',
+    '| ------------------ | ------ | ---------- | ------------- | --------------- | --------------- |',
+    '| WRN-40-2 (teacher) | S      | 1,234,567  | 7,654,321     | 4.00 (1)        | -               |',
+    '| WRN-40-2           | G(N/8) | 1,234,567  | 7,654,321     | 6.00 ± 1.41 (2) | 4.20 ± 0.35 (3) |'])
 
 
 def test_the_last_epoch_is_the_result_and_the_best_is_beside_it():
@@ -35,20 +35,38 @@ def test_the_last_epoch_is_the_result_and_the_best_is_beside_it():
 
 def test_what_is_missing_is_said():
   table, = tables.make([TEACHER, student('a', [3.0, 4.0]), student('b', [5.0])])
-  assert [table.rows[1].cells[regime].text for regime in table.regimes] == [
+  assert [table.rows[1].cells[way].text for way in table.ways] == [
     'missing', 'missing', '4.00 (1), unfinished (1)']
   assert 'Unfinished: b (epoch 1 of 2).' in table.notes
   assert tables.make([TEACHER, student('b', [5.0])])[0].rows[1].cells['AT'].text == 'unfinished (1)'
 
 
-def test_runs_of_different_recipes_share_no_cell():
+def test_losses_that_differ_are_columns_of_their_own():
   kd = {'distill.alpha': 0.9, 'distill.beta': 0.0}
   runs = [TEACHER, student('a', [3.0, 4.0], **kd, **{'distill.kd_form': 'hinton'}), student('b', [3.0, 8.0], **kd),
-          student('c', [3.0, 6.0], **kd, seed=1), student('d', [3.0, 5.0])]
+          student('c', [3.0, 6.0], **kd, seed=1), student('d', [3.0, 5.0]),
+          student('e', [3.0, 9.0], **kd, **{'model.block': 'B(2)'})]
   table, = tables.make(runs)
-  named = {row.name: {regime: cell.mean for regime, cell in row.cells.items() if cell.runs} for row in table.rows[1:]}
-  assert named == {'WRN-40-2, kd_form=hinton': {'KD': 4.0}, 'WRN-40-2, kd_form=released': {'KD': 7.0},
-                   'WRN-40-2': {'AT': 5.0}}
+  assert table.ways == ('none', 'KD, kd_form=hinton', 'KD, kd_form=released', 'AT')
+  assert [(row.name, row.block, {way: cell.mean for way, cell in row.cells.items() if cell.runs})
+          for row in table.rows[1:]] == [
+    ('WRN-40-2', 'G(N/8)', {'KD, kd_form=hinton': 4.0, 'KD, kd_form=released': 7.0, 'AT': 5.0}),
+    ('WRN-40-2', 'B(2)', {'KD, kd_form=released': 9.0})]
+
+
+def test_recipes_that_differ_otherwise_are_rows_of_their_own():
+  none = {'distill.teacher': ''}
+  runs = [TEACHER, student('a', [3.0, 4.0]), student('b', [3.0, 8.0], batch_size=64), student('c', [3.0, 5.0], **none)]
+  table, = tables.make(runs)
+  assert {row.name: {way: cell.mean for way, cell in row.cells.items() if cell.runs} for row in table.rows[1:]} == {
+    'WRN-40-2, batch_size=128': {'AT': 4.0, 'none': 5.0}, 'WRN-40-2, batch_size=64': {'AT': 8.0}}
+
+
+def test_teachers_of_different_recipes_share_no_cell():
+  other = make_run('other', [9.0, 8.0], batch_size=64, epochs=2)
+  table, = tables.make([make_run('teacher', [5.0, 4.0], epochs=2), other])
+  assert [(row.name, row.cells['none'].mean) for row in table.rows[:2]] == [
+    ('WRN-40-2 (teacher), batch_size=128', 4.0), ('WRN-40-2 (teacher), batch_size=64', 8.0)]
 
 
 @pytest.mark.parametrize(('data', 'printed'), [('cifar10', paper.TABLE_3), ('cifar100', paper.TABLE_4)])

@@ -1,6 +1,7 @@
-"""What the command reads from a compiled program, what it refuses, and what it describes in place of arrays."""
+"""What the command reads from a compiled program, what it refuses, and which formulations it compiles."""
 
 import argparse
+import functools
 import importlib.util
 import json
 
@@ -44,12 +45,13 @@ def four_devices():
   return jax.devices()[:4]
 
 
-def lower_collectives(train, evaluation):
+def describe_collectives(train, evaluation):
   """In place of the steps of a network: programs of one collective."""
-  def lower(architecture, flags, replicas):
+  def describe(architecture, flags, replicas):
     x = replicas.replicate(np.zeros(16, np.float32))
-    return tuple(replicas.compile(lambda x, step=step: step(x, parallel.AXIS)).lower(x) for step in (train, evaluation))
-  return lower
+    programs = [replicas.compile(lambda x, step=step: step(x, parallel.AXIS)) for step in (train, evaluation)]
+    return tuple(functools.partial(program.lower, x) for program in programs)
+  return describe
 
 
 def test_ends_well_with_all_reduces_alone_and_with_status_1_beside_an_all_gather(tmp_path, monkeypatch, capsys):
@@ -57,7 +59,7 @@ def test_ends_well_with_all_reduces_alone_and_with_status_1_beside_an_all_gather
   monkeypatch.setattr(tpu, 'find_devices', lambda parser, topology: devices)
   for train, status, message in [
       (lax.psum, 0, ''), (lax.all_gather, 1, 'WRN-10-1 S, rule: expected all-reduces alone\n')]:
-    monkeypatch.setattr(tpu, 'lower_steps', lower_collectives(train, lax.psum))
+    monkeypatch.setattr(tpu, 'describe_steps', describe_collectives(train, lax.psum))
     with pytest.raises(SystemExit) as end:
       tpu.main(['--networks', 'WRN-10-1 S', f'--json={path}'])
     assert (end.value.code, capsys.readouterr().err) == (status, message)
@@ -82,17 +84,6 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
   assert end.value.code == 2
   assert capsys.readouterr().err.splitlines()[-1].endswith(
     'libtpu, the compiler for TPUs, is not installed: expected it as launch/setup.sh tpu installs it')
-
-
-def test_describes_what_replicas_put_on_devices():
-  devices = four_devices()
-  described, real = tpu.DescribedReplicas(devices), parallel.Replicas(devices)
-  tree = {'image': np.zeros((8, 12), np.uint8), 'label': np.zeros(8, np.int32)}
-  pairs = [(described.replicate(tree), real.replicate(tree)), (described.shard(tree), real.shard(tree)),
-           (described.shard({'index': np.zeros((3, 8), np.int32)}, axis=1),
-            real.shard({'index': np.zeros((3, 8), np.int32)}, axis=1))]
-  for ours, theirs in pairs:
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), ours) == jax.tree.map(lambda x: (x.shape, x.dtype), theirs)
 
 
 def groups_on_a_tpu():

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from absl import flags
@@ -12,8 +13,10 @@ from ml_collections import config_flags
 from configs import cifar10, digits, table3, table3_digits, table4
 from launch import processes, sweep
 from moonshine_jax import config as config_lib
-from moonshine_jax import paper
+from moonshine_jax import environment, files, metrics, paper
+from moonshine_jax.datasets import Facts
 from moonshine_jax.errors import UserError
+from tests.made_runs import START
 
 OUT = Path('out')
 REGIMES = ['none', 'KD', 'AT']
@@ -96,16 +99,6 @@ def test_what_is_done_is_left_out_and_a_run_has_students_of_one_step():
 # Whole ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_of_the_forms(tmp_path):
-  workdirs = [tmp_path / f'seed-{seed}' / form for seed in range(2) for form in 'ab']
-  for workdir, error in zip(workdirs, (4.0, 7.0, 5.0, 7.0), strict=True):
-    workdir.mkdir(parents=True)
-    (workdir / 'metrics.jsonl').write_text(f'{{"epoch": 1, "test_error": {error}}}\n')
-  assert sweep.table_of_ways(workdirs, ['kd_form=a', 'kd_form=bb']).splitlines() == [
-    'kd_form=a   4.50% ± 0.71 (2)', 'kd_form=bb  7.00% ± 0.00 (2)']
-  assert sweep.table_of_ways(workdirs[:1], ['kd_form=a']) == 'kd_form=a  4.00% (1)'
-
-
 @flagsaver.flagsaver
 def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
   def finish(commands, environments, tell):
@@ -116,7 +109,8 @@ def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
         workdir = Path(values.workdir) / name
         (workdir / 'checkpoints/20').mkdir(parents=True)
         config_lib.write(config, workdir)
-        (workdir / 'metrics.jsonl').write_text('{"epoch": 20, "step": 20, "test_error": 4.5}\n')
+        files.append(workdir / environment.FILE, START | {'data': Facts((8, 8, 1), 10, (0.0,), (1.0,)).to_json()})
+        files.append(workdir / metrics.FILE, {'epoch': 20, 'step': 20, 'test_error': 4.5})
       tell()
 
   monkeypatch.setattr(processes, 'run_all', finish)
@@ -131,8 +125,9 @@ def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
 
   first = run_sweep()
   assert first[0].startswith('1 of 3 networks, ') and first[1].startswith('3 of 3 networks, 100.0% of the ')
-  assert first[2:] == [
-    '', 'block=B(2) beta=0 kd_form=released  4.50% (1)', 'block=B(2) beta=0 kd_form=hinton    4.50% (1)']
+  assert first[2] == '' and [[cell.strip() for cell in line.split('|')[5:-1]] for line in first[3:]] == [
+    ['Error, none', 'Error, KD, kd_form=hinton', 'Error, KD, kd_form=released'], ANY, ['4.50 (1)', '-', '-'],
+    ['missing', '4.50 (1)', '4.50 (1)']]
   assert run_sweep() == ['3 of 3 networks are done: left out', *first[2:]]
   flags.FLAGS.dry_run = True
   assert len(run_sweep()) == 2

@@ -32,7 +32,9 @@ from moonshine_jax.errors import Preempted, UserError, warn
 from moonshine_jax.models import create_model
 from moonshine_jax.parallel import Replicas
 
-IN_FLIGHT = 4  # dispatches that the host is ahead of the devices: enough to keep them busy, few enough to be told of
+# Dispatches that the host is ahead of the devices: enough to keep them busy, few enough to be told of. With 32 and more
+# a CPU of several devices stops for ever: XLA then blocks the threads in which the devices would catch up.
+IN_FLIGHT = 4
 MAX_STEPS = 2**31 - 1  # a state counts them in an int32
 
 
@@ -370,8 +372,12 @@ def evaluate(eval_step: Callable, variables: Any, feed: feeds.ResidentFeed | fee
   """
   batches = feeds.masked_batches(examples, replicas.round_up(batch_size))
   sums = replicas.replicate(steps.NO_EXAMPLES)
+  in_flight = collections.deque()
   for batch in feed.batches(batches):
     sums = eval_step(variables, feed.data, batch, sums)
+    in_flight.append(sums)
+    if len(in_flight) == IN_FLIGHT:
+      jax.block_until_ready(in_flight.popleft())
   sums = {name: float(value) for name, value in replicas.fetch(sums).items()}
   return {'test_error': 100 * sums['wrong'] / sums['examples'], 'test_loss': sums['loss'] / sums['examples']}
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -190,6 +191,21 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
   events.clear()
   assert train.run_epoch(train_loop, 0, 'teacher', feed, order, 2, receive, stopped=lambda: len(events) == 2) == 4
   assert events == ['dispatch 0', 'dispatch 2', 'receive 0', 'receive 2']
+
+
+def test_an_evaluation_is_never_far_ahead_either(monkeypatch):
+  awaited, ahead = [], []
+  monkeypatch.setattr(train.jax, 'block_until_ready', awaited.append)
+
+  def eval_step(variables, data, batch, sums):
+    ahead.append(sums['step'] - (awaited[-1]['step'] if awaited else 0))
+    return {'step': sums['step'] + 1, 'loss': 3.0, 'wrong': 1, 'examples': 4}
+
+  monkeypatch.setattr(train.steps, 'NO_EXAMPLES', {'step': 0})
+  feed = types.SimpleNamespace(data=None, batches=iter)
+  found = train.evaluate(eval_step, {}, feed, 40, 4, parallel.Replicas(jax.devices()[:1]))
+  assert len(ahead) == 10 and max(ahead) == train.IN_FLIGHT - 1
+  assert found == {'test_error': 25.0, 'test_loss': 0.75}
 
 
 def forbid_work(patch):

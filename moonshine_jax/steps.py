@@ -177,8 +177,8 @@ def make_train_loop(train_step: Callable) -> Callable:
 def make_eval_step(network: Network, gather: Callable, replicas: parallel.Replicas) -> Callable:
   """The step (variables, data, batch, sums) -> sums, with the whole batch's examples under its mask, of one replica.
 
-  The sums, of NO_EXAMPLES at first, make each step wait for the one before. Steps of several devices that could run at
-  once would all want the threads of a CPU to wait for each other in, until none is left that computes.
+  The sums, of NO_EXAMPLES at first, are added up on the devices: nothing is fetched before the end, and each step waits
+  for the one before. XLA's threads on a CPU may not be enough for the reductions of several at once.
   """
 
   def eval_step(variables, data, batch, sums):

@@ -1,12 +1,13 @@
 """CIFAR-10 reduced to what a CPU trains in an hour: WRN-16-1, 10,000 training images, 5 epochs. Not the paper's result.
 
   python -m launch.sweep --config=configs/cifar10_reduced.py --seeds=1 --out=runs/cifar10_reduced
-  python -m launch.sweep --config=configs/cifar10_reduced.py --seeds=1 --out=runs/cifar10_reduced --blocks='G(N/8)' \
+  python -m launch.sweep --config=configs/cifar10_reduced.py --seeds=3 --out=runs/cifar10_reduced --blocks='G(N/8)'
+  python -m launch.sweep --config=configs/cifar10_reduced.py --seeds=3 --out=runs/cifar10_reduced --blocks='G(N/8)' \
       --regimes=KD --kd_forms=equation,hinton
 
-trains the teacher and three students by every regime, then the student G(N/8) by the other forms of KD. All 10,000 test
-images count. A teacher of so few steps has little to teach: it shows that the whole path works on real images, and
-which way the forms of the loss differ.
+trains the teacher and three students by every regime, G(N/8) with three seeds, and that by the other forms of KD. All
+10,000 test images count. A teacher of so few steps has little to teach: it shows that the whole path works on real
+images, and which way the forms of the loss differ.
 """
 
 import ml_collections

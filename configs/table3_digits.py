@@ -2,7 +2,7 @@
 
   python -m launch.sweep --config=configs/table3_digits.py --seeds=1 --out=runs/table3_digits
 
-trains 76 networks in about half an hour on two cores, and in less with --scale=0.25, a labelled rehearsal on a quarter
+trains 76 networks in less than an hour on two cores, sooner with --scale=0.25, a labelled rehearsal on a quarter
 of the epochs and of the images. The depths 40 and 16 become 16 and 10, so the teacher is WRN-16-2, and the widths stay,
 since 16 groups need them. It shows that every row trains and is counted; on images of 8x8 pixels it says nothing about
 the method.

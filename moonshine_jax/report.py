@@ -59,13 +59,14 @@ def draw(each: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]
       raise
     warn("Matplotlib is not installed, so there are no figures: pip install 'moonshine-jax[report]'")
     return {}
+
   def finished(way):
     return sum(way in row.cells and bool(row.cells[way].finished) for row in each.rows)
 
   # As the paper's, by attention transfer where there is any; where its runs differ, as most networks learned.
   regime = next(name for name in ('AT', 'KD+AT', 'KD', 'none')
                 if any(run.regime == name and run.finished for run in each.runs))
-  way = max((way for way in each.ways if way.partition(',')[0] == regime), key=finished)
+  way = max((way for way in each.ways if tables.regime_of(way) == regime), key=finished)
   by = 'no distillation' if way == 'none' else way
   costs = {'parameters': ('parameters (millions)', lambda row: row.parameters / 1e6),
            'multiply-adds': ('multiply-adds an image (millions)', lambda row: (row.multiply_adds or 0) / 1e6)}

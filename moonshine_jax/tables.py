@@ -154,11 +154,16 @@ def _ways(runs: Sequence[Run]) -> dict[str, str]:
   return ways
 
 
+def regime_of(way: str) -> str:
+  """'KD' of 'KD, kd_form=hinton'."""
+  return way.partition(',')[0]
+
+
 def _in_order(ways: Collection[str]) -> tuple[str, ...]:
   """Each way once, by regime; those of the paper are there also where nothing was trained by them."""
   ordered = []
   for regime in REGIMES:
-    found = dict.fromkeys(way for way in ways if way.partition(',')[0] == regime)
+    found = dict.fromkeys(way for way in ways if regime_of(way) == regime)
     ordered += found or ([regime] if regime != 'KD+AT' else [])
   return tuple(ordered)
 
@@ -192,7 +197,7 @@ def _rows(
     for way in ordered:
       of_way = tuple(run for run in own if ways[run.name] == way)
       if of_way or not key[2] or way == 'none':
-        cells[way] = Cell(of_way, paper_errors.get(way.partition(',')[0]))
+        cells[way] = Cell(of_way, paper_errors.get(regime_of(way)))
     parameters = own[0].parameters if own else paper.MISPRINTED_PARAMETERS.get(paper_row[2:4], paper_row.parameters)
     rows.append(Row(*key, parameters, own[0].multiply_adds if own else None, cells))
   return rows

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
@@ -174,18 +175,15 @@ def _split(x, blocks):
 
 
 def shifts_forward(x, kernel, conv):
-  """One product for each position in the window, input channel of a group and output channel of a group.
+  """One product for each position in the window and input channel of a group, each over all output channels.
 
-  XLA fuses them all into one vectorised pass over the images. Channels with the same place in their groups are taken
-  out into planes first, so that the products run over neighbouring values.
+  XLA fuses them all into one vectorised pass over the images.
   """
-  groups, inputs, outputs = conv.feature_group_count, kernel.shape[2], kernel.shape[3] // conv.feature_group_count
-  weights = kernel.astype(_accumulator(x.dtype)).reshape(*kernel.shape[:3], groups, outputs)
-  shifted = [_shifts(_pad(plane, conv), kernel.shape, conv) for plane in _planes(x.astype(weights.dtype), inputs)]
-  planes = [
-      sum(image * weights[i, j, a, :, b] for a in range(inputs) for (i, j), image in shifted[a])
-      for b in range(outputs)]
-  return _interleave(planes).astype(x.dtype)
+  dtype, inputs = _accumulator(x.dtype), kernel.shape[2]
+  padded, kernel = _pad(x.astype(dtype), conv), kernel.astype(dtype)
+  return sum(
+      image * kernel[i, j, c] for c in range(inputs)
+      for (i, j), image in _shifts(_repeat(padded, c, kernel.shape, conv), kernel.shape, conv)).astype(x.dtype)
 
 
 def shifts_input_gradient(dy, kernel, x_shape, conv):
@@ -203,21 +201,32 @@ def shifts_input_gradient(dy, kernel, x_shape, conv):
 def shifts_weight_gradient(x, dy, kernel_shape, conv):
   """A scan over the images: one image and its sums stay in the cache, which 9 passes over the whole batch do not."""
   height, width, inputs, outputs = kernel_shape
-  groups, outputs = conv.feature_group_count, outputs // conv.feature_group_count
   dtype = _accumulator(x.dtype)
 
   def add_image(sums, images):
     image, dimage = (image[None].astype(dtype) for image in images)
-    dplanes = _planes(dimage, outputs)
     products = [
-        shifted * dplane for plane in _planes(image, inputs) for _, shifted in _shifts(plane, kernel_shape, conv)
-        for dplane in dplanes]
+        shifted * dimage for c in range(inputs)
+        for _, shifted in _shifts(_repeat(image, c, kernel_shape, conv), kernel_shape, conv)]
     return [total + product for total, product in zip(sums, products, strict=True)], None
 
-  zero = jnp.zeros((1, *dy.shape[1:3], groups), dtype)
-  sums, _ = lax.scan(add_image, [zero] * (inputs * height * width * outputs), (_pad(x, conv), dy))
-  sums = jnp.stack(sums).sum((1, 2, 3)).reshape(inputs, height, width, outputs, groups)
-  return sums.transpose(1, 2, 0, 4, 3).reshape(kernel_shape).astype(x.dtype)
+  zero = jnp.zeros((1, *dy.shape[1:]), dtype)
+  sums, _ = lax.scan(add_image, [zero] * (inputs * height * width), (_pad(x, conv), dy))
+  sums = jnp.stack(sums).sum((1, 2, 3)).reshape(inputs, height, width, outputs)
+  return sums.transpose(1, 2, 0, 3).astype(x.dtype)
+
+
+def _repeat(x, c, kernel_shape, conv):
+  """x (N, H, W, C) as (N, H, W, O): for each output channel, input channel `c` of its group.
+
+  A copy, so that the products run over neighbouring values; the barrier keeps its strided reads out of them.
+  """
+  _, _, inputs, outputs = kernel_shape
+  outputs //= conv.feature_group_count
+  if inputs == outputs == 1:
+    return x
+  grouped = x.reshape(*x.shape[:3], conv.feature_group_count, inputs)
+  return lax.optimization_barrier(grouped[..., np.full(outputs, c)].reshape(*x.shape[:3], -1))
 
 
 def _shifts(x, kernel_shape, conv):
@@ -231,19 +240,6 @@ def _shifts(x, kernel_shape, conv):
 
 def _pad(x, conv):
   return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pair, 0) for pair in conv.padding), (0, 0, 0)))
-
-
-def _planes(x, n):
-  """x (N, H, W, groups * n) as n arrays (N, H, W, groups); the barrier keeps the strided reads out of the products."""
-  return [x] if n == 1 else [lax.optimization_barrier(x[..., i::n]) for i in range(n)]
-
-
-def _interleave(planes):
-  """The inverse of `_planes`."""
-  if len(planes) == 1:
-    return planes[0]
-  x = jnp.stack(planes, axis=-1)
-  return x.reshape(*x.shape[:3], -1)
 
 
 def _accumulator(dtype):

@@ -43,12 +43,17 @@ def cpu_rule(x_shape, kernel_shape, conv):
   groups = conv.feature_group_count
   if (height, width, groups, conv.padding) == (1, 1, 1, ((0, 0), (0, 0))):
     return MATMUL
-  blocks = max(n for n in range(1, 17) if groups % n == 0 and (n == 1 or x_shape[3] // n >= 16))
   if inputs == 1 and outputs // groups <= 2:
     return SHIFTS
-  if inputs == 2 and outputs // groups <= 2:
-    return SHIFTS._replace(weight_gradient=merged(blocks).weight_gradient)
-  return merged(blocks)
+  gradient = merged(_blocks(x_shape[3], groups, least=32))
+  if inputs <= 4 and outputs // groups <= 4:
+    return SHIFTS._replace(weight_gradient=gradient.weight_gradient)
+  return gradient._replace(forward=merged(_blocks(x_shape[3], groups, least=16)).forward)
+
+
+def _blocks(channels, groups, least):
+  """The most blocks, up to 16, of whole groups and of at least so many channels; one where that is too many."""
+  return max(n for n in range(1, 17) if groups % n == 0 and (n == 1 or channels // n >= least))
 
 
 def tpu_rule(x_shape, kernel_shape, conv):

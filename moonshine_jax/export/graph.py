@@ -27,8 +27,7 @@ from jax.extend.core import primitives
 from moonshine_jax.ops import formulations, grouped_conv
 from moonshine_jax.steps import Network
 
-# Of a loop over blocks: at most so many, of at least so many channels, as in `grouped_conv.cpu_rule`.
-BLOCKS, BLOCK_CHANNELS = 16, 16
+BLOCK_CHANNELS = 16  # at least, of a block of a loop over blocks, as in the forward pass of `grouped_conv.cpu_rule`
 MAX_GROWTH = 4096  # numbers of a constant that is computed from fewer, so that no file is full of zeros
 
 # The parameter that holds what a call calls.
@@ -250,8 +249,7 @@ def _convolve(eqn, x, kernel, formulation):
   if formulation == 'by platform':
     return grouped_conv.conv_general_dilated(
       x, kernel, dimension_numbers=formulations.NHWC, **{name: params[name] for name in formulations.Conv._fields})
-  blocks = 1 if formulation == 'dense' else max(
-    n for n in range(1, BLOCKS + 1) if groups % n == 0 and (n == 1 or channels // n >= BLOCK_CHANNELS))
+  blocks = 1 if formulation == 'dense' else formulations.blocks_of(channels, groups, BLOCK_CHANNELS)
   with jax.ensure_compile_time_eval():
     kernel = np.asarray(jax.jit(formulations.merge, static_argnums=(1, 2))(kernel, groups, blocks))
   size = channels // blocks

@@ -141,6 +141,11 @@ def merged(blocks):
                        for f in (merged_forward, merged_input_gradient, merged_weight_gradient)))
 
 
+def blocks_of(channels, groups, least):
+  """The most blocks, up to 16, of whole groups and of at least so many channels; one where there are too few."""
+  return max(n for n in range(1, 17) if groups % n == 0 and (n == 1 or channels // n >= least))
+
+
 def merge(kernel, groups, blocks):
   """(KH, KW, I, O) in `groups` groups to (KH, KW, I * groups / blocks, O) in `blocks` groups, block-diagonal."""
   per_block = groups // blocks

@@ -4,13 +4,13 @@ XLA's grouped convolutions are slower than the dense ones that they replace. Mil
 below, medians by `benchmarks/grouped_conv.py`, batch 64, float32, jax 0.10.2, two shared cores of an AMD EPYC:
 
   3x3 of             forward       input gradient  weight gradient
-  32 at 32x32 dense   16.1 / 16.1   16.1 / 15.7       23.5 / 19.2
-    4 groups          65.3 / 15.1   79.5 / 17.1     1395.4 / 15.7
-    16 groups        114.3 / 10.2  128.9 / 5.5      5310.5 / 17.4
-    depthwise         60.1 / 3.2    56.1 / 2.2        18.2 / 13.5
+  32 at 32x32 dense   13.3 / 13.5   13.4 / 13.4       19.1 / 16.8
+    4 groups          62.7 / 9.3    61.9 / 13.3      669.2 / 17.2
+    16 groups        104.0 / 2.4   107.0 / 2.5      2530.6 / 17.1
+    depthwise         65.7 / 1.2    56.8 / 2.0        16.4 / 9.8
   128 at 8x8
-    16 groups          9.5 / 5.3    11.0 / 5.4      1690.0 / 5.1
-    depthwise         44.6 / 0.8    60.2 / 1.2        32.3 / 2.4
+    16 groups          8.4 / 3.8     8.2 / 3.9       656.6 / 4.8
+    depthwise         14.3 / 0.4    24.0 / 0.6        10.9 / 1.2
 
 The kernel keeps the shape of the plain grouped convolution, (KH, KW, C / groups, O), so no checkpoint depends on the
 rule. As a Flax module: `nn.Conv(..., conv_general_dilated=grouped_conv.conv_general_dilated)`.
@@ -25,19 +25,21 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from moonshine_jax.ops.formulations import LAX, MATMUL, NHWC, SHIFTS, Conv, merged
+from moonshine_jax.ops.formulations import LAX, MATMUL, NHWC, SHIFTS, Conv, blocks_of, merged
 
 # The rules: one for each platform, from the shape of x (N, H, W, C), that of the kernel and the rest of the
 # convolution to the formulation. `python -m benchmarks.grouped_conv` prints what they should say.
 
 
 def cpu_rule(x_shape, kernel_shape, conv):
-  """Measured: the last table of `benchmarks/grouped_conv.py`, slowdowns against the fastest over the G shapes.
+  """Measured: the last table of `benchmarks/grouped_conv.py`, slowdowns against the fastest over the G and BG shapes.
 
-  Depthwise, the shifts win every part (the next best is 5.2, 5.9 and 1.7 times slower). With 2 channels in a group
-  they win forward (1.8) and, for most shapes, input gradient (about 2), but not the weight gradient; with 4, they do
-  not win forward. Elsewhere blocks of 16 channels are within 1.2 of the fastest in every part, with half as many
-  convolutions to compile as blocks of 8. More than 16 blocks, or wider layers, are not measured.
+  With 1 and 2 channels in a group, the shifts win forward and input gradient in every shape (the next best is 2.9 to
+  5.4 times slower); with 4 they win most (1.3 and 1.2, blocks of 16 channels 1.35 and 1.4), with 8 none (2.3). The
+  weight gradient is theirs for depthwise alone. Elsewhere blocks of 16 channels are within 1.1 of the fastest forward.
+  In the gradients blocks of 32 are 1.1 to 1.9 times slower there, where one convolution has two cores; in a train
+  step, where a device is a core, the two are equally fast, and blocks of 32 compile in three quarters of the time.
+  Larger windows, more than 16 blocks, or wider layers are not measured.
   """
   height, width, inputs, outputs = kernel_shape
   groups = conv.feature_group_count
@@ -45,15 +47,10 @@ def cpu_rule(x_shape, kernel_shape, conv):
     return MATMUL
   if inputs == 1 and outputs // groups <= 2:
     return SHIFTS
-  gradient = merged(_blocks(x_shape[3], groups, least=32))
-  if inputs <= 4 and outputs // groups <= 4:
+  gradient = merged(blocks_of(x_shape[3], groups, least=32))
+  if inputs <= 4 and outputs // groups <= 4 and height * width <= 9:
     return SHIFTS._replace(weight_gradient=gradient.weight_gradient)
-  return gradient._replace(forward=merged(_blocks(x_shape[3], groups, least=16)).forward)
-
-
-def _blocks(channels, groups, least):
-  """The most blocks, up to 16, of whole groups and of at least so many channels; one where that is too many."""
-  return max(n for n in range(1, 17) if groups % n == 0 and (n == 1 or channels // n >= least))
+  return gradient._replace(forward=merged(blocks_of(x_shape[3], groups, least=16)).forward)
 
 
 def tpu_rule(x_shape, kernel_shape, conv):

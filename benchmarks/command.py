@@ -28,8 +28,11 @@ TEACHER = TABLE_3[0]  # the S network, WRN-40-2, beside which every other is set
 
 
 def make_parser(
-  description: str, repeats: int | None, networks: Sequence[Architecture] | None = TABLE_3,
-  which: str = 'the 26 of Table 3', dtype: str = 'float32'
+  description: str,
+  repeats: int | None,
+  networks: Sequence[Architecture] | None = TABLE_3,
+  which: str = 'the 26 of Table 3',
+  dtype: str = 'float32',
 ) -> argparse.ArgumentParser:
   """A parser with the flags that the commands share.
 
@@ -41,13 +44,20 @@ def make_parser(
     dtype: the default.
   """
   parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--networks', nargs='+', type=_architecture, default=networks, metavar='NETWORK',
-                      help=f'as "G(N/8)", of WRN-40-2, or "WRN-16-2 S" (default: {which})')
+  parser.add_argument(
+    '--networks',
+    nargs='+',
+    type=_architecture,
+    default=networks,
+    metavar='NETWORK',
+    help=f'as "G(N/8)", of WRN-40-2, or "WRN-16-2 S" (default: {which})',
+  )
   parser.add_argument('--dtype', default=dtype, choices=DTYPES, help=f'of the computation (default: {dtype})')
   parser.add_argument('--image_size', type=int, default=32, help='pixels on a side (default: 32)')
   if repeats:
-    parser.add_argument('--repeats', type=int, default=repeats,
-                        help=f'times that each is timed, after warm-up (default: {repeats})')
+    parser.add_argument(
+      '--repeats', type=int, default=repeats, help=f'times that each is timed, after warm-up (default: {repeats})'
+    )
   parser.add_argument('--json', help='file to write the measurements to')
   return parser
 

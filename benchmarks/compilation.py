@@ -35,8 +35,11 @@ def main(arguments: list[str] | None = None) -> None:
   for architecture in flags.networks:
     turns = [compile_once(architecture, flags, replicas) for _ in range(flags.repeats)]
     median = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
-    print(f'{str(architecture):<20} {median["tracing"]:>10.1f} {median["xla"]:>10.1f} '
-          f'{median["tracing"] + median["xla"]:>10.1f} {median["cpu"]:>10.1f}', flush=True)
+    print(
+      f'{str(architecture):<20} {median["tracing"]:>10.1f} {median["xla"]:>10.1f} '
+      f'{median["tracing"] + median["xla"]:>10.1f} {median["cpu"]:>10.1f}',
+      flush=True,
+    )
     rows.append({'network': str(architecture), **median, 'turns': turns})
   write_json(flags.json, flags, rows, devices=len(replicas))
 

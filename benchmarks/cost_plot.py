@@ -11,8 +11,12 @@ from moonshine_jax.figures import PlainFormatter, place_labels, plt
 
 # By kind of block; Okabe and Ito's colours, which the colour-blind can tell apart, with a marker for each as well.
 STYLES = {
-  'S': ('#000000', 'o'), 'S-2x2': ('#E69F00', 's'), 'G': ('#0072B2', '^'), 'B': ('#D55E00', 'D'),
-  'BG': ('#009E73', 'v')}
+  'S': ('#000000', 'o'),
+  'S-2x2': ('#E69F00', 's'),
+  'G': ('#0072B2', '^'),
+  'B': ('#D55E00', 'D'),
+  'BG': ('#009E73', 'v'),
+}
 
 
 def write(path: str, panels: dict[str, list[tuple[str, float, float]]]) -> None:
@@ -23,16 +27,18 @@ def write(path: str, panels: dict[str, list[tuple[str, float, float]]]) -> None:
   figure.legend(*axes[0][0].get_legend_handles_labels(), loc='outside lower center', ncols=6, frameon=False, fontsize=9)
   figure.canvas.draw()  # settles the layout, on which the labels' places depend
   for ax, points in zip(axes[0], panels.values(), strict=True):
-    place_labels(ax, [(name.removeprefix('WRN-40-2 '), madds, ms, STYLES[kind_of(name)][0])
-                      for name, madds, ms in points])
+    place_labels(
+      ax, [(name.removeprefix('WRN-40-2 '), madds, ms, STYLES[kind_of(name)][0]) for name, madds, ms in points]
+    )
   figure.savefig(path, dpi=120)
   plt.close(figure)
 
 
 def draw_panel(ax, title: str, points: list[tuple[str, float, float]]) -> None:
   """The points, the line through S and the axes."""
-  ax.set(xscale='log', yscale='log', title=title, xlabel='million multiply-adds an image',
-         ylabel='milliseconds an image')
+  ax.set(
+    xscale='log', yscale='log', title=title, xlabel='million multiply-adds an image', ylabel='milliseconds an image'
+  )
   for axis in (ax.xaxis, ax.yaxis):
     axis.set_major_formatter(PlainFormatter())
     axis.set_minor_formatter(PlainFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))

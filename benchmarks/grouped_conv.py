@@ -22,8 +22,8 @@ PARTS = ('forward', 'input_gradient', 'weight_gradient')
 
 # (channels, image size, stride): the grouped 3x3 convolutions of WRN-40-2 in G and BG(2) blocks, those of BG(4) after.
 SHAPES = {
-    'G': ((32, 32, 1), (64, 16, 1), (128, 8, 1), (32, 32, 2), (64, 16, 2), (16, 32, 1)),
-    'BG': ((16, 32, 1), (32, 16, 1), (64, 8, 1), (8, 32, 1)),
+  'G': ((32, 32, 1), (64, 16, 1), (128, 8, 1), (32, 32, 2), (64, 16, 2), (16, 32, 1)),
+  'BG': ((16, 32, 1), (32, 16, 1), (64, 8, 1), (8, 32, 1)),
 }
 MOST_PRODUCTS = 72  # For each value of the sum over shifts: with more, its compilation takes seconds.
 
@@ -39,8 +39,10 @@ def main():
 
   rows = []
   shapes = dict.fromkeys(shape for name in flags.shapes for shape in SHAPES[name])
-  print(f'{"C":>4} {"HxW":>6} {"stride":>6} {"groups":>6} {"width":>5}  {"part":<15} '
-        f'{"lax ms":>9} {"fastest ms":>20} {"rule ms":>20} {"lax / rule":>10}')
+  print(
+    f'{"C":>4} {"HxW":>6} {"stride":>6} {"groups":>6} {"width":>5}  {"part":<15} '
+    f'{"lax ms":>9} {"fastest ms":>20} {"rule ms":>20} {"lax / rule":>10}'
+  )
   for case in cases(shapes):
     for row in measure(*case, flags):
       rows.append(row)
@@ -52,7 +54,7 @@ def main():
 def cases(shapes):
   """Yields (channels, outputs, size, kernel size, Conv): 3x3 in every number of groups, dense ones, 1x1."""
   for channels, size, stride in shapes:
-    for groups in (2 ** i for i in range(int(math.log2(channels)) + 1)):
+    for groups in (2**i for i in range(int(math.log2(channels)) + 1)):
       yield channels, channels, size, 3, Conv((stride, stride), ((1, 1), (1, 1)), (1, 1), groups)
     yield channels, channels, size, 1, Conv((stride, stride), ((0, 0), (0, 0)), (1, 1), 1)
     yield channels, channels, size, 2, Conv((stride, stride), ((1, 1), (1, 1)), (2, 2), 1)
@@ -77,11 +79,14 @@ def measure(channels, outputs, size, kernel_size, conv, flags):
   kernel_shape = (kernel_size, kernel_size, channels // conv.feature_group_count, outputs)
   keys = jax.random.split(jax.random.key(0), 3)
   x, kernel = (
-      jax.random.normal(key, shape, flags.dtype) for key, shape in zip(keys, (x_shape, kernel_shape), strict=False))
+    jax.random.normal(key, shape, flags.dtype) for key, shape in zip(keys, (x_shape, kernel_shape), strict=False)
+  )
   dy = jax.random.normal(keys[2], jax.eval_shape(lambda: LAX.forward(x, kernel, conv)).shape, flags.dtype)
   arguments = {
-      'forward': (x, kernel, ()), 'input_gradient': (dy, kernel, (x_shape,)),
-      'weight_gradient': (x, dy, (kernel_shape,))}
+    'forward': (x, kernel, ()),
+    'input_gradient': (dy, kernel, (x_shape,)),
+    'weight_gradient': (x, dy, (kernel_shape,)),
+  }
   named = candidates(kernel_shape, conv)
   chosen = grouped_conv.RULES.get(jax.default_backend(), grouped_conv.lax_rule)(x_shape, kernel_shape, conv)
 
@@ -91,10 +96,17 @@ def measure(channels, outputs, size, kernel_size, conv, flags):
     times = interleaved(functions, (first, second), flags.repeats)
     rule = next(name for name, form in named.items() if getattr(form, part) is getattr(chosen, part))
     yield {
-        'channels': channels, 'outputs': outputs, 'size': size, 'kernel_size': kernel_size,
-        'stride': conv.window_strides[0], 'groups': conv.feature_group_count, 'part': part, 'rule': rule,
-        'ms': {name: round(median, 4) for name, (median, _) in times.items()},
-        'ms_min': {name: round(least, 4) for name, (_, least) in times.items()}}
+      'channels': channels,
+      'outputs': outputs,
+      'size': size,
+      'kernel_size': kernel_size,
+      'stride': conv.window_strides[0],
+      'groups': conv.feature_group_count,
+      'part': part,
+      'rule': rule,
+      'ms': {name: round(median, 4) for name, (median, _) in times.items()},
+      'ms_min': {name: round(least, 4) for name, (_, least) in times.items()},
+    }
 
 
 def _bind(function, *static):
@@ -105,9 +117,12 @@ def print_row(row):
   ms = row['ms']
   fastest = min(ms, key=ms.get)
   size, width = f'{row["size"]}x{row["size"]}', row['channels'] // row['groups']
-  print(f'{row["channels"]:>4} {size:>6} {row["stride"]:>6} {row["groups"]:>6} {width:>5}  '
-        f'{row["part"] + " " + str(row["kernel_size"]):<17} {ms["lax"]:>7.2f} {fastest:>12} {ms[fastest]:>7.2f} '
-        f'{row["rule"]:>12} {ms[row["rule"]]:>7.2f} {ms["lax"] / ms[row["rule"]]:>10.2f}', flush=True)
+  print(
+    f'{row["channels"]:>4} {size:>6} {row["stride"]:>6} {row["groups"]:>6} {width:>5}  '
+    f'{row["part"] + " " + str(row["kernel_size"]):<17} {ms["lax"]:>7.2f} {fastest:>12} {ms[fastest]:>7.2f} '
+    f'{row["rule"]:>12} {ms[row["rule"]]:>7.2f} {ms["lax"] / ms[row["rule"]]:>10.2f}',
+    flush=True,
+  )
 
 
 def print_rule(rows):
@@ -118,13 +133,14 @@ def print_rule(rows):
     best = min(row['ms'].values())
     for name, ms in row['ms'].items():
       if name.startswith('merged'):
-        name = f'merged to {row["channels"] // int(name[len("merged("):-1])}'
+        name = f'merged to {row["channels"] // int(name[len("merged(") : -1])}'
       key = (row['kernel_size'], row['channels'] // row['groups'] if row['groups'] > 1 else 'all', row['part'])
       slowdowns.setdefault(key, {}).setdefault(name, []).append(ms / best)
   for (kernel_size, width, part), named in slowdowns.items():
     means = {name: math.exp(sum(map(math.log, values)) / len(values)) for name, values in named.items()}
-    line = ', '.join(f'{name} {mean:.2f} ({len(named[name])})' for name, mean in sorted(
-        means.items(), key=lambda item: item[1]))
+    line = ', '.join(
+      f'{name} {mean:.2f} ({len(named[name])})' for name, mean in sorted(means.items(), key=lambda item: item[1])
+    )
     print(f'{kernel_size}x{kernel_size}, {width:>3} in a group, {part:<15}: {line}')
 
 

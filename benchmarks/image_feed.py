@@ -40,8 +40,12 @@ class Photographs(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self):
-    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
-      'image': tfds.features.Image(shape=(None, None, 3)), 'label': tfds.features.ClassLabel(num_classes=2)}))
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {'image': tfds.features.Image(shape=(None, None, 3)), 'label': tfds.features.ClassLabel(num_classes=2)}
+      ),
+    )
 
   def _split_generators(self, dl_manager):
     return {'train': self._generate_examples()}
@@ -61,7 +65,7 @@ def photographs() -> list[bytes]:
     image = whole[i % len(whole)]
     top, left = rng.integers(image.shape[0] - HEIGHT), rng.integers(image.shape[1] - WIDTH)
     file = io.BytesIO()
-    Image.fromarray(image[top:top + HEIGHT, left:left + WIDTH]).save(file, 'JPEG', quality=QUALITY)
+    Image.fromarray(image[top : top + HEIGHT, left : left + WIDTH]).save(file, 'JPEG', quality=QUALITY)
     files.append(file.getvalue())
   return files
 
@@ -83,16 +87,21 @@ def main(arguments: list[str] | None = None) -> None:
     files = photographs()
     index = np.resize(np.arange(PHOTOGRAPHS), (flags.batches, flags.batch))
     keys = {'random crops': (0, 0), 'middles': None}
-    speeds = {f'{crop}, one core': [len(files) / decode(files, flags.image_size, key) for _ in range(flags.repeats)]
-              for crop, key in keys.items()}
-    seconds = in_turns({f'{crop}, the feed': functools.partial(drain, feed, index, key) for crop, key in keys.items()},
-                       flags.repeats)
+    speeds = {
+      f'{crop}, one core': [len(files) / decode(files, flags.image_size, key) for _ in range(flags.repeats)]
+      for crop, key in keys.items()
+    }
+    seconds = in_turns(
+      {f'{crop}, the feed': functools.partial(drain, feed, index, key) for crop, key in keys.items()}, flags.repeats
+    )
     speeds |= {name: [index.size / each for each in seen] for name, seen in seconds.items()}
 
   cores = len(os.sched_getaffinity(0))
-  print(f'images a second: median (lowest to highest) of {flags.repeats}; JPEGs of {WIDTH}x{HEIGHT} pixels and '
-        f'{statistics.mean(map(len, files)) / 1000:.0f} kB, crops of {flags.image_size}x{flags.image_size}; '
-        f'the feed has {cores} processes')
+  print(
+    f'images a second: median (lowest to highest) of {flags.repeats}; JPEGs of {WIDTH}x{HEIGHT} pixels and '
+    f'{statistics.mean(map(len, files)) / 1000:.0f} kB, crops of {flags.image_size}x{flags.image_size}; '
+    f'the feed has {cores} processes'
+  )
   rows = []
   for name, seen in speeds.items():
     rows.append({'run': name, 'images_per_second': statistics.median(seen), 'lowest': min(seen), 'highest': max(seen)})

@@ -26,11 +26,15 @@ def main(arguments: list[str] | None = None) -> None:
   flags = parser.parse_args(arguments)
 
   rows = measure(flags)
-  print(f'{"network":<20} {"parameters":>10} {"madds":>11} {"batch 1 ms":>11} {f"batch {flags.batch} images/s":>20} '
-        f'{"ns a 1000 madds":>16}')
+  print(
+    f'{"network":<20} {"parameters":>10} {"madds":>11} {"batch 1 ms":>11} {f"batch {flags.batch} images/s":>20} '
+    f'{"ns a 1000 madds":>16}'
+  )
   for row in rows:
-    print(f'{row["network"]:<20} {row["parameters"]:>10} {row["multiply_adds"]:>11} {1e3 * row["latency"]:>11.3f} '
-          f'{row["images_per_second"]:>20.1f} {1e12 / row["images_per_second"] / row["multiply_adds"]:>16.2f}')
+    print(
+      f'{row["network"]:<20} {row["parameters"]:>10} {row["multiply_adds"]:>11} {1e3 * row["latency"]:>11.3f} '
+      f'{row["images_per_second"]:>20.1f} {1e12 / row["images_per_second"] / row["multiply_adds"]:>16.2f}'
+    )
   write_json(flags.json, flags, rows)
   if flags.plot:
     plot(rows, flags)
@@ -43,11 +47,9 @@ def measure(flags: argparse.Namespace) -> list[dict]:
     network = make_network(make_config(architecture, 1, flags.dtype))
     image_shape = (flags.image_size, flags.image_size, 3)
     counts = cost.count(network.model, image_shape)
-    rows.append({
-      'network': str(architecture), 'parameters': counts.parameters, 'multiply_adds': counts.multiply_adds})
+    rows.append({'network': str(architecture), 'parameters': counts.parameters, 'multiply_adds': counts.multiply_adds})
     one[str(architecture)] = functools.partial(compile_forward(network, image_shape, batch=1), 1)
-    many[str(architecture)] = functools.partial(
-      compile_forward(network, image_shape, flags.batch), calls_a_sample())
+    many[str(architecture)] = functools.partial(compile_forward(network, image_shape, flags.batch), calls_a_sample())
   latencies, times = in_turns(one, flags.repeats), in_turns(many, flags.repeats)
   images = flags.batch * calls_a_sample()
   for row in rows:
@@ -68,12 +70,17 @@ def plot(rows: list[dict], flags: argparse.Namespace) -> None:
     print('Matplotlib is not installed: there is no plot.')
     return
   device = jax.devices()[0].device_kind
-  cost_plot.write(flags.plot, {
-    f'one image at a time, {device}, {flags.dtype}': [
-      (row['network'], row['multiply_adds'] / 1e6, 1e3 * row['latency']) for row in rows],
-    f'batches of {flags.batch}, {device}, {flags.dtype}': [
-      (row['network'], row['multiply_adds'] / 1e6, 1e3 / row['images_per_second']) for row in rows],
-  })
+  cost_plot.write(
+    flags.plot,
+    {
+      f'one image at a time, {device}, {flags.dtype}': [
+        (row['network'], row['multiply_adds'] / 1e6, 1e3 * row['latency']) for row in rows
+      ],
+      f'batches of {flags.batch}, {device}, {flags.dtype}': [
+        (row['network'], row['multiply_adds'] / 1e6, 1e3 / row['images_per_second']) for row in rows
+      ],
+    },
+  )
 
 
 if __name__ == '__main__':

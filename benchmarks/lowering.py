@@ -25,7 +25,7 @@ class DescribedReplicas(Replicas):
 
   def shard(self, batch: Any, axis: int = 0) -> Any:
     def share(x):
-      shape = (*x.shape[:axis], x.shape[axis] // len(self), *x.shape[axis + 1:])
+      shape = (*x.shape[:axis], x.shape[axis] // len(self), *x.shape[axis + 1 :])
       return jax.ShapeDtypeStruct((*self._devices_axis, *shape), x.dtype)
 
     return jax.tree.map(share, batch)
@@ -35,8 +35,9 @@ class DescribedReplicas(Replicas):
     return (len(self),) if self.axis_name else ()
 
 
-def describe_steps(architecture: Architecture, flags: argparse.Namespace, replicas: DescribedReplicas
-                   ) -> tuple[Callable[[], jax.stages.Lowered], Callable[[], jax.stages.Lowered]]:
+def describe_steps(
+  architecture: Architecture, flags: argparse.Namespace, replicas: DescribedReplicas
+) -> tuple[Callable[[], jax.stages.Lowered], Callable[[], jax.stages.Lowered]]:
   """The train loop and the evaluation step as `train.train_and_evaluate` has them: functions that lower them."""
   config = make_config(architecture, flags.batch, flags.dtype)
   image_shape = (flags.image_size, flags.image_size, 3)
@@ -44,15 +45,18 @@ def describe_steps(architecture: Architecture, flags: argparse.Namespace, replic
   split = Split(np.zeros((EXAMPLES, *image_shape), np.uint8), np.zeros(EXAMPLES, np.int32))
   feed = feeds.ResidentFeed(split, replicas)
   tx = optim.create_optimizer(config, EXAMPLES // flags.batch)
-  state = replicas.replicate(jax.eval_shape(
-    lambda: steps.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(0)))))
+  state = replicas.replicate(
+    jax.eval_shape(lambda: steps.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(0))))
+  )
 
   train_step = steps.make_train_step([config], [network], None, tx, feed.gather, replicas)
   train_loop = replicas.compile(steps.make_train_loop(train_step), donate_argnums=(0,))
   index = np.zeros((config.steps_per_dispatch, flags.batch), np.int32)
-  batches, = feed.stacks(index, config.steps_per_dispatch)
+  (batches,) = feed.stacks(index, config.steps_per_dispatch)
   eval_step = replicas.compile(steps.make_eval_step(network, feed.gather, replicas))
   batch = next(feed.batches(feeds.masked_batches(flags.batch, flags.batch)))
   sums = replicas.replicate(steps.NO_EXAMPLES)
-  return (functools.partial(train_loop.lower, (state,), {}, feed.data, batches),
-          functools.partial(eval_step.lower, state.variables, feed.data, batch, sums))
+  return (
+    functools.partial(train_loop.lower, (state,), {}, feed.data, batches),
+    functools.partial(eval_step.lower, state.variables, feed.data, batch, sums),
+  )

@@ -43,7 +43,7 @@ EPOCHS_IMAGES = 200 * 50_000  # of the recipe on CIFAR-10
 
 # The matrices' sides and the array's bytes, by backend: large enough that the time is theirs alone.
 MATRIX = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}
-COPY = {'cpu': 2 ** 28, 'gpu': 2 ** 32, 'tpu': 2 ** 31}
+COPY = {'cpu': 2**28, 'gpu': 2**32, 'tpu': 2**31}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -63,13 +63,19 @@ def main(arguments: list[str] | None = None) -> None:
   bandwidth = flags.bandwidth or measure_bandwidth(flags.repeats)
   device = flags.device or jax.devices()[0].device_kind
   print(f'{device}, {flags.dtype}: {tflops:.3g} TFLOP/s, {bandwidth:.4g} GB/s')
-  print(f'{"network":<20} {"arithmetic us":>14} {"memory us":>10} {"floor images/s":>15} {"200 epochs s":>13}'
-        + f' {"images/s":>9} {"share":>6} {"devices":>8}' * here)
+  print(
+    f'{"network":<20} {"arithmetic us":>14} {"memory us":>10} {"floor images/s":>15} {"200 epochs s":>13}'
+    + f' {"images/s":>9} {"share":>6} {"devices":>8}' * here
+  )
   rows = []
   for architecture in flags.networks:
     row = floor(architecture, flags, tflops, bandwidth)
-    print(f'{row["network"]:<20} {1e6 * row["arithmetic"]:>14.2f} {1e6 * row["memory"]:>10.2f} '
-          f'{1 / row["floor"]:>15.0f} {EPOCHS_IMAGES * row["floor"]:>13.1f}', end='', flush=True)
+    print(
+      f'{row["network"]:<20} {1e6 * row["arithmetic"]:>14.2f} {1e6 * row["memory"]:>10.2f} '
+      f'{1 / row["floor"]:>15.0f} {EPOCHS_IMAGES * row["floor"]:>13.1f}',
+      end='',
+      flush=True,
+    )
     if here:
       row |= share(architecture, flags, row['floor'])
       print(f' {row["images_per_second"]:>9.1f} {row["share"]:>6.2f} {row["devices"]:>8}', end='')
@@ -86,8 +92,13 @@ def floor(architecture: Architecture, flags: argparse.Namespace, tflops: float, 
   moved = activation_passes(model, image_shape) * jnp.dtype(flags.dtype).itemsize
   arithmetic, memory = 3 * 2 * multiply_adds / (tflops * 1e12), moved / (bandwidth * 1e9)
   return {
-    'network': str(architecture), 'multiply_adds': multiply_adds, 'bytes_moved': moved, 'arithmetic': arithmetic,
-    'memory': memory, 'floor': max(arithmetic, memory)}
+    'network': str(architecture),
+    'multiply_adds': multiply_adds,
+    'bytes_moved': moved,
+    'arithmetic': arithmetic,
+    'memory': memory,
+    'floor': max(arithmetic, memory),
+  }
 
 
 def activation_passes(model: nn.Module, image_shape: Sequence[int]) -> int:
@@ -124,7 +135,7 @@ def measure_tflops(dtype: str, repeats: int) -> float:
   side = MATRIX[jax.default_backend()]
   x = jax.random.normal(jax.random.key(0), (side, side), dtype)
   product = jax.jit(jnp.matmul)
-  return 2 * side ** 3 / best_seconds(lambda: product(x, x).block_until_ready(), repeats) / 1e12
+  return 2 * side**3 / best_seconds(lambda: product(x, x).block_until_ready(), repeats) / 1e12
 
 
 def measure_bandwidth(repeats: int) -> float:

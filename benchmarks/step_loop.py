@@ -65,8 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
   rows = [compare(*names, times, flags.images // flags.batch * flags.batch) for names in COMPARISONS]
   saved = sharing(times, len(alone))
   print_rows(rows)
-  print(f"{len(alone)} students in one run save {saved['saved']:.1f}% of the time. The teacher's forward passes are "
-        f"{saved['teacher']:.1f}% of it, those spared {saved['spared']:.1f}%.")
+  print(
+    f"{len(alone)} students in one run save {saved['saved']:.1f}% of the time. The teacher's forward passes are "
+    f'{saved["teacher"]:.1f}% of it, those spared {saved["spared"]:.1f}%.'
+  )
   write_json(flags.json, flags, rows, sharing=saved, seconds=times)
 
 
@@ -110,8 +112,10 @@ def make_runs(flags: argparse.Namespace, replicas: Replicas) -> dict[str, Callab
     ONE_STEP: training([one_step], None, resident, replicas, flags),
     other_dtype: training([other], None, resident, replicas, flags),
     TOGETHER: training(students, teacher, resident, replicas, flags),
-    **{name: training([student], teacher, resident, replicas, flags)
-       for name, student in zip(students_alone(flags), students, strict=True)},
+    **{
+      name: training([student], teacher, resident, replicas, flags)
+      for name, student in zip(students_alone(flags), students, strict=True)
+    },
     FORWARD: forward(teacher, resident, replicas, flags),
   }
 
@@ -128,14 +132,17 @@ def training(
   networks = [make_network(config, replicas.axis_name) for config in configs]
   teacher, teacher_variables = make_teacher(teacher_config, image_shape) if teacher_config else (None, {})
   tx = optim.create_optimizer(configs[0], steps_per_epoch=1000)
-  states = tuple(steps.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(seed)))
-                 for seed, network in enumerate(networks))
+  states = tuple(
+    steps.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(seed)))
+    for seed, network in enumerate(networks)
+  )
   train_step = steps.make_train_step(configs, networks, teacher, tx, feed.gather, replicas)
   return epochs(train_step, states, teacher_variables, feed, configs[0], replicas, flags)
 
 
-def forward(teacher_config: ml_collections.ConfigDict, feed: feeds.ResidentFeed, replicas: Replicas,
-            flags: argparse.Namespace) -> Callable[[], None]:
+def forward(
+  teacher_config: ml_collections.ConfigDict, feed: feeds.ResidentFeed, replicas: Replicas, flags: argparse.Namespace
+) -> Callable[[], None]:
   """An epoch in which the teacher sees every image and nothing is trained."""
   teacher, teacher_variables = make_teacher(teacher_config, (flags.image_size, flags.image_size, 3))
 
@@ -152,9 +159,15 @@ def make_teacher(config: ml_collections.ConfigDict, image_shape: tuple[int, ...]
   return network, network.init(jax.random.key(0), image_shape)
 
 
-def epochs(step: Callable, states: tuple[steps.TrainState, ...], teacher_variables: Any,
-           feed: feeds.ResidentFeed | feeds.StreamFeed, config: ml_collections.ConfigDict, replicas: Replicas,
-           flags: argparse.Namespace) -> Callable[[], None]:
+def epochs(
+  step: Callable,
+  states: tuple[steps.TrainState, ...],
+  teacher_variables: Any,
+  feed: feeds.ResidentFeed | feeds.StreamFeed,
+  config: ml_collections.ConfigDict,
+  replicas: Replicas,
+  flags: argparse.Namespace,
+) -> Callable[[], None]:
   """A function that runs the next epoch of a step, as training does, and waits for its metrics."""
   states, teacher_variables = replicas.replicate((states, teacher_variables))
   loop = replicas.compile(steps.make_train_loop(step), donate_argnums=(0,))
@@ -164,7 +177,8 @@ def epochs(step: Callable, states: tuple[steps.TrainState, ...], teacher_variabl
     nonlocal states
     order = feeds.epoch_batches(jax.random.key(0), next(numbers), flags.images, flags.batch)
     states = train.run_epoch(
-      loop, states, teacher_variables, feed, order, config.steps_per_dispatch, receive=replicas.fetch)
+      loop, states, teacher_variables, feed, order, config.steps_per_dispatch, receive=replicas.fetch
+    )
 
   return run
 
@@ -196,9 +210,11 @@ def sharing(times: dict[str, list[float]], students: int) -> dict[str, float]:
 def print_rows(rows: list[dict]) -> None:
   print(f'{"":<24} images/s {"lowest to highest":>19}         {"":<24} images/s {"lowest to highest":>19} {"ratio":>8}')
   for row in rows:
-    sides = [f'{name:<24} {row["images_per_second"][name]:>8.1f} '
-             + f'{row["lowest"][name]:.1f} to {row["highest"][name]:.1f}'.rjust(19)
-             for name in (row['choice'], row['counterpart'])]
+    sides = [
+      f'{name:<24} {row["images_per_second"][name]:>8.1f} '
+      + f'{row["lowest"][name]:.1f} to {row["highest"][name]:.1f}'.rjust(19)
+      for name in (row['choice'], row['counterpart'])
+    ]
     print(f'{sides[0]}  beside {sides[1]} {row["ratio"]:>8.3f}')
 
 

@@ -24,8 +24,7 @@ class WideResNet(nn.Module):
     self.stem = make_convolution(3, Convolution(3, STEM_FEATURES))
     self.blocks = nn.ModuleList()
     channels = STEM_FEATURES
-    for blocks, features, strides in zip(
-        group_blocks(depth, block), group_features(width), GROUP_STRIDES, strict=True):
+    for blocks, features, strides in zip(group_blocks(depth, block), group_features(width), GROUP_STRIDES, strict=True):
       for i, each in enumerate(blocks):
         self.blocks.append(ResidualBlock(each, channels, features, strides if i == 0 else 1))
         channels = features
@@ -67,14 +66,22 @@ class ResidualBlock(nn.Module):
 def make_convolution(in_features: int, convolution: Convolution) -> nn.Conv2d:
   """The convolution, with the released code's initial values."""
   module = nn.Conv2d(
-    in_features, convolution.features, convolution.kernel, convolution.strides, convolution.padding,
-    convolution.dilation, convolution.groups, bias=False)
-  nn.init.normal_(module.weight, std=math.sqrt(2 / (convolution.kernel ** 2 * convolution.features)))
+    in_features,
+    convolution.features,
+    convolution.kernel,
+    convolution.strides,
+    convolution.padding,
+    convolution.dilation,
+    convolution.groups,
+    bias=False,
+  )
+  nn.init.normal_(module.weight, std=math.sqrt(2 / (convolution.kernel**2 * convolution.features)))
   return module
 
 
-def make_train_step(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: str, channels_last: bool,
-                    compiled: bool) -> Callable[[int], None]:
+def make_train_step(
+  network: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: str, channels_last: bool, compiled: bool
+) -> Callable[[int], None]:
   """Eager training as the paper has it: cross entropy and SGD with momentum and weight decay, on one batch.
 
   Args:

@@ -42,8 +42,12 @@ from moonshine_jax.ops import grouped_conv
 from moonshine_jax.ops.formulations import LAX, merged
 
 # What libtpu would ask of Google Cloud and of the machine's other processes, as if it were to use a TPU.
-LIBTPU_VARIABLES = {'TPU_SKIP_MDS_QUERY': '1', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
-                    'TPU_WORKER_HOSTNAMES': 'localhost', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
+LIBTPU_VARIABLES = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
 
 
 def dense_rule(x_shape, kernel_shape, conv):
@@ -57,8 +61,13 @@ FORMULATIONS = {'rule': grouped_conv.tpu_rule, 'lax': grouped_conv.lax_rule, 'de
 
 def main(arguments: list[str] | None = None) -> None:
   parser = make_parser(__doc__, repeats=None, dtype='bfloat16')
-  parser.add_argument('--formulations', nargs='+', default=['rule'], choices=FORMULATIONS,
-                      help="of grouped convolutions: our rule (default), XLA's own, dense ones")
+  parser.add_argument(
+    '--formulations',
+    nargs='+',
+    default=['rule'],
+    choices=FORMULATIONS,
+    help="of grouped convolutions: our rule (default), XLA's own, dense ones",
+  )
   parser.add_argument('--batch', type=int, default=128, help='images in a step, over all devices (default: 128)')
   parser.add_argument('--topology', default='v5e:2x2', help='as the compiler names it (default: v5e:2x2)')
   flags = parser.parse_args(arguments)
@@ -132,8 +141,12 @@ def compile_and_read(lowered: jax.stages.Lowered) -> dict:
   return {
     'cycles': estimated_cycles(hlo),
     'bytes_moved': compiled.cost_analysis()['bytes accessed'],
-    'bytes_held': (memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-                   + memory.temp_size_in_bytes),
+    'bytes_held': (
+      memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      - memory.alias_size_in_bytes
+      + memory.temp_size_in_bytes
+    ),
     'collectives': collectives(hlo),
     'compile_seconds': round(seconds, 1),
   }
@@ -146,22 +159,37 @@ def estimated_cycles(hlo: str) -> int:
 
 def collectives(hlo: str) -> dict[str, int]:
   """How many of each kind of collective a compiled program has; an asynchronous one counts where it starts."""
-  kinds = ('all-gather', 'all-reduce', 'all-to-all', 'ragged-all-to-all', 'collective-broadcast', 'collective-permute',
-           'reduce-scatter')
+  kinds = (
+    'all-gather',
+    'all-reduce',
+    'all-to-all',
+    'ragged-all-to-all',
+    'collective-broadcast',
+    'collective-permute',
+    'reduce-scatter',
+  )
   return dict(Counter(re.findall(rf'^[^"\n]* ({"|".join(kinds)})(?:-start)?\(', hlo, re.MULTILINE)))
 
 
 def print_header() -> None:
-  print(f'{"":<32}{"train step":^52}{"evaluation step":^52}\n{"network":<20} {"formulation":<11}'
-        + 2 * f'{"kcycles":>9} {"MB moved":>9} {"MB held":>8} {"s":>6}  {"collectives":<16}', flush=True)
+  print(
+    f'{"":<32}{"train step":^52}{"evaluation step":^52}\n{"network":<20} {"formulation":<11}'
+    + 2 * f'{"kcycles":>9} {"MB moved":>9} {"MB held":>8} {"s":>6}  {"collectives":<16}',
+    flush=True,
+  )
 
 
 def print_row(row: dict) -> None:
-  print(f'{row["network"]:<20} {row["formulation"]:<11}' + ''.join(
-    f'{step["cycles"] / 1e3:>9.1f} {step["bytes_moved"] / 1e6:>9.1f} {step["bytes_held"] / 1e6:>8.1f} '
-    f'{step["compile_seconds"]:>6.1f}  '
-    f'{", ".join(f"{count} {kind}" for kind, count in step["collectives"].items()):<16}'
-    for step in (row['train'], row['evaluation'])), flush=True)
+  print(
+    f'{row["network"]:<20} {row["formulation"]:<11}'
+    + ''.join(
+      f'{step["cycles"] / 1e3:>9.1f} {step["bytes_moved"] / 1e6:>9.1f} {step["bytes_held"] / 1e6:>8.1f} '
+      f'{step["compile_seconds"]:>6.1f}  '
+      f'{", ".join(f"{count} {kind}" for kind, count in step["collectives"].items()):<16}'
+      for step in (row['train'], row['evaluation'])
+    ),
+    flush=True,
+  )
 
 
 if __name__ == '__main__':

@@ -98,7 +98,7 @@ def our_train_step(architecture: Architecture, flags: argparse.Namespace, device
   images, labels = synthetic_batch(flags.batch, flags.image_size)
   feed = ResidentFeed(Split(images, labels), replicas)
   index = np.tile(np.arange(flags.batch, dtype=np.int32), (calls_a_sample(), 1))
-  batches, = feed.stacks(index, calls_a_sample())
+  (batches,) = feed.stacks(index, calls_a_sample())
   tx = optim.create_optimizer(config, steps_per_epoch=1000)
   keys = jax.random.split(jax.random.key(0))
   states = replicas.replicate((steps.create_train_state(network, images.shape[1:], tx, *keys),))
@@ -139,8 +139,9 @@ def find_torch() -> str | None:
   return device
 
 
-def torch_train_steps(architecture: Architecture, flags: argparse.Namespace,
-                      device: str) -> dict[str, Callable[[], None]]:
+def torch_train_steps(
+  architecture: Architecture, flags: argparse.Namespace, device: str
+) -> dict[str, Callable[[], None]]:
   """PyTorch's steps by name, each as `our_train_step`'s."""
   import torch
 
@@ -197,16 +198,23 @@ def ratios(row: dict) -> dict[str, float]:
 def print_header(names: list[str]) -> None:
   compared = [name for name in names if not name.startswith('ours')]
   print("images a second, and the fastest of ours as a multiple of PyTorch's and of S, which is ours of WRN-40-2 S")
-  print(f'{"network":<20} {"parameters":>10} {"madds":>11}' + ''.join(f' {name:>21}' for name in names)
-        + ''.join(f' {"to " + name.removeprefix("PyTorch "):>16}' for name in compared), flush=True)
+  print(
+    f'{"network":<20} {"parameters":>10} {"madds":>11}'
+    + ''.join(f' {name:>21}' for name in names)
+    + ''.join(f' {"to " + name.removeprefix("PyTorch "):>16}' for name in compared),
+    flush=True,
+  )
 
 
 def print_row(row: dict, names: list[str]) -> None:
   speeds, beside = row['images_per_second'], row['ratios']
   compared = [name for name in names if not name.startswith('ours')]
-  print(f'{row["network"]:<20} {row["parameters"]:>10} {row["multiply_adds"]:>11}'
-        + ''.join(f' {speeds[name]:>21.1f}' if name in speeds else f' {"-":>21}' for name in names)
-        + ''.join(f' {beside[name]:>16.2f}' if name in beside else f' {"-":>16}' for name in compared), flush=True)
+  print(
+    f'{row["network"]:<20} {row["parameters"]:>10} {row["multiply_adds"]:>11}'
+    + ''.join(f' {speeds[name]:>21.1f}' if name in speeds else f' {"-":>21}' for name in names)
+    + ''.join(f' {beside[name]:>16.2f}' if name in beside else f' {"-":>16}' for name in compared),
+    flush=True,
+  )
 
 
 if __name__ == '__main__':

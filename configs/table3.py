@@ -16,6 +16,5 @@ from moonshine_jax import paper
 
 def get_config() -> ml_collections.ConfigDict:
   config = cifar10.get_config()
-  config.distill.students = tuple(
-    f'depth={row.depth} width={row.width} block={row.block}' for row in paper.TABLE_3[1:])
+  config.distill.students = tuple(f'depth={row.depth} width={row.width} block={row.block}' for row in paper.TABLE_3[1:])
   return config

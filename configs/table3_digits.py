@@ -20,5 +20,6 @@ def get_config() -> ml_collections.ConfigDict:
   config = digits.get_config()
   config.model.width = 2
   config.distill.students = tuple(
-    f'depth={DEPTHS[row.depth]} width={row.width} block={row.block}' for row in paper.TABLE_3[1:])
+    f'depth={DEPTHS[row.depth]} width={row.width} block={row.block}' for row in paper.TABLE_3[1:]
+  )
   return config

@@ -28,8 +28,9 @@ def environments(workers: int) -> list[dict[str, str]]:
   return [{'JAX_PLATFORMS': 'cuda', **os.environ, 'CUDA_VISIBLE_DEVICES': gpu} for gpu in gpus[:workers]]
 
 
-def run_all(commands: dict[Path, Sequence[str]], environments: Sequence[dict[str, str]],
-            tell: Callable[[], None]) -> None:
+def run_all(
+  commands: dict[Path, Sequence[str]], environments: Sequence[dict[str, str]], tell: Callable[[], None]
+) -> None:
   """Runs every command, in order, as many at a time as there are environments.
 
   One that fails leaves the others to run. SIGTERM and SIGINT go to all that are running, and no other is started.
@@ -79,8 +80,9 @@ def _start(command, log, environment):
     file = open(log, 'a')
   with file:
     # A process group of its own keeps a Ctrl-C from the run, which would take it and what is passed on for two signals.
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                            process_group=0)
+    return subprocess.Popen(
+      command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
+    )
 
 
 def _terminate(running):

@@ -42,13 +42,15 @@ REGIME_WORDS = {'none': 'alpha=0 beta=0', 'KD': 'beta=0', 'AT': 'alpha=0', 'KD+A
 CONFIG = config_flags.DEFINE_config_file('config', None, "The teacher's config; it may name the students.")
 OUT = flags.DEFINE_string('out', None, 'Folder for the workdirs of all runs.')
 BLOCKS = flags.DEFINE_string(
-  'blocks', None, "Blocks of the students, separated by commas (default: all of the config's, or G(N/8)).")
+  'blocks', None, "Blocks of the students, separated by commas (default: all of the config's, or G(N/8))."
+)
 REGIMES = flags.DEFINE_list('regimes', ['none', 'KD', 'AT'], 'Regimes, of none, KD, AT and KD+AT.')
 KD_FORMS = flags.DEFINE_list('kd_forms', [], "Forms of KD, each a student of its own (default: the config's alone).")
 AT_FORMS = flags.DEFINE_list('at_forms', [], "Forms of AT, each a student of its own (default: the config's alone).")
 SEEDS = flags.DEFINE_integer('seeds', 3, 'Students of each block and regime, with seeds from 0.', 1, 1000)
 SCALE = flags.DEFINE_float(
-  'scale', None, 'Trains for this share of the epochs on this share of the data: a rehearsal, not the result.', 0.01, 1)
+  'scale', None, 'Trains for this share of the epochs on this share of the data: a rehearsal, not the result.', 0.01, 1
+)
 TOGETHER = flags.DEFINE_integer('together', 3, 'Students that learn in one process from one teacher.', 1, 100)
 WORKERS = flags.DEFINE_integer('workers', 1, 'Processes at a time; of several, each has a GPU of its own.', 1, 64)
 DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Prints the commands of all runs and trains nothing.')
@@ -70,8 +72,11 @@ class Run:
   def flags(self, config_file: str, overrides: dict[str, Any]) -> list[str]:
     """The flags of `moonshine_jax.main`, where the sweep had these overrides of its config's file."""
     values = {**overrides, **self.changes}
-    return [f'--config={config_file}', *(f'--config.{name}={value}' for name, value in values.items()),
-            f'--workdir={self.workdir}']
+    return [
+      f'--config={config_file}',
+      *(f'--config.{name}={value}' for name, value in values.items()),
+      f'--workdir={self.workdir}',
+    ]
 
 
 def make_run(base: ml_collections.ConfigDict, workdir: Path, **changes: Any) -> Run:
@@ -99,15 +104,22 @@ def ways(regimes: Sequence[str], kd_forms: Sequence[str], at_forms: Sequence[str
   for regime in regimes:
     if regime not in REGIME_WORDS:
       raise UserError(f'--regimes: {regime!r}: expected some of {", ".join(REGIME_WORDS)}')
-    forms = [[f'{name}={value}' for value in values if loss in regime] or ['']
-             for loss, name, values in (('KD', 'kd_form', kd_forms), ('AT', 'at_form', at_forms))]
+    forms = [
+      [f'{name}={value}' for value in values if loss in regime] or ['']
+      for loss, name, values in (('KD', 'kd_form', kd_forms), ('AT', 'at_form', at_forms))
+    ]
     found += [' '.join(' '.join(words).split()) for words in itertools.product([REGIME_WORDS[regime]], *forms)]
   return found
 
 
 def plan(
-  base: ml_collections.ConfigDict, words: Sequence[str], seeds: int, together: int, out: Path,
-  reached: Mapping[Path, int] = types.MappingProxyType({}), done: Container[Path] = (),
+  base: ml_collections.ConfigDict,
+  words: Sequence[str],
+  seeds: int,
+  together: int,
+  out: Path,
+  reached: Mapping[Path, int] = types.MappingProxyType({}),
+  done: Container[Path] = (),
 ) -> Iterator[Run]:
   """The runs of all students but those that are done; the students of a run have reached the same step."""
   for seed in range(seeds):
@@ -119,7 +131,7 @@ def plan(
         by_step.setdefault(reached.get(workdir, 0), []).append(each)
     for alike in by_step.values():
       for start in range(0, len(alike), together):
-        yield make_run(base, everyone.workdir, **shared, distill__students=tuple(alike[start:start + together]))
+        yield make_run(base, everyone.workdir, **shared, distill__students=tuple(alike[start : start + together]))
 
 
 def scaled(base: ml_collections.ConfigDict, scale: float) -> dict[str, Any]:

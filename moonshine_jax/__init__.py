@@ -3,8 +3,13 @@
 import importlib
 
 # What is used as `moonshine_jax.NAME`, and where it is; loaded when first used, since JAX takes seconds to load.
-_NAMES = {'cheapen': 'substitution', 'plan': 'substitution', 'inherit': 'substitution', 'with_capture': 'capture',
-          'distil': 'distillation'}
+_NAMES = {
+  'cheapen': 'substitution',
+  'plan': 'substitution',
+  'inherit': 'substitution',
+  'with_capture': 'capture',
+  'distil': 'distillation',
+}
 
 
 def __getattr__(name):

@@ -43,20 +43,27 @@ def look(title: str, network: Network, variables: Any, images: np.ndarray) -> Lo
   if not activations:
     raise UserError(f'{title}: the network gives no activations: expected some to draw')
   names = models.activation_names(network.model, len(activations))
-  return Look(title, np.asarray(logits.argmax(-1)), {
-    name: np.asarray(losses.attention_map(each)).reshape(each.shape[:3])
-    for name, each in zip(names, activations, strict=True)})
+  return Look(
+    title,
+    np.asarray(logits.argmax(-1)),
+    {
+      name: np.asarray(losses.attention_map(each)).reshape(each.shape[:3])
+      for name, each in zip(names, activations, strict=True)
+    },
+  )
 
 
-def draw(path: str | os.PathLike, indices: Sequence[int], images: np.ndarray, labels: np.ndarray,
-         looks: Sequence[Look]) -> None:
+def draw(
+  path: str | os.PathLike, indices: Sequence[int], images: np.ndarray, labels: np.ndarray, looks: Sequence[Look]
+) -> None:
   """Writes the picture of images (images, height, width, channels) and what each network makes of them."""
   from moonshine_jax.figures import SVG, plt
 
   with plt.rc_context(SVG), files.writing(path):
     columns = 1 + sum(len(each.maps) for each in looks)
-    figure, axes = plt.subplots(len(images), columns, figsize=(1.1 * columns, 0.7 + 1.3 * len(images)), squeeze=False,
-                                layout='constrained')
+    figure, axes = plt.subplots(
+      len(images), columns, figsize=(1.1 * columns, 0.7 + 1.3 * len(images)), squeeze=False, layout='constrained'
+    )
     figure.get_layout_engine().set(h_pad=0.08)
     for ax in axes.flat:
       ax.set(xticks=[], yticks=[])
@@ -72,8 +79,9 @@ def draw(path: str | os.PathLike, indices: Sequence[int], images: np.ndarray, la
           ax.imshow(each.maps[name][i], cmap='inferno', vmin=0, vmax=brightest)
           if i == 0:
             ax.set_title((f'{each.title}\n' if ax is middle else '') + name, fontsize=9)
-        middle.set_xlabel(f'predicts {each.predictions[i]}',
-                          color='black' if each.predictions[i] == labels[i] else 'tab:red')
+        middle.set_xlabel(
+          f'predicts {each.predictions[i]}', color='black' if each.predictions[i] == labels[i] else 'tab:red'
+        )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

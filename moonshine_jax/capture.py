@@ -16,8 +16,13 @@ from moonshine_jax.substitution import Cheap
 from moonshine_jax.wrapping import Unbound, adapt, capturing
 
 # Names of the argument that says whether a model is training, with what it is then.
-TRAIN_FLAGS = {'train': True, 'training': True, 'is_training': True, 'deterministic': False,
-               'use_running_average': False}
+TRAIN_FLAGS = {
+  'train': True,
+  'training': True,
+  'is_training': True,
+  'deterministic': False,
+  'use_running_average': False,
+}
 
 
 class Captured(nn.Module):
@@ -80,8 +85,9 @@ def with_capture(
       near = difflib.get_close_matches(layer, outputs, 3, 0) or ['another']
       raise UserError(f'{layer!r} is no module that returns an array: expected one such as {", ".join(near)}')
     if not outputs[layer].can_be_taken:
-      raise UserError(f'{layer!r} is inside nn.scan or nn.vmap, out of which no output of one step comes: expected a '
-                      'module around it')
+      raise UserError(
+        f'{layer!r} is inside nn.scan or nn.vmap, out of which no output of one step comes: expected a module around it'
+      )
     if len(outputs[layer].output_shape) != 4:
       raise UserError(f'{layer!r} returns {outputs[layer].output_shape}: expected (batch, height, width, channels)')
   return bare.clone(layers=tuple(layers))
@@ -92,10 +98,16 @@ def find_layers(inspection: Inspection) -> tuple[str, ...]:
   convolutions = {call.path for call in inspection.calls if call.layer}
   convolutions -= {path for path in convolutions if any(_inside(path, each) for each in convolutions)}  # what replaces
   later = convolutions - {layer.path for layer in inspection.layers if layer.is_stem}
-  last = {call.path: (order, call) for order, call in enumerate(inspection.calls)
-          if call.path and not any(_inside(call.path, each) for each in convolutions)}
-  blocks = [call for _, call in last.values()
-            if len(call.output_shape) == 4 and sum(_inside(each, call.path) for each in convolutions) > 1]
+  last = {
+    call.path: (order, call)
+    for order, call in enumerate(inspection.calls)
+    if call.path and not any(_inside(call.path, each) for each in convolutions)
+  }
+  blocks = [
+    call
+    for _, call in last.values()
+    if len(call.output_shape) == 4 and sum(_inside(each, call.path) for each in convolutions) > 1
+  ]
 
   def is_part(call):
     """Whether it is inside the innermost block that goes from its size to another: after the last block of its size."""
@@ -147,5 +159,6 @@ def _logits(outputs: Any) -> jax.Array:
   if not isinstance(logits, jax.Array) or logits.ndim != 2:
     what = f'an array {logits.shape}' if isinstance(logits, jax.Array) else type(outputs).__name__
     raise UserError(
-      f'the module returns {what}: expected logits (batch, classes), alone, first in a tuple or as .logits')
+      f'the module returns {what}: expected logits (batch, classes), alone, first in a tuple or as .logits'
+    )
   return logits.astype(jnp.float32)

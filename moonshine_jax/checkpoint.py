@@ -30,7 +30,8 @@ from moonshine_jax.steps import Network, TrainState
 KEPT = 2  # the newest, and one to fall back on
 # Of several processes only the first has checkpoints, and waits for no other.
 ALONE = ocp.options.MultiprocessingOptions(
-  primary_host=0, active_processes={0}, barrier_sync_key_prefix='moonshine_jax')
+  primary_host=0, active_processes={0}, barrier_sync_key_prefix='moonshine_jax'
+)
 
 
 class DamagedError(UserError):
@@ -80,8 +81,12 @@ class Checkpoints:
         self.folder,
         options=ocp.CheckpointManagerOptions(
           # What a killed save has left goes when the next run starts; whoever reads may do so beside a run that saves.
-          max_to_keep=KEPT, create=False, read_only=not create, cleanup_tmp_directories=create,
-          multiprocessing_options=ALONE),
+          max_to_keep=KEPT,
+          create=False,
+          read_only=not create,
+          cleanup_tmp_directories=create,
+          multiprocessing_options=ALONE,
+        ),
         item_handlers={
           'variables': ocp.StandardCheckpointHandler(multiprocessing_options=ALONE),
           'progress': ocp.StandardCheckpointHandler(multiprocessing_options=ALONE),
@@ -104,8 +109,9 @@ class Checkpoints:
         self._manager.delete(later)
         self._damaged.discard(later)
 
-  def save(self, state: TrainState, config: ml_collections.ConfigDict, facts: Facts,
-           epoch_metrics: dict[str, np.ndarray]) -> None:
+  def save(
+    self, state: TrainState, config: ml_collections.ConfigDict, facts: Facts, epoch_metrics: dict[str, np.ndarray]
+  ) -> None:
     """Writes a checkpoint of host arrays in the background; it counts once it is whole.
 
     Raises UserError for a state that is not finite, and where this or an earlier checkpoint cannot be written.
@@ -179,8 +185,10 @@ class Checkpoints:
       return  # not damaged: a run that trains beside us had newer ones
     self._damaged.add(step)
     if not self.steps:
-      raise UserError(f'{error}: no good checkpoint is left: expected one: bring one back into {self.folder}, or begin '
-                      'in another workdir') from error
+      raise UserError(
+        f'{error}: no good checkpoint is left: expected one: bring one back into {self.folder}, or begin '
+        'in another workdir'
+      ) from error
     warn(f'{error}: going back to checkpoint {self.steps[-1]}')
 
   def _metadata(self, step: int) -> Metadata:
@@ -189,8 +197,12 @@ class Checkpoints:
       if values.pop('crc32') != _json_crc32(values):
         raise ValueError('its metadata are not those that were written')
       return Metadata(
-        step, config_lib.from_json(values['config']), Facts.from_json(values['data']),
-        {name: np.asarray(each, np.float32) for name, each in values['epoch_metrics'].items()}, values['arrays'])
+        step,
+        config_lib.from_json(values['config']),
+        Facts.from_json(values['data']),
+        {name: np.asarray(each, np.float32) for name, each in values['epoch_metrics'].items()},
+        values['arrays'],
+      )
 
   def _arrays(self, metadata: Metadata, like: dict[str, Any]) -> dict[str, Any]:
     """The items of `like` with the arrays of a checkpoint. Orbax restores an array of another shape without a word."""
@@ -204,8 +216,10 @@ class Checkpoints:
         raise UserError(f'{where}: {path} has the shape {found}, and its config asks for {shape}')
     with self._reading(metadata.step):
       abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
-      restored = self._manager.restore(metadata.step, args=ocp.args.Composite(
-        **{name: ocp.args.StandardRestore(item) for name, item in abstract.items()}))
+      restored = self._manager.restore(
+        metadata.step,
+        args=ocp.args.Composite(**{name: ocp.args.StandardRestore(item) for name, item in abstract.items()}),
+      )
       restored = {name: restored[name] for name in like}
       for path, leaf in zip(expected, jax.tree.leaves(restored), strict=True):
         if _crc32(leaf) != metadata.arrays[path]['crc32']:

@@ -82,10 +82,14 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
   'optimizer.weight_decay': _NOT_NEGATIVE,
   'optimizer.decay_factor': _POSITIVE,
   'optimizer.decay_epochs': (
-    _increasing_epochs, f'increasing positive integers, as (60, 120, 160), of at most {MAX_COUNT}'),
+    _increasing_epochs,
+    f'increasing positive integers, as (60, 120, 160), of at most {MAX_COUNT}',
+  ),
   'distill.teacher': _TEXT,
   'distill.students': (
-    lambda value: isinstance(value, tuple) and all(isinstance(each, str) for each in value), 'a tuple of strings'),
+    lambda value: isinstance(value, tuple) and all(isinstance(each, str) for each in value),
+    'a tuple of strings',
+  ),
   'distill.alpha': _number(lambda value: 0 <= value <= 1, 'from 0 to 1'),
   'distill.beta': _NOT_NEGATIVE,
   'distill.temperature': _number(lambda value: 1e-3 <= value <= 1e6, 'from 0.001 to 1e+06'),
@@ -114,8 +118,10 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
   if config.data.image_size:
     for name, expected in (('feed', 'stream'), ('pad', 0)):
       if config.data[name] != expected:
-        raise UserError(f'config.data.{name}={config.data[name]!r}: expected {expected!r} with '
-                        f'config.data.image_size={config.data.image_size}: images are cropped as they are read')
+        raise UserError(
+          f'config.data.{name}={config.data[name]!r}: expected {expected!r} with '
+          f'config.data.image_size={config.data.image_size}: images are cropped as they are read'
+        )
 
 
 # What a student of `distill.students` may have of its own: the word for it, and the config's field.
@@ -142,8 +148,10 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
   found = {}
   for words in config.distill.students:
     if not words.strip() or len(words) > MAX_STUDENT:
-      raise UserError(f'config.distill.students: {shown(words)}: expected words like block=G(N/8), of at most '
-                      f'{MAX_STUDENT} characters in all, since they name its folder')
+      raise UserError(
+        f'config.distill.students: {shown(words)}: expected words like block=G(N/8), of at most '
+        f'{MAX_STUDENT} characters in all, since they name its folder'
+      )
     name = re.sub('[^A-Za-z0-9.]+', '-', words).strip('-')
     if name in found:
       raise UserError(f'config.distill.students: {words!r} is there twice')
@@ -154,15 +162,17 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
       if key not in STUDENT_FIELDS:
         raise UserError(
           f'config.distill.students: {word!r} in {words!r}: expected words like block=G(N/8), of '
-          f'{", ".join(STUDENT_FIELDS)}')
+          f'{", ".join(STUDENT_FIELDS)}'
+        )
       field = STUDENT_FIELDS[key]
       try:
         alone.update_from_flattened_dict({field: type(flatten(config)[field])(value)})
       except ValueError as error:
         raise UserError(f'config.distill.students: {word!r} in {words!r}: {error}') from error
     if models.is_own(alone.model) and re.search(r'\b(depth|width)=', words):
-      raise UserError(f'config.distill.students: {words!r}: expected no depth and no width: {models.name(alone.model)} '
-                      'has neither')
+      raise UserError(
+        f'config.distill.students: {words!r}: expected no depth and no width: {models.name(alone.model)} has neither'
+      )
     try:
       check(alone)
     except UserError as error:
@@ -186,8 +196,9 @@ def regime(config: ml_collections.ConfigDict) -> str:
   """How the network learns: 'none', 'KD', 'AT' or 'KD+AT'."""
   if not config.distill.teacher:
     return 'none'
-  return '+'.join([name for name, weight in (('KD', config.distill.alpha), ('AT', config.distill.beta)) if weight]
-                 ) or 'none'
+  return (
+    '+'.join([name for name, weight in (('KD', config.distill.alpha), ('AT', config.distill.beta)) if weight]) or 'none'
+  )
 
 
 def flatten(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, Any]:
@@ -223,7 +234,8 @@ def difference(ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDic
   return ', '.join(
     f'config.{name}={ours.get(name)!r} (there: {theirs.get(name)!r})'
     for name in sorted({*ours, *theirs} - MAY_DIFFER)
-    if ours.get(name) != theirs.get(name))
+    if ours.get(name) != theirs.get(name)
+  )
 
 
 def read(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
@@ -233,8 +245,10 @@ def read(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     config = from_json(json.loads(path.read_text()))
     check_fields(config)
   except (OSError, TypeError, ValueError, AttributeError, UserError) as error:
-    raise UserError(f'{path}: damaged ({error}): expected the config of a run; training writes it anew where it is '
-                    'deleted, if the checkpoints are of the same config') from error
+    raise UserError(
+      f'{path}: damaged ({error}): expected the config of a run; training writes it anew where it is '
+      'deleted, if the checkpoints are of the same config'
+    ) from error
   try:
     models.check(config.model)
   except UserError as error:  # the file is whole, but a function of a user's is not where it was

@@ -40,8 +40,7 @@ class Split:
     return len(self.labels)
 
   def take(self, index: np.ndarray, key: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The images (..., height, width, channels) and labels (...) at indices of any shape; `key` is for `CroppedSplit`.
-    """
+    """Images (..., height, width, channels) and labels (...) at indices of any shape; `key` is for `CroppedSplit`."""
     del key
     flat = index.ravel()
     ranks = np.argsort(flat)  # read in the order of the memory map, then put into that of the indices
@@ -114,8 +113,9 @@ class Source(Protocol):
 def open_source(config: ml_collections.ConfigDict) -> Source:
   """The source of `config.data`. Raises UserError for a data set that is unknown or not of images and labels."""
   if config.image_size and (functions.is_name(config.name) or config.name == 'digits'):
-    raise UserError(f'config.data.image_size={config.image_size}: expected 0 for {config.name}, whose images are of '
-                    'one size')
+    raise UserError(
+      f'config.data.image_size={config.image_size}: expected 0 for {config.name}, whose images are of one size'
+    )
   if functions.is_name(config.name):
     return FunctionSource(config.name)
   if config.name == 'digits':
@@ -145,7 +145,7 @@ def measure(source: Source, train: Split | CroppedSplit) -> Facts:
   counts = np.zeros((channels, 256), np.int64)
   sample = train.sample()
   for start in range(0, len(sample), CHUNK):
-    pixels, _ = train.take(sample[start:start + CHUNK])
+    pixels, _ = train.take(sample[start : start + CHUNK])
     for channel in range(channels):
       counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
   values = np.arange(256)
@@ -171,8 +171,9 @@ class DigitsSource:
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)
-    return _read({'train': Split(images[:1297], labels[:1297]), 'test': Split(images[1297:], labels[1297:])}, split,
-                 'digits')
+    return _read(
+      {'train': Split(images[:1297], labels[:1297]), 'test': Split(images[1297:], labels[1297:])}, split, 'digits'
+    )
 
 
 class FunctionSource:
@@ -190,16 +191,20 @@ class FunctionSource:
     except UserError as error:
       raise UserError(f'config.data.name={error}') from error
     except Exception as error:  # whatever the user's code raises
-      raise UserError(f'{where}: {type(error).__name__}: {error}: expected a function that is called without arguments '
-                      f'and returns {SPLITS}') from error
+      raise UserError(
+        f'{where}: {type(error).__name__}: {error}: expected a function that is called without arguments '
+        f'and returns {SPLITS}'
+      ) from error
     if not isinstance(splits, Mapping) or not splits:
       raise UserError(f'{where}: returned a {type(splits).__name__}: expected {SPLITS}')
     self._name = name
     self._splits = {key: _own_split(f'{where}, split {key!r}', value) for key, value in splits.items()}
     shapes = {key: split.images.shape[1:] for key, split in self._splits.items()}
     if len(set(shapes.values())) > 1:
-      raise UserError(f'{where}: the images of {" and ".join(f"{key} are {shape}" for key, shape in shapes.items())}: '
-                      'expected one size')
+      raise UserError(
+        f'{where}: the images of {" and ".join(f"{key} are {shape}" for key, shape in shapes.items())}: '
+        'expected one size'
+      )
     self.image_shape = next(iter(shapes.values()))
     self.num_classes = 1 + max(int(split.labels.max()) for split in self._splits.values())
 
@@ -211,11 +216,15 @@ def _read(splits: Mapping[str, Split], split: str, data: str) -> Split:
   """A split by name, or a part of it as TFDS writes one: 'train[:50%]', 'train[100:200]'. Raises UserError."""
   match = re.fullmatch(r'(.+?)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?', split)
   if not match or match[1] not in splits:
-    raise UserError(f'data set {data} has no split {split!r}: expected {" or ".join(splits)}, or a part of one, as '
-                    f'{next(iter(splits))}[:50%]')
+    raise UserError(
+      f'data set {data} has no split {split!r}: expected {" or ".join(splits)}, or a part of one, as '
+      f'{next(iter(splits))}[:50%]'
+    )
   whole = splits[match[1]]
-  bounds = [bound and (round(int(bound[:-1]) * len(whole) / 100) if bound.endswith('%') else int(bound))
-            for bound in match.groups()[1:]]
+  bounds = [
+    bound and (round(int(bound[:-1]) * len(whole) / 100) if bound.endswith('%') else int(bound))
+    for bound in match.groups()[1:]
+  ]
   part = slice(*bounds)
   if any(abs(bound or 0) > len(whole) for bound in bounds) or not len(whole.labels[part]):
     raise UserError(f'data set {data}, split {split!r}: expected a part of the {len(whole)} examples of {match[1]}')
@@ -228,8 +237,10 @@ def _own_split(where: str, value: Any) -> Split:
     raise UserError(f'{where}: a {type(value).__name__}: expected the two arrays (images, labels)')
   images, labels = (np.asarray(each) for each in value)
   if images.dtype != np.uint8:
-    raise UserError(f'{where}: images are {images.dtype}: expected uint8, from 0 to 255: they are normalised later, by '
-                    'the mean and the standard deviation of each channel')
+    raise UserError(
+      f'{where}: images are {images.dtype}: expected uint8, from 0 to 255: they are normalised later, by '
+      'the mean and the standard deviation of each channel'
+    )
   if images.ndim != 4 or 0 in images.shape:
     raise UserError(f'{where}: images have the shape {images.shape}: expected (examples, height, width, channels)')
   if not np.issubdtype(labels.dtype, np.integer):
@@ -237,8 +248,10 @@ def _own_split(where: str, value: Any) -> Split:
   if labels.shape != images.shape[:1]:
     raise UserError(f'{where}: labels have the shape {labels.shape}: expected {images.shape[:1]}, one for each image')
   if not 0 <= labels.min() <= labels.max() < MAX_CLASSES:
-    raise UserError(f'{where}: labels are from {labels.min()} to {labels.max()}: expected integers from 0 to less than '
-                    f'{MAX_CLASSES:,}')
+    raise UserError(
+      f'{where}: labels are from {labels.min()} to {labels.max()}: expected integers from 0 to less than '
+      f'{MAX_CLASSES:,}'
+    )
   return Split(images, labels.astype(np.int32))
 
 
@@ -268,7 +281,8 @@ class TfdsSource:
     if image.np_dtype != np.uint8 or channels not in (1, 3) or (None in image.shape and not image_size):
       raise UserError(
         f'config.data.name={name!r}: images are {image.np_dtype} {image.shape}: expected uint8 of one size '
-        'and 1 or 3 channels, or of any size with config.data.image_size, the pixels on a side of their crops')
+        'and 1 or 3 channels, or of any size with config.data.image_size, the pixels on a side of their crops'
+      )
     self.image_shape = (image_size, image_size, channels) if image_size else tuple(image.shape)
     self._cropped = image_size > 0
     self._decoders: Decoders | None = None  # of all splits, once the first is read
@@ -282,7 +296,8 @@ class TfdsSource:
     except NotImplementedError as error:
       raise UserError(
         f'{self._builder.data_dir}: prepared as {self._builder.info.file_format.value}, which cannot be read without '
-        f'TensorFlow: prepare it as array_record (tfds build {self._name} --file_format=array_record)') from error
+        f'TensorFlow: prepare it as array_record (tfds build {self._name} --file_format=array_record)'
+      ) from error
     except ValueError as error:  # an unknown split, or one that slices beyond the end
       raise UserError(f'data set {self._name}, split {split!r}: {error}') from error
     if self._cropped:
@@ -302,7 +317,8 @@ class TfdsSource:
     if importlib.util.find_spec('tensorflow') is None:
       raise UserError(
         f'data set {self._name} is not prepared in {self._builder.data_dir}, and preparing it needs TensorFlow: '
-        "pip install 'moonshine-jax[prepare]', or set config.data.data_dir to where it is")
+        "pip install 'moonshine-jax[prepare]', or set config.data.data_dir to where it is"
+      )
     import tensorflow_datasets as tfds
 
     warn(f'preparing data set {self._name} in {self._builder.data_dir}')
@@ -339,15 +355,20 @@ class TfdsSource:
       images_path.parent.mkdir(parents=True, exist_ok=True)
       try:
         with open(partial, 'wb') as file:  # not a memory map: on a full disk writing to one kills the process
-          np.lib.format.write_array_header_1_0(file, {
-            'descr': np.lib.format.dtype_to_descr(np.dtype(np.uint8)), 'fortran_order': False,
-            'shape': (len(examples), *self.image_shape)})
+          np.lib.format.write_array_header_1_0(
+            file,
+            {
+              'descr': np.lib.format.dtype_to_descr(np.dtype(np.uint8)),
+              'fortran_order': False,
+              'shape': (len(examples), *self.image_shape),
+            },
+          )
           for start in range(0, len(examples), CHUNK):
             chunk = self._read_chunk(examples, split, start)
             images = np.stack([example['image'] for example in chunk])
             file.write(images.tobytes())
             crc32 = zlib.crc32(images, crc32)
-            labels[start:start + CHUNK] = [example['label'] for example in chunk]
+            labels[start : start + CHUNK] = [example['label'] for example in chunk]
         if labels.min() < 0:
           raise UserError(f'data set {self._name}, split {split!r}: some examples have no label')
         os.replace(partial, images_path)
@@ -362,8 +383,10 @@ class TfdsSource:
       return examples.__getitems__(range(start, min(start + CHUNK, len(examples))))
     except Exception as error:  # what array_record and the decoder of images make of damaged files
       reason = ' '.join(str(error).split())[:200]
-      raise UserError(f'{self._builder.data_dir}: split {split!r} cannot be read ({reason}): its files are damaged: '
-                      'prepare the data set anew') from error
+      raise UserError(
+        f'{self._builder.data_dir}: split {split!r} cannot be read ({reason}): its files are damaged: '
+        'prepare the data set anew'
+      ) from error
 
 
 def _read_arrays(images_path: Path, labels_path: Path) -> Split:

@@ -113,7 +113,8 @@ class Decoders:
     paths = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
     processes = [
       subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, 'PYTHONPATH': paths})
-      for _ in os.sched_getaffinity(0)]
+      for _ in os.sched_getaffinity(0)
+    ]
     self._idle: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
     for each in processes:
       self._idle.put(each)
@@ -155,8 +156,10 @@ class Decoders:
     except (EOFError, BrokenPipeError) as error:
       status = process.wait()
       reason = signal.Signals(-status).name if status < 0 else f'status {status}'
-      raise UserError(f'a process that decodes images has ended ({reason}): expected memory enough for one on each '
-                      'core; the same command goes on from the newest checkpoint') from error
+      raise UserError(
+        f'a process that decodes images has ended ({reason}): expected memory enough for one on each '
+        'core; the same command goes on from the newest checkpoint'
+      ) from error
     finally:
       self._idle.put(process)
     if isinstance(answer, str):
@@ -194,8 +197,9 @@ def serve(data_dir: str, size: int, channels: int) -> None:
         images, labels = _read(splits[split], index, key, size, channels)
       except Exception as error:  # what array_record and Pillow make of damaged files
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
-        pickle.dump(f'split {split!r} cannot be read ({reason}): its files are damaged: prepare the data set anew',
-                    answers)
+        pickle.dump(
+          f'split {split!r} cannot be read ({reason}): its files are damaged: prepare the data set anew', answers
+        )
       else:
         pickle.dump(labels, answers)
         answers.write(images)

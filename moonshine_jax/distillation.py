@@ -16,9 +16,23 @@ from moonshine_jax.errors import UserError
 
 # The paper's recipe, and what it does not say, as in configs/cifar10.py.
 DEFAULTS = {
-  **paper.RECIPE, 'seed': 0, 'steps_per_dispatch': 39, 'eval_every': 1, 'checkpoint_every': 5, 'model.seed': 0,
-  'model.network': '', 'model.depth': 40, 'model.width': 2, 'model.block': 'S', 'data.name': '', 'data.data_dir': '',
-  'data.feed': 'resident', 'data.image_size': 0, 'distill.teacher': '', 'distill.students': ()}
+  **paper.RECIPE,
+  'seed': 0,
+  'steps_per_dispatch': 39,
+  'eval_every': 1,
+  'checkpoint_every': 5,
+  'model.seed': 0,
+  'model.network': '',
+  'model.depth': 40,
+  'model.width': 2,
+  'model.block': 'S',
+  'data.name': '',
+  'data.data_dir': '',
+  'data.feed': 'resident',
+  'data.image_size': 0,
+  'distill.teacher': '',
+  'distill.students': (),
+}
 
 
 class Student(NamedTuple):
@@ -104,8 +118,13 @@ def distil(
   std = facts.std if std is None else of_channels('std', std, facts.image_shape[-1])
   # Of the recipe nothing is the teacher's: other students may have another one.
   of_teacher = {name: value for name, value in overrides.items() if name.startswith(('model.', 'data.'))}
-  given.write_network(teacher, make_config(of_teacher | named), datasets.Facts(
-    facts.image_shape, facts.num_classes, mean, std), variables, source.read(config.data.test_split))
+  given.write_network(
+    teacher,
+    make_config(of_teacher | named),
+    datasets.Facts(facts.image_shape, facts.num_classes, mean, std),
+    variables,
+    source.read(config.data.test_split),
+  )
 
   students = []
   for path, record in train.train_and_evaluate(config, workdir / 'students').items():
@@ -119,8 +138,10 @@ def of_channels(name: str, value: float | Sequence[float], channels: int) -> tup
   """A number for each channel. Raises UserError where they are not as many, or not finite."""
   numbers = np.ravel(np.asarray(value, float))
   if numbers.size not in (1, channels) or not np.isfinite(numbers).all() or (name == 'std' and not numbers.all()):
-    raise UserError(f'{name}={value!r}: expected one number, or {channels}, one for each channel'
-                    + (', that are not 0' if name == 'std' else ''))
+    raise UserError(
+      f'{name}={value!r}: expected one number, or {channels}, one for each channel'
+      + (', that are not 0' if name == 'std' else '')
+    )
   return tuple(np.broadcast_to(numbers, channels).tolist())
 
 

@@ -37,10 +37,14 @@ SILENCE_SECONDS = 20.0  # without one, after which a process is lost
 GRACE_SECONDS = 10.0  # that a process which ends waits for the others to hear of it
 BACKSTOP_SECONDS = 60  # after which JAX itself aborts, should Python not get to run
 NO_LIMIT_MS = 2**31 - 1  # a wait that only the watchdog ends
-LOST = ('process {} has ended or does not answer: see its output; the same command on all processes goes on from the '
-        'newest checkpoint')
-NOT_FOUND = ('the processes do not find each other: expected process 0 at {}, and all of them started within 5 '
-             'minutes, with the same --num_processes')
+LOST = (
+  'process {} has ended or does not answer: see its output; the same command on all processes goes on from the '
+  'newest checkpoint'
+)
+NOT_FOUND = (
+  'the processes do not find each other: expected process 0 at {}, and all of them started within 5 '
+  'minutes, with the same --num_processes'
+)
 
 T = TypeVar('T')
 _exchanges = itertools.count()  # every process makes the same ones
@@ -159,8 +163,9 @@ def processes() -> Iterator[None]:
     watchdog.end(1, f'{type(error).__name__}: {error}')
 
 
-def _check_flags(distributed: bool, coordinator_address: str | None, num_processes: int | None,
-                 process_id: int | None) -> None:
+def _check_flags(
+  distributed: bool, coordinator_address: str | None, num_processes: int | None, process_id: int | None
+) -> None:
   given = [value is not None for value in (coordinator_address, num_processes, process_id)]
   if any(given) and not (distributed and all(given)):
     raise UserError('--coordinator_address, --num_processes and --process_id: expected all three, with --distributed')
@@ -181,15 +186,21 @@ def _start(**given: Any) -> None:
   jax.config.update('jax_enable_preemption_service', False)  # it takes SIGTERM, which is for `preemption`
   try:
     jax.distributed.initialize(
-      **given, cluster_detection_method='deactivate' if given['coordinator_address'] else None,
-      heartbeat_timeout_seconds=BACKSTOP_SECONDS)
+      **given,
+      cluster_detection_method='deactivate' if given['coordinator_address'] else None,
+      heartbeat_timeout_seconds=BACKSTOP_SECONDS,
+    )
   except ValueError as error:
-    raise UserError(f'--distributed: no cluster tells this process of the others ({error}): expected Slurm, Cloud TPU '
-                    'or Open MPI, or --coordinator_address=HOST:PORT, --num_processes=N and --process_id=I') from error
+    raise UserError(
+      f'--distributed: no cluster tells this process of the others ({error}): expected Slurm, Cloud TPU '
+      'or Open MPI, or --coordinator_address=HOST:PORT, --num_processes=N and --process_id=I'
+    ) from error
   except RuntimeError as error:
     reason = str(error).splitlines()[0]
-    raise UserError(f'--distributed: cannot start at {jax_distributed.global_state.coordinator_address} ({reason}): '
-                    'expected a free port there') from error
+    raise UserError(
+      f'--distributed: cannot start at {jax_distributed.global_state.coordinator_address} ({reason}): '
+      'expected a free port there'
+    ) from error
   _connected.set()
   # Gloo writes to the standard output of a process, which is that of the results.
   sys.stdout = os.fdopen(os.dup(sys.__stdout__.fileno()), 'w') if is_first() else open(os.devnull, 'w')

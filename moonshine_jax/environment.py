@@ -26,8 +26,14 @@ FILE = 'environment.jsonl'  # in a workdir
 def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, facts: Facts, step: int) -> None:
   """Adds to the workdir's file a line for this start of a run, at a step: when, how, where and of what it was made."""
   path = Path(workdir) / FILE
-  start = {'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'step': step, 'command': shlex.join(sys.orig_argv),
-           **environment(), 'config': config_lib.to_json(config), 'data': facts.to_json()}
+  start = {
+    'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
+    'step': step,
+    'command': shlex.join(sys.orig_argv),
+    **environment(),
+    'config': config_lib.to_json(config),
+    'data': facts.to_json(),
+  }
   files.write(path, ''.join(json.dumps(each) + '\n' for each in [*files.read_records(path), start]))
 
 
@@ -37,22 +43,33 @@ def read_facts(workdir: str | os.PathLike) -> Facts:
   try:
     return Facts.from_json(files.read_records(path)[-1]['data'])
   except (IndexError, KeyError, TypeError) as error:
-    raise UserError(f'{path}: no start of a run of this version in it ({error!r}): expected what training writes'
-                    ) from error
+    raise UserError(
+      f'{path}: no start of a run of this version in it ({error!r}): expected what training writes'
+    ) from error
 
 
 def environment() -> dict[str, Any]:
   """Hardware, versions and commit, as values for JSON."""
   device = jax.devices()[0]
   return {
-    'backend': jax.default_backend(), 'device': device.device_kind, 'devices': jax.device_count(),
+    'backend': jax.default_backend(),
+    'device': device.device_kind,
+    'devices': jax.device_count(),
     'processes': jax.process_count(),
-    'processor': _processor(), 'cpus': len(os.sched_getaffinity(0)),
-    'python': platform.python_version(), 'jax': jax.__version__, 'jaxlib': jaxlib.__version__,
-    'flax': _version('flax'), 'optax': _version('optax'), 'orbax': _version('orbax-checkpoint'),
-    'torch': _version('torch'), 'libtpu': _version('libtpu'),
-    'xla_flags': os.environ.get('XLA_FLAGS', ''), 'omp_wait_policy': os.environ.get('OMP_WAIT_POLICY', ''),
-    'commit': _commit()}
+    'processor': _processor(),
+    'cpus': len(os.sched_getaffinity(0)),
+    'python': platform.python_version(),
+    'jax': jax.__version__,
+    'jaxlib': jaxlib.__version__,
+    'flax': _version('flax'),
+    'optax': _version('optax'),
+    'orbax': _version('orbax-checkpoint'),
+    'torch': _version('torch'),
+    'libtpu': _version('libtpu'),
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    'omp_wait_policy': os.environ.get('OMP_WAIT_POLICY', ''),
+    'commit': _commit(),
+  }
 
 
 def _processor():
@@ -73,6 +90,7 @@ def _version(package):
 
 def _commit():
   """The commit of this checkout, with '+' where files differ from it; None outside of a checkout."""
+
   def git(*command):
     return subprocess.run(
       ('git', *command), cwd=os.path.dirname(os.path.abspath(__file__)), capture_output=True, text=True, check=True

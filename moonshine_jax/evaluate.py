@@ -59,8 +59,10 @@ def evaluate_and_tell() -> None:
   if JSON.value:
     print(json.dumps(result))
     return
-  print(f'{result["network"]} {result["block"]}, distillation {result["regime"]}, step {result["step"]}, '
-        f'on {result["examples"]:,} test images of {datasets.title(result["data"])}')
+  print(
+    f'{result["network"]} {result["block"]}, distillation {result["regime"]}, step {result["step"]}, '
+    f'on {result["examples"]:,} test images of {datasets.title(result["data"])}'
+  )
   print(f'test error     {result["test_error"]:.2f}%')
   print(f'test loss      {result["test_loss"]:.4f}')
   print(f'parameters     {result["parameters"]:,}')

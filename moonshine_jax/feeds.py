@@ -26,7 +26,7 @@ def epoch_batches(key: jax.Array, epoch: int, examples: int, batch_size: int) ->
   """The indices of an epoch's batches, (steps, batch_size): a permutation by (key, epoch), the remainder dropped."""
   order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), examples))
   steps = examples // batch_size
-  return order[:steps * batch_size].reshape(steps, batch_size).astype(np.int32)
+  return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
 
 def masked_batches(examples: int, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -59,7 +59,7 @@ class ResidentFeed:
     The key is what the random crops of images follow from, where a split has such.
     """
     del key
-    return self.batches(({'index': index[start:start + steps]} for start in range(0, len(index), steps)), axis=1)
+    return self.batches(({'index': index[start : start + steps]} for start in range(0, len(index), steps)), axis=1)
 
   def gather(self, data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Inside the step: {'image': uint8 (batch, height, width, channels), 'label': int32 (batch,), ...}."""
@@ -76,8 +76,9 @@ class StreamFeed:
     self._split = split
     self._replicas = replicas
 
-  def batches(self, batches: Iterable[dict[str, np.ndarray]], axis: int = 0,
-              key: tuple[int, ...] | None = None) -> Iterator[dict[str, jax.Array]]:
+  def batches(
+    self, batches: Iterable[dict[str, np.ndarray]], axis: int = 0, key: tuple[int, ...] | None = None
+  ) -> Iterator[dict[str, jax.Array]]:
     """As the resident feed's, with the images and labels in them; for evaluation, and so without a key."""
 
     def load(batch):

@@ -17,15 +17,31 @@ from moonshine_jax.tables import Row, Table
 
 # The paper's colours, with a marker for each as well.
 STYLES = {
-  'teacher': ('black', '*'), 'S, reduced architecture': ('tab:red', 'o'), 'G': ('tab:green', '^'),
-  'B': ('tab:blue', 'D'), 'BG': ('tab:cyan', 'v'), 'S-2x2': ('tab:orange', 's'), 'mixed': ('tab:gray', 'P')}
+  'teacher': ('black', '*'),
+  'S, reduced architecture': ('tab:red', 'o'),
+  'G': ('tab:green', '^'),
+  'B': ('tab:blue', 'D'),
+  'BG': ('tab:cyan', 'v'),
+  'S-2x2': ('tab:orange', 's'),
+  'mixed': ('tab:gray', 'P'),
+}
 # Text stays text, and the same figure the same bytes.
 SVG = {'svg.fonttype': 'none', 'svg.hashsalt': 'moonshine', 'font.size': 9, 'axes.titlesize': 10}
 # Where a label may lie, from its point, in points: right, left, above, below, then farther off.
-ANCHORS = [(x, y, 'left' if x > 0 else 'right' if x < 0 else 'center')
-           for far in (1, 2, 3, 4.5, 6) for x, y in (
-             (7 * far, 0), (-7 * far, 0), (0, 8 * far), (0, -8 * far),
-             (6 * far, 7 * far), (-6 * far, 7 * far), (6 * far, -7 * far), (-6 * far, -7 * far))]
+ANCHORS = [
+  (x, y, 'left' if x > 0 else 'right' if x < 0 else 'center')
+  for far in (1, 2, 3, 4.5, 6)
+  for x, y in (
+    (7 * far, 0),
+    (-7 * far, 0),
+    (0, 8 * far),
+    (0, -8 * far),
+    (6 * far, 7 * far),
+    (-6 * far, 7 * far),
+    (6 * far, -7 * far),
+    (-6 * far, -7 * far),
+  )
+]
 
 
 class PlainFormatter(LogFormatter):
@@ -48,17 +64,27 @@ def place_labels(ax, labels: Iterable[tuple[str, float, float, str]]) -> None:
   for (text, x, y, color), centre in zip(labels, centres, strict=True):
     others = [other for other in centres if tuple(other) != tuple(centre)]
     label = ax.annotate(
-      text, (x, y), xytext=(0, 0), textcoords='offset points', fontsize=8.5, color=color, va='center',
+      text,
+      (x, y),
+      xytext=(0, 0),
+      textcoords='offset points',
+      fontsize=8.5,
+      color=color,
+      va='center',
       bbox={'boxstyle': 'square,pad=0.05', 'facecolor': 'white', 'edgecolor': 'none', 'alpha': 0.7},  # over the lines
-      arrowprops={'arrowstyle': '-', 'color': color, 'linewidth': 0.4, 'shrinkA': 0, 'shrinkB': 2})
+      arrowprops={'arrowstyle': '-', 'color': color, 'linewidth': 0.4, 'shrinkA': 0, 'shrinkB': 2},
+    )
     for dx, dy, alignment in ANCHORS:
       label.set_position((dx, dy))
       label.set_horizontalalignment(alignment)
       label.update_positions(renderer)
       box = Text.get_window_extent(label, renderer)
       inside = ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1 and ax.bbox.y0 < box.y0 and box.y1 < ax.bbox.y1
-      if inside and not any(box.overlaps(each) for each in taken) and not any(
-          box.padded(radius).contains(*other) for other in others):
+      if (
+        inside
+        and not any(box.overlaps(each) for each in taken)
+        and not any(box.padded(radius).contains(*other) for other in others)
+      ):
         break
     taken.append(box)
 
@@ -125,14 +151,26 @@ def cost_figure(found: Sequence[Point], title: str, cost: str) -> str:
     ax.xaxis.set_minor_formatter(PlainFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     ax.margins(0.12)
     front = pareto_front((point.cost, point.error) for point in found)
-    ax.step(*zip(*front, strict=True), where='post', color='0.7', linewidth=4, alpha=0.6, zorder=1,
-            label='Pareto front')
+    ax.step(
+      *zip(*front, strict=True), where='post', color='0.7', linewidth=4, alpha=0.6, zorder=1, label='Pareto front'
+    )
     for kind, (color, marker) in STYLES.items():
       own = sorted((point.cost, point.error, point.spread or 0) for point in found if point.kind == kind)
       if own:
         x, y, spreads = zip(*own, strict=True)
-        ax.errorbar(x, y, yerr=spreads if any(spreads) else None, color=color, marker=marker, linewidth=1,
-                    markersize=9 if kind == 'teacher' else 5, elinewidth=0.7, capsize=2, label=kind, zorder=2)
+        ax.errorbar(
+          x,
+          y,
+          yerr=spreads if any(spreads) else None,
+          color=color,
+          marker=marker,
+          linewidth=1,
+          markersize=9 if kind == 'teacher' else 5,
+          elinewidth=0.7,
+          capsize=2,
+          label=kind,
+          zorder=2,
+        )
     ax.grid(True, which='both', linewidth=0.3, color='0.85')
     figure.legend(loc='outside lower center', ncols=3, frameon=False)
     figure.canvas.draw()  # settles the layout, on which the labels' places depend
@@ -144,8 +182,9 @@ def learning_curves(table: Table) -> str:
   """SVG: the test error of every run by epoch, a panel for each way of learning."""
   ways = [way for way in table.ways if any(way in row.cells and row.cells[way].runs for row in table.rows)]
   with plt.rc_context(SVG):
-    figure, axes = plt.subplots(len(ways), 1, figsize=(5.2, 0.6 + 2.2 * len(ways)), layout='constrained',
-                                sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+      len(ways), 1, figsize=(5.2, 0.6 + 2.2 * len(ways)), layout='constrained', sharex=True, sharey=True, squeeze=False
+    )
     figure.suptitle(f'{table.title}, by epoch', fontsize='large')
     for ax, way in zip(axes[:, 0], ways, strict=True):
       ax.set(yscale='log', ylabel='test error (%)', title='no distillation' if way == 'none' else way)

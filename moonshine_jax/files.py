@@ -1,5 +1,4 @@
-"""Files of a workdir: written whole or not at all, by one process at a time; what goes wrong is one line with the path.
-"""
+"""Files of a workdir: written whole or not at all, by one process at a time; an error is one line with the path."""
 
 import contextlib
 import fcntl

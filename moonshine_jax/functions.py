@@ -48,8 +48,10 @@ def _load_module(name: str, module: str) -> ModuleType:
   try:
     return importlib.import_module(module)
   except Exception as error:  # whatever the user's code raises
-    raise UserError(f'{shown(name)}: importing {module} raises {type(error).__name__}: {error}: expected a module that '
-                    'Python finds from here, or a file as path/file.py') from error
+    raise UserError(
+      f'{shown(name)}: importing {module} raises {type(error).__name__}: {error}: expected a module that '
+      'Python finds from here, or a file as path/file.py'
+    ) from error
 
 
 def _load_file(name: str, path: Path) -> ModuleType:
@@ -68,8 +70,9 @@ def _load_file(name: str, path: Path) -> ModuleType:
     spec.loader.exec_module(module)
   except Exception as error:
     del sys.modules[module_name]
-    raise UserError(f'{shown(name)}: running {path} raises {type(error).__name__}: {error}: expected a file that '
-                    'runs') from error
+    raise UserError(
+      f'{shown(name)}: running {path} raises {type(error).__name__}: {error}: expected a file that runs'
+    ) from error
   return module
 
 
@@ -82,8 +85,10 @@ def name_of(function: Callable | str) -> str:
     file = getattr(sys.modules[module], '__file__', None)
     module = os.path.abspath(file) if file else ''
   if not is_name(f'{module}:{name}') or load(f'{module}:{name}') is not function:
-    raise UserError(f'{shown(function)}: expected a function that can be found again by its name, as one that a module '
-                    'or a script has at its top level')
+    raise UserError(
+      f'{shown(function)}: expected a function that can be found again by its name, as one that a module '
+      'or a script has at its top level'
+    )
   return f'{module}:{name}'
 
 

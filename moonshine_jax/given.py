@@ -62,7 +62,8 @@ def write_network(
     checkpoints = checkpoint.Checkpoints(workdir, create=True)
     checkpoints.go_back(-1)  # what a call that was stopped has left
     state = steps.TrainState(
-      np.zeros((), np.int32), variables['params'], variables.get('batch_stats', {}), {}, np.zeros(2, np.uint32))
+      np.zeros((), np.int32), variables['params'], variables.get('batch_stats', {}), {}, np.zeros(2, np.uint32)
+    )
     checkpoints.save(state, config, facts, {})
     checkpoints.close()
     environment.record_start(workdir, config, facts, 0)
@@ -78,8 +79,9 @@ def as_given(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return config
 
 
-def check_workdir(workdir: str | os.PathLike, config: ml_collections.ConfigDict, variables: Any,
-                  facts: Facts | None = None) -> None:
+def check_workdir(
+  workdir: str | os.PathLike, config: ml_collections.ConfigDict, variables: Any, facts: Facts | None = None
+) -> None:
   """Raises UserError where the workdir holds anything but this network, and these facts if there are any."""
   train.check_workdir(config, workdir)
   if (Path(workdir) / config_lib.FILE).exists():
@@ -94,11 +96,16 @@ def fit(variables: Mapping[str, Any], network: steps.Network, image_shape: tuple
   given = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(dict(variables))}
   expected = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(like)}
   for path in sorted(given.keys() ^ expected.keys()):
-    raise UserError(f'the variables are not those of the network: {path} is '
-                    f'{"missing" if path in expected else "not in it"} (of {len(expected)} arrays; {len(given)} given)')
+    raise UserError(
+      f'the variables are not those of the network: {path} is '
+      f'{"missing" if path in expected else "not in it"} (of {len(expected)} arrays; {len(given)} given)'
+    )
   for path, leaf in expected.items():
     if np.shape(given[path]) != leaf.shape:
-      raise UserError(f'the variables are not those of the network: {path} has the shape {np.shape(given[path])}: '
-                      f'expected {leaf.shape}')
+      raise UserError(
+        f'the variables are not those of the network: {path} has the shape {np.shape(given[path])}: '
+        f'expected {leaf.shape}'
+      )
   return jax.tree.map_with_path(
-    lambda path, leaf: np.asarray(given[jax.tree_util.keystr(path)]).astype(leaf.dtype), like)
+    lambda path, leaf: np.asarray(given[jax.tree_util.keystr(path)]).astype(leaf.dtype), like
+  )

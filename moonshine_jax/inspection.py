@@ -184,8 +184,9 @@ class _Inspected(nn.Module):
 def _describe(module, path, inputs, outputs, batch) -> Call:
   """A call as if it ran once; `_read` finds out how often it did."""
   # All collections are mutable during initialisation but those that a transform does not let through.
-  call = Call(path, () if inputs is None else inputs.shape, outputs.shape,
-              can_be_taken=module.is_mutable_collection(CAPTURED))
+  call = Call(
+    path, () if inputs is None else inputs.shape, outputs.shape, can_be_taken=module.is_mutable_collection(CAPTURED)
+  )
   kind = next((kind for each, kind in KINDS.items() if isinstance(module, each)), None)
   if kind is None and not isinstance(module, nn.Dense):
     return call
@@ -194,18 +195,30 @@ def _describe(module, path, inputs, outputs, batch) -> Call:
   rank = len(kernel_size) + 2  # of the kernel, whatever a subclass calls it; a bias has less, submodules are dicts
   weights = sum(leaf.size for leaf in params.values() if not isinstance(leaf, dict) and leaf.ndim == rank)
   # A local convolution has weights for each position; a transposed one uses all its weights at each of its inputs.
-  positions = {nn.ConvLocal: outputs.shape[:-rank + 1], nn.ConvTranspose: inputs.shape[:-1]}.get(
-    next((each for each in KINDS if isinstance(module, each)), None), outputs.shape[:-1])
+  positions = {nn.ConvLocal: outputs.shape[: -rank + 1], nn.ConvTranspose: inputs.shape[:-1]}.get(
+    next((each for each in KINDS if isinstance(module, each)), None), outputs.shape[:-1]
+  )
   call = dataclasses.replace(call, multiply_adds=math.prod(positions) * weights // batch)
   if kind is None:
     return call
   axes = len(kernel_size)
-  return dataclasses.replace(call, layer=ConvLayer(
-    path=path, kind=kind, kernel_size=kernel_size, strides=_per_axis(module.strides, axes),
-    dilation=_per_axis(module.kernel_dilation, axes), in_features=inputs.shape[-1], out_features=module.features,
-    groups=getattr(module, 'feature_group_count', 1), input_shape=inputs.shape[-axes - 1:],
-    output_shape=outputs.shape[-axes - 1:], masked=module.mask is not None,
-    has_batch_stats=module.is_mutable_collection('batch_stats')))
+  return dataclasses.replace(
+    call,
+    layer=ConvLayer(
+      path=path,
+      kind=kind,
+      kernel_size=kernel_size,
+      strides=_per_axis(module.strides, axes),
+      dilation=_per_axis(module.kernel_dilation, axes),
+      in_features=inputs.shape[-1],
+      out_features=module.features,
+      groups=getattr(module, 'feature_group_count', 1),
+      input_shape=inputs.shape[-axes - 1 :],
+      output_shape=outputs.shape[-axes - 1 :],
+      masked=module.mask is not None,
+      has_batch_stats=module.is_mutable_collection('batch_stats'),
+    ),
+  )
 
 
 def _read(jaxpr, mark, calls, variables, batch) -> Inspection:
@@ -224,8 +237,9 @@ def _read(jaxpr, mark, calls, variables, batch) -> Inspection:
       multiply_adds += call.multiply_adds
       if call.layer:
         earlier = layers[call.path].multiply_adds if call.path in layers else 0
-        layer = dataclasses.replace(call.layer, parameters=inspection.parameters(call.path),
-                                    multiply_adds=earlier + call.multiply_adds)
+        layer = dataclasses.replace(
+          call.layer, parameters=inspection.parameters(call.path), multiply_adds=earlier + call.multiply_adds
+        )
     elif not inside and eqn.primitive.name == 'conv_general_dilated':
       layer = _outside(eqn, runs, batch)
       outside[layer.path] += 1
@@ -236,8 +250,14 @@ def _read(jaxpr, mark, calls, variables, batch) -> Inspection:
     if layer:
       layers[layer.path] = layer
       stem, final = stem or layer.path, layer.path
-  return dataclasses.replace(inspection, calls=tuple(seen), multiply_adds=multiply_adds, layers=tuple(
-    dataclasses.replace(layer, is_stem=path == stem, is_final=path == final) for path, layer in layers.items()))
+  return dataclasses.replace(
+    inspection,
+    calls=tuple(seen),
+    multiply_adds=multiply_adds,
+    layers=tuple(
+      dataclasses.replace(layer, is_stem=path == stem, is_final=path == final) for path, layer in layers.items()
+    ),
+  )
 
 
 def _equations(jaxpr: Jaxpr, mark: str, runs: int = 1, inside: bool = False) -> Iterator[tuple[JaxprEqn, int, bool]]:
@@ -256,12 +276,22 @@ def _outside(eqn, runs, batch) -> ConvLayer:
   out_axis, in_axis, *spatial = numbers.rhs_spec
   positions = outputs.size // outputs.shape[numbers.out_spec[1]]
   return ConvLayer(
-    path=str(eqn.source_info.name_stack), kind=OUTSIDE, kernel_size=tuple(kernel.shape[axis] for axis in spatial),
-    strides=tuple(eqn.params['window_strides']), dilation=tuple(eqn.params['rhs_dilation']),
-    in_features=inputs.shape[numbers.lhs_spec[1]], out_features=kernel.shape[out_axis],
-    groups=eqn.params['feature_group_count'], input_shape=inputs.shape, output_shape=outputs.shape,
-    multiply_adds=runs * positions * kernel.shape[in_axis] * math.prod(
-      kernel.shape[axis] for axis in (out_axis, *spatial)) // batch)
+    path=str(eqn.source_info.name_stack),
+    kind=OUTSIDE,
+    kernel_size=tuple(kernel.shape[axis] for axis in spatial),
+    strides=tuple(eqn.params['window_strides']),
+    dilation=tuple(eqn.params['rhs_dilation']),
+    in_features=inputs.shape[numbers.lhs_spec[1]],
+    out_features=kernel.shape[out_axis],
+    groups=eqn.params['feature_group_count'],
+    input_shape=inputs.shape,
+    output_shape=outputs.shape,
+    multiply_adds=runs
+    * positions
+    * kernel.shape[in_axis]
+    * math.prod(kernel.shape[axis] for axis in (out_axis, *spatial))
+    // batch,
+  )
 
 
 def _per_axis(sizes, axes: int) -> tuple[int, ...]:

@@ -24,8 +24,10 @@ def train_and_tell() -> None:
   parallel.use_all_cores(loaded.batch_size, distributed.num_processes())
   train.cache_compilations(Path(WORKDIR.value).absolute().parent / '.jax_cache')
   for workdir, record in train.train_and_evaluate(loaded, WORKDIR.value).items():
-    print(f'{workdir}: test error {record["test_error"]:.2f}% after {record["epoch"]} epochs '
-          f'(the best epoch had {record["best_test_error"]:.2f}%)')
+    print(
+      f'{workdir}: test error {record["test_error"]:.2f}% after {record["epoch"]} epochs '
+      f'(the best epoch had {record["best_test_error"]:.2f}%)'
+    )
 
 
 if __name__ == '__main__':

@@ -14,7 +14,9 @@ from moonshine_jax.parallel import Replicas
 
 
 def load_teacher(
-  config: ml_collections.ConfigDict, students: Collection[ml_collections.ConfigDict], source: datasets.Source,
+  config: ml_collections.ConfigDict,
+  students: Collection[ml_collections.ConfigDict],
+  source: datasets.Source,
   replicas: Replicas,
 ) -> tuple[steps.Network | None, Any]:
   """The teacher and its variables, or (None, {}) where no student needs it. Raises UserError for what does not fit.
@@ -33,7 +35,8 @@ def load_teacher(
     if (facts.num_classes, facts.image_shape) != (source.num_classes, source.image_shape):
       raise UserError(
         f'config.distill.teacher={path!r}: trained for {facts.num_classes} classes and images of {facts.image_shape}: '
-        f'data set {config.data.name} has {source.num_classes} classes and images of {source.image_shape}')
+        f'data set {config.data.name} has {source.num_classes} classes and images of {source.image_shape}'
+      )
   told = set()
   for student in students:
     transfer = 'AT' in config_lib.regime(student)
@@ -64,21 +67,27 @@ def activations(network: steps.Network, source: datasets.Source, where: str) -> 
   try:
     logits, found = jax.eval_shape(run, variables, images, jax.random.key(0))
   except Exception as error:  # whatever the user's code raises
-    raise UserError(f'{where}: cannot be trained on images of {source.image_shape}: {type(error).__name__}: '
-                    f'{str(error)[:500]}: expected a network for such images') from error
+    raise UserError(
+      f'{where}: cannot be trained on images of {source.image_shape}: {type(error).__name__}: '
+      f'{str(error)[:500]}: expected a network for such images'
+    ) from error
   if logits.shape != (2, source.num_classes):
-    raise UserError(f'{where}: gives logits of the shape {logits.shape} for 2 images: expected '
-                    f'{(2, source.num_classes)}, of the {source.num_classes} classes of the data')
+    raise UserError(
+      f'{where}: gives logits of the shape {logits.shape} for 2 images: expected '
+      f'{(2, source.num_classes)}, of the {source.num_classes} classes of the data'
+    )
   return found
 
 
-def check_activations(where: str, found: Collection[jax.ShapeDtypeStruct], targets: Collection[jax.ShapeDtypeStruct],
-                      told: set[str]) -> None:
+def check_activations(
+  where: str, found: Collection[jax.ShapeDtypeStruct], targets: Collection[jax.ShapeDtypeStruct], told: set[str]
+) -> None:
   """Raises UserError where activations are not as many as the teacher's; warns, once, of maps that differ in size."""
   if len(found) != len(targets):
     raise UserError(
       f'{where} gives {len(found)} activations, the teacher {len(targets)}: attention transfer expects as many: a '
-      'function may choose them, by returning moonshine_jax.with_capture(module, images, layers=...)')
+      'function may choose them, by returning moonshine_jax.with_capture(module, images, layers=...)'
+    )
   for each, target in zip(found, targets, strict=True):
     size, other = (f'{height}x{width}' for height, width in (each.shape[1:3], target.shape[1:3]))
     line = f'an attention map of the student is {size}, of the teacher {other}: the larger is averaged to the smaller'

@@ -34,8 +34,10 @@ class Writer:
     self._path = Path(workdir) / FILE
     self.records = [record for record in read(workdir) if record.get('epoch', 0) <= epochs]
     if [record.get('epoch') for record in self.records] != list(range(1, epochs + 1)):
-      raise UserError(f'{self._path}: expected a record of each epoch from 1 to {epochs}, as the checkpoint has them '
-                      'behind it: bring the file back, or begin in another workdir')
+      raise UserError(
+        f'{self._path}: expected a record of each epoch from 1 to {epochs}, as the checkpoint has them '
+        'behind it: bring the file back, or begin in another workdir'
+      )
     files.write(self._path, ''.join(json.dumps(record) + '\n' for record in self.records))
     # Synchronous, in place of SummaryWriter: its thread dies of a full disk unseen, and then its queue blocks for good.
     with files.writing(workdir):
@@ -49,8 +51,9 @@ class Writer:
     """Adds a record, which holds at least 'epoch' and 'step'; it is on the disk on return."""
     self.records.append(record)
     files.append(self._path, record)
-    values = [Summary.Value(tag=name, simple_value=value) for name, value in record.items()
-              if name not in ('epoch', 'step')]
+    values = [
+      Summary.Value(tag=name, simple_value=value) for name, value in record.items() if name not in ('epoch', 'step')
+    ]
     with files.writing(self._path.parent):
       self._events.write_event(Event(wall_time=time.time(), step=record['step'], summary=Summary(value=values)))
       self._events.flush()
@@ -78,8 +81,14 @@ class Progress:
     self._epochs = epochs
     self._batch_size = batch_size
     self._bar = tqdm.tqdm(
-      total=epochs * steps_per_epoch * batch_size, initial=first_step * batch_size, unit='img', unit_scale=True,
-      disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05)
+      total=epochs * steps_per_epoch * batch_size,
+      initial=first_step * batch_size,
+      unit='img',
+      unit_scale=True,
+      disable=not sys.stderr.isatty(),
+      dynamic_ncols=True,
+      smoothing=0.05,
+    )
 
   def advance(self, steps: int) -> None:
     """Counts steps that are on their way."""
@@ -99,4 +108,3 @@ class Progress:
 
   def close(self) -> None:
     self._bar.close()
-

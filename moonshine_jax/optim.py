@@ -8,7 +8,8 @@ def create_learning_rate_fn(config: ml_collections.ConfigDict, steps_per_epoch: 
   """`config.learning_rate`, times `decay_factor` from the start of each epoch (from 0) of `decay_epochs`."""
   optimizer = config.optimizer
   return optax.piecewise_constant_schedule(
-    optimizer.learning_rate, {epoch * steps_per_epoch: optimizer.decay_factor for epoch in optimizer.decay_epochs})
+    optimizer.learning_rate, {epoch * steps_per_epoch: optimizer.decay_factor for epoch in optimizer.decay_epochs}
+  )
 
 
 def create_optimizer(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:

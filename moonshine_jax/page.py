@@ -9,7 +9,7 @@ from moonshine_jax import tables
 from moonshine_jax.results import Run
 from moonshine_jax.tables import Table
 
-STYLE = '''
+STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; padding: 1rem;
        max-width: 100rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.3rem; margin-top: 2.5rem; } h3 { font-size: 1.05rem; }
@@ -33,10 +33,10 @@ figure { margin: 1.5rem 0; max-width: 42rem; } figure svg { display: block; widt
 figcaption { font-size: 0.875rem; color: #444; }
 code { font-size: 0.85rem; overflow-wrap: anywhere; } dt { font-weight: 600; margin-top: 0.6rem; } dd { margin: 0; }
 summary { cursor: pointer; font-weight: 600; }
-'''
+"""
 
 # A click on a heading sorts by its column, a second one the other way; cells without a number stay last.
-SCRIPT = '''
+SCRIPT = """
 for (const button of document.querySelectorAll('th button')) {
   button.addEventListener('click', () => {
     const heading = button.closest('th'), table = button.closest('table'), body = table.tBodies[0];
@@ -53,14 +53,14 @@ for (const button of document.querySelectorAll('th button')) {
     body.append(...rows);
   });
 }
-'''
+"""
 
 
 def write(source: str, pages: Sequence[tuple[Table, dict[str, str]]]) -> str:
   """The page of tables, each with its figures: SVG by caption. `source` says what it was made from."""
   runs = [run for table, _ in pages for run in table.runs]
   sections = ''.join(_section(table, figures) for table, figures in pages)
-  return f'''<!DOCTYPE html>
+  return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -74,34 +74,47 @@ def write(source: str, pages: Sequence[tuple[Table, dict[str, str]]]) -> str:
 {sections}<script>{SCRIPT}</script>
 </body>
 </html>
-'''
+"""
 
 
 def _section(table: Table, figures: dict[str, str]) -> str:
   drawn = ''.join(
     f'<figure>{_inline(svg, f"{table.data}-{i}")}<figcaption>{escape(caption)}</figcaption></figure>\n'
-    for i, (caption, svg) in enumerate(figures.items()))
-  return (f'<section>\n<h2>{escape(table.title)}</h2>\n' + ''.join(f'<p>{escape(note)}</p>\n' for note in table.notes)
-          + _results(table) + drawn + _provenance(table.runs) + '</section>\n')
+    for i, (caption, svg) in enumerate(figures.items())
+  )
+  return (
+    f'<section>\n<h2>{escape(table.title)}</h2>\n'
+    + ''.join(f'<p>{escape(note)}</p>\n' for note in table.notes)
+    + _results(table)
+    + drawn
+    + _provenance(table.runs)
+    + '</section>\n'
+  )
 
 
 def _results(table: Table) -> str:
   """The table, which a click on a heading sorts."""
   beside = tables.columns(table)
   names = ['Network', 'Block', 'Parameters', 'Multiply-adds']
-  head = ''.join(_heading(name, i, {0: 'text network', 1: 'text block'}.get(i, ''), ' rowspan="2"')
-                 for i, name in enumerate(names))
-  head += ''.join(f'<th colspan="{1 + len(beside)}" scope="colgroup">'
-                  f'{"No distillation" if way == "none" else escape(way)}</th>' for way in table.ways)
+  head = ''.join(
+    _heading(name, i, {0: 'text network', 1: 'text block'}.get(i, ''), ' rowspan="2"') for i, name in enumerate(names)
+  )
+  head += ''.join(
+    f'<th colspan="{1 + len(beside)}" scope="colgroup">{"No distillation" if way == "none" else escape(way)}</th>'
+    for way in table.ways
+  )
   lower = ''
   for i, _ in enumerate(table.ways):
     for j, name in enumerate(['Error', *beside]):
       lower += _heading(name, len(names) + i * (1 + len(beside)) + j, 'aside' if j else '')
   body = ''
   for row in table.rows:
-    cells = [_cell(row.name, row.name, 'text network'), _cell(row.block, row.block, 'text block'),
-             _cell(f'{row.parameters:,}', row.parameters),
-             _cell('-' if row.multiply_adds is None else f'{row.multiply_adds:,}', row.multiply_adds)]
+    cells = [
+      _cell(row.name, row.name, 'text network'),
+      _cell(row.block, row.block, 'text block'),
+      _cell(f'{row.parameters:,}', row.parameters),
+      _cell('-' if row.multiply_adds is None else f'{row.multiply_adds:,}', row.multiply_adds),
+    ]
     for way in table.ways:
       for j, (text, number) in enumerate(tables.values(table, row, way)):
         cells.append(_cell(text, number, 'none' if number is None else 'aside' if j else 'result'))
@@ -110,8 +123,9 @@ def _results(table: Table) -> str:
 
 
 def _heading(name: str, column: int, kind: str = '', more: str = '') -> str:
-  return (f'<th class="{kind}" data-column="{column}" scope="col"{more}>'
-          f'<button type="button">{escape(name)}</button></th>')
+  return (
+    f'<th class="{kind}" data-column="{column}" scope="col"{more}><button type="button">{escape(name)}</button></th>'
+  )
 
 
 def _cell(text: str, key: object, kind: str = '') -> str:
@@ -119,8 +133,9 @@ def _cell(text: str, key: object, kind: str = '') -> str:
 
 
 def _table(head: str, body: str) -> str:
-  return (f'<div class="table" tabindex="0"><table>\n<thead>\n{head}\n</thead>\n'
-          f'<tbody>\n{body}</tbody>\n</table></div>\n')
+  return (
+    f'<div class="table" tabindex="0"><table>\n<thead>\n{head}\n</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n'
+  )
 
 
 def _provenance(runs: Sequence[Run]) -> str:
@@ -133,26 +148,46 @@ def _provenance(runs: Sequence[Run]) -> str:
     'Hardware': _distinct(each for run in runs for each in {_hardware(start) for start in run.starts}),
     'Versions': _distinct(each for run in runs for each in {_versions(start) for start in run.starts}),
   }
-  terms = ''.join(f'<dt>{escape(name)}</dt>' + ''.join(f'<dd>{escape(value)}</dd>' for value in values)
-                  for name, values in facts.items())
-  names = ['Run', 'Network', 'Block', 'Regime', 'Seeds', 'Epochs', 'Error',
-           'Best epoch, not the result', 'Started', 'Commit',
-           'Hardware', 'Command']
+  terms = ''.join(
+    f'<dt>{escape(name)}</dt>' + ''.join(f'<dd>{escape(value)}</dd>' for value in values)
+    for name, values in facts.items()
+  )
+  names = [
+    'Run',
+    'Network',
+    'Block',
+    'Regime',
+    'Seeds',
+    'Epochs',
+    'Error',
+    'Best epoch, not the result',
+    'Started',
+    'Commit',
+    'Hardware',
+    'Command',
+  ]
   body = ''
   networks = tables.network_names(runs)
   for run in runs:
-    values = [(run.name, run.name), (networks[run.name],) * 2,
-              (run.block, run.block), (run.regime, run.regime), (_seeds(run),) * 2,
-              (f'{run.epochs_done} of {run.config.epochs}', run.epochs_done),
-              (f'{run.error:.2f}', run.error) if run.finished else ('unfinished', None),
-              (f'{min(run.test_errors):.2f}', min(run.test_errors)) if run.test_errors else ('-', None)]
+    values = [
+      (run.name, run.name),
+      (networks[run.name],) * 2,
+      (run.block, run.block),
+      (run.regime, run.regime),
+      (_seeds(run),) * 2,
+      (f'{run.epochs_done} of {run.config.epochs}', run.epochs_done),
+      (f'{run.error:.2f}', run.error) if run.finished else ('unfinished', None),
+      (f'{min(run.test_errors):.2f}', min(run.test_errors)) if run.test_errors else ('-', None),
+    ]
     values += [(text := ', '.join(_of_starts(run, name)), text) for name in ('time', 'commit')]
     values += [(text := '; '.join(dict.fromkeys(map(_hardware, run.starts))), text)]
     values += [(text := '; '.join(_of_starts(run, 'command')), text)]
     body += '<tr>' + ''.join(_cell(text, key, 'text') for text, key in values) + '</tr>\n'
   head = '<tr>' + ''.join(_heading(name, i, 'text') for i, name in enumerate(names)) + '</tr>'
-  return (f'<h3>Where the numbers come from</h3>\n<dl>{terms}</dl>\n'
-          f'<details><summary>Every run</summary>\n{_table(head, body)}</details>\n')
+  return (
+    f'<h3>Where the numbers come from</h3>\n<dl>{terms}</dl>\n'
+    f'<details><summary>Every run</summary>\n{_table(head, body)}</details>\n'
+  )
 
 
 def _distinct(values: Iterable[str]) -> list[str]:
@@ -185,11 +220,12 @@ def _hardware(start: dict) -> str:
 
 
 def _versions(start: dict) -> str:
-  return ', '.join(f'{name} {start[name]}' for name in ('python', 'jax', 'jaxlib', 'flax', 'optax', 'orbax')
-                   if start.get(name))
+  return ', '.join(
+    f'{name} {start[name]}' for name in ('python', 'jax', 'jaxlib', 'flax', 'optax', 'orbax') if start.get(name)
+  )
 
 
 def _inline(svg: str, prefix: str) -> str:
   """An SVG file as an element, its ids its own."""
   prefix = re.sub('[^A-Za-z0-9]+', '-', prefix)
-  return re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', svg[svg.index('<svg'):])
+  return re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', svg[svg.index('<svg') :])

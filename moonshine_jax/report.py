@@ -33,8 +33,9 @@ class Latencies(NamedTuple):
   milliseconds: dict[str, float]
 
 
-def write(source: str | os.PathLike, runs: list[results.Run], out: str | os.PathLike,
-          latencies: Latencies | None) -> None:
+def write(
+  source: str | os.PathLike, runs: list[results.Run], out: str | os.PathLike, latencies: Latencies | None
+) -> None:
   """Writes the report into a folder. Without Matplotlib it has no figures, and a warning says so."""
   with files.writing(out):
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -64,23 +65,30 @@ def draw(each: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]
     return sum(way in row.cells and bool(row.cells[way].finished) for row in each.rows)
 
   # As the paper's, by attention transfer where there is any; where its runs differ, as most networks learned.
-  regime = next(name for name in ('AT', 'KD+AT', 'KD', 'none')
-                if any(run.regime == name and run.finished for run in each.runs))
+  regime = next(
+    name for name in ('AT', 'KD+AT', 'KD', 'none') if any(run.regime == name and run.finished for run in each.runs)
+  )
   way = max((way for way in each.ways if tables.regime_of(way) == regime), key=finished)
   by = 'no distillation' if way == 'none' else way
-  costs = {'parameters': ('parameters (millions)', lambda row: row.parameters / 1e6),
-           'multiply-adds': ('multiply-adds an image (millions)', lambda row: (row.multiply_adds or 0) / 1e6)}
+  costs = {
+    'parameters': ('parameters (millions)', lambda row: row.parameters / 1e6),
+    'multiply-adds': ('multiply-adds an image (millions)', lambda row: (row.multiply_adds or 0) / 1e6),
+  }
   size = each.runs[0].facts.image_shape[0]
   if latencies and latencies.image_size == size:
-    costs['latency'] = (f'milliseconds an image, one at a time, on {latencies.device}',
-                        lambda row: latencies.milliseconds.get(f'{row.network} {row.block}'))
+    costs['latency'] = (
+      f'milliseconds an image, one at a time, on {latencies.device}',
+      lambda row: latencies.milliseconds.get(f'{row.network} {row.block}'),
+    )
   elif latencies:
     warn(f'--latency: of images with a side of {latencies.image_size}: expected {size}, that of {each.data}')
   drawn = {}
   for name, (label, cost) in costs.items():
     if points := figures.points(each, way, cost):
-      caption = (f'Test error by {by} against {label}, log axis, in the form of the paper\'s Figures 3 and 4. The grey '
-                 'line is the Pareto front: no network on it has another below it and to its left.')
+      caption = (
+        f"Test error by {by} against {label}, log axis, in the form of the paper's Figures 3 and 4. The grey "
+        'line is the Pareto front: no network on it has another below it and to its left.'
+      )
       drawn[name, caption] = figures.cost_figure(points, f'{each.title}, {by}', label)
   caption = 'Test error by epoch of every run, log axis. The last epoch is the result.'
   drawn['learning-curves', caption] = figures.learning_curves(each)
@@ -92,12 +100,16 @@ def read_latencies(path: str | os.PathLike) -> Latencies:
   try:
     values = json.loads(Path(path).read_text())
     where = values['environment']
-    return Latencies(where['processor'] if where['device'] == 'cpu' else where['device'],
-                     values['image_shape'][0] if 'image_shape' in values else values['flags']['image_size'],
-                     {_normal(row['network']): 1e3 * row['latency'] for row in values['rows']})
+    return Latencies(
+      where['processor'] if where['device'] == 'cpu' else where['device'],
+      values['image_shape'][0] if 'image_shape' in values else values['flags']['image_size'],
+      {_normal(row['network']): 1e3 * row['latency'] for row in values['rows']},
+    )
   except (OSError, KeyError, TypeError, ValueError) as error:
-    raise UserError(f'--latency={path}: {error!r}: expected JSON with rows of network and latency, as '
-                    'benchmarks.inference --json writes it') from error
+    raise UserError(
+      f'--latency={path}: {error!r}: expected JSON with rows of network and latency, as '
+      'benchmarks.inference --json writes it'
+    ) from error
 
 
 def _normal(network: str) -> str:

@@ -19,8 +19,16 @@ from moonshine_jax.models.blocks import Block
 # Fields that do not tell one recipe from another: the network and its seeds, which a table shows elsewhere, and how
 # often a run looks at itself.
 NOT_RECIPE = config_lib.MAY_DIFFER | {
-  'seed', 'model.seed', 'model.network', 'model.depth', 'model.width', 'model.block', 'eval_every',
-  'checkpoint_every', 'distill.students'}
+  'seed',
+  'model.seed',
+  'model.network',
+  'model.depth',
+  'model.width',
+  'model.block',
+  'eval_every',
+  'checkpoint_every',
+  'distill.students',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +79,20 @@ class Run:
   def recipe(self) -> dict[str, Any]:
     """The config's values that a result depends on, beside the network and the seeds, by their dotted names."""
     values = {name: value for name, value in config_lib.flatten(self.config).items() if name not in NOT_RECIPE}
-    unused = {'none': ('distill.',), 'KD': ('distill.beta', 'distill.at_form'),
-              'AT': ('distill.alpha', 'distill.temperature', 'distill.kd_form')}.get(self.regime, ())
+    unused = {
+      'none': ('distill.',),
+      'KD': ('distill.beta', 'distill.at_form'),
+      'AT': ('distill.alpha', 'distill.temperature', 'distill.kd_form'),
+    }.get(self.regime, ())
     return {name: value for name, value in values.items() if not name.startswith(unused)}
 
 
 def collect(folder: str | os.PathLike) -> list[Run]:
   """All runs in a folder, teachers first. Raises UserError where none is finished or a file is damaged."""
   paths = sorted(path.parent for path in Path(folder).glob(f'**/{config_lib.FILE}'))
-  names = {path.resolve(): str(path.relative_to(folder)) if path != Path(folder) else path.resolve().name
-           for path in paths}
+  names = {
+    path.resolve(): str(path.relative_to(folder)) if path != Path(folder) else path.resolve().name for path in paths
+  }
   runs = [run for path in paths if (run := _read(path, names))]
   return _checked(runs, folder, 'expected a folder of workdirs')
 
@@ -99,15 +111,28 @@ def _read(workdir: Path, names: dict[Path, str]) -> Run | None:
     evaluated = [(record['epoch'], record['test_error']) for record in records if 'test_error' in record]
     epochs_done = records[-1]['epoch'] if records else 0
     # A later start at the last step found nothing left to do.
-    starts = [{name: value for name, value in start.items() if name not in ('config', 'data')}
-              for i, start in enumerate(starts) if not i or not records or start['step'] < records[-1]['step']]
+    starts = [
+      {name: value for name, value in start.items() if name not in ('config', 'data')}
+      for i, start in enumerate(starts)
+      if not i or not records or start['step'] < records[-1]['step']
+    ]
   except (IndexError, KeyError, TypeError) as error:
-    raise UserError(f'{path} or {metrics.FILE}: not those of a run of this version ({error!r}): expected what training '
-                    'writes') from error
+    raise UserError(
+      f'{path} or {metrics.FILE}: not those of a run of this version ({error!r}): expected what training writes'
+    ) from error
   counted = cost.count(create_model(config.model, facts.num_classes, image_shape=facts.image_shape), facts.image_shape)
   epochs, test_errors = zip(*evaluated, strict=True) if evaluated else ((), ())
-  return Run(names[workdir.resolve()], config, facts, counted.parameters, counted.multiply_adds, epochs_done, epochs,
-             test_errors, tuple(starts))
+  return Run(
+    names[workdir.resolve()],
+    config,
+    facts,
+    counted.parameters,
+    counted.multiply_adds,
+    epochs_done,
+    epochs,
+    test_errors,
+    tuple(starts),
+  )
 
 
 def _teacher(given: str, names: dict[Path, str]) -> str:

@@ -75,13 +75,19 @@ class Network:
     return self.model.apply(variables, augment.normalise(images, self.mean, self.std), train=train, **kwargs)
 
 
-def create_train_state(network: Network, image_shape: tuple[int, ...], tx: optax.GradientTransformation,
-                       init_key: jax.Array, step_key: jax.Array) -> TrainState:
+def create_train_state(
+  network: Network,
+  image_shape: tuple[int, ...],
+  tx: optax.GradientTransformation,
+  init_key: jax.Array,
+  step_key: jax.Array,
+) -> TrainState:
   """The state at step 0."""
   variables = network.init(init_key, image_shape)
   rng = jnp.array(jax.random.key_data(step_key))  # a copy: states are donated, and several may be given one key
-  return TrainState(jnp.zeros((), jnp.int32), variables['params'], variables.get('batch_stats', {}),
-                    tx.init(variables['params']), rng)
+  return TrainState(
+    jnp.zeros((), jnp.int32), variables['params'], variables.get('batch_stats', {}), tx.init(variables['params']), rng
+  )
 
 
 def make_train_step(
@@ -99,8 +105,9 @@ def make_train_step(
   """
   axis_name = replicas.axis_name
   shared = configs[0]
-  updates = [make_update(config, student, teacher, tx, axis_name)
-             for config, student in zip(configs, students, strict=True)]
+  updates = [
+    make_update(config, student, teacher, tx, axis_name) for config, student in zip(configs, students, strict=True)
+  ]
 
   def train_step(states, teacher_variables, data, batch):
     batch = gather(data, batch)
@@ -139,7 +146,8 @@ def make_update(
 
     def loss_fn(params):
       (logits, activations), updates = student(
-        state.replace(params=params).variables, images, train=True, mutable=['batch_stats'], rngs=rngs)
+        state.replace(params=params).variables, images, train=True, mutable=['batch_stats'], rngs=rngs
+      )
       terms = {'ce': losses.cross_entropy(logits, labels).mean()}
       loss = (1 - alpha) * terms['ce']
       if alpha:

@@ -53,7 +53,7 @@ class Cheap(nn.Module):
 
     def substitute(call, args, kwargs, context):
       module = context.module
-      block = blocks.get('/'.join(module.path[len(self.path):])) if isinstance(module, nn.Conv) else None
+      block = blocks.get('/'.join(module.path[len(self.path) :])) if isinstance(module, nn.Conv) else None
       if block is None or context.method_name != '__call__':
         return call(*args, **kwargs)
       if block.kind == 'S-2x2':
@@ -102,8 +102,18 @@ class Plan:
 
   def __str__(self) -> str:
     heading = ['path', 'layer', 'becomes', 'because', 'parameters', 'after', 'multiply-adds', 'after']
-    lines = [[row.layer.path, str(row.layer), row.notation or 'kept', row.reason, *(f'{number:,}' for number in (
-      row.layer.parameters, row.parameters, row.layer.multiply_adds, row.multiply_adds))] for row in self.rows]
+    lines = [
+      [
+        row.layer.path,
+        str(row.layer),
+        row.notation or 'kept',
+        row.reason,
+        *(
+          f'{number:,}' for number in (row.layer.parameters, row.parameters, row.layer.multiply_adds, row.multiply_adds)
+        ),
+      ]
+      for row in self.rows
+    ]
     total = ['whole network', '', '', '', *(f'{number:,}' for number in (*self.parameters, *self.multiply_adds))]
     return aligned([heading, *lines, total], left=4)
 
@@ -131,8 +141,10 @@ def cheapen(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Cheap:
   if not made.student.replacements:
     stay = '; '.join(f'{row.layer.path}: {row.reason}' for row in made.rows[:5])
     more = f'; and {len(made.rows) - 5} more' if len(made.rows) > 5 else ''
-    raise UserError(f'{type(module).__name__}: nothing in it is replaced: '
-                    + (f'{stay}{more}' if made.rows else 'no convolution in it'))
+    raise UserError(
+      f'{type(module).__name__}: nothing in it is replaced: '
+      + (f'{stay}{more}' if made.rows else 'no convolution in it')
+    )
   return made.student
 
 
@@ -140,26 +152,36 @@ def plan(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Plan:
   """What `cheapen` does with every convolution, and what it saves. Raises UserError for a notation that is none."""
   before = inspect(module, *args, **kwargs)
   decisions = [_decide(layer, rule) for layer in before.layers]
-  replacements = tuple((layer.path, str(block)) for layer, (block, _) in zip(before.layers, decisions, strict=True)
-                       if block)
+  replacements = tuple(
+    (layer.path, str(block)) for layer, (block, _) in zip(before.layers, decisions, strict=True) if block
+  )
   student = Cheap(Unbound(module), replacements)
   after = inspect(student, *args, **kwargs)
   for path, notation in replacements:
     if before.parameters_at(path) == after.parameters_at(path):
       raise UserError(f'{path}: {notation} does not reach it: expected a convolution that runs when the network does')
   rows = tuple(
-    Row(layer, str(block) if block else None, reason, after.parameters(layer.path) if block else layer.parameters,
-        _multiply_adds_at(after, layer.path) if block else layer.multiply_adds)
-    for layer, (block, reason) in zip(before.layers, decisions, strict=True))
+    Row(
+      layer,
+      str(block) if block else None,
+      reason,
+      after.parameters(layer.path) if block else layer.parameters,
+      _multiply_adds_at(after, layer.path) if block else layer.multiply_adds,
+    )
+    for layer, (block, reason) in zip(before.layers, decisions, strict=True)
+  )
   return Plan(student, rows, (before.parameters(), after.parameters()), (before.multiply_adds, after.multiply_adds))
 
 
 def inherit(variables: dict[str, Any], teacher_variables: dict[str, Any]) -> dict[str, Any]:
   """A student's variables with the teacher's values wherever it has one of the same path and shape."""
   teacher = flax.traverse_util.flatten_dict(teacher_variables)
-  return flax.traverse_util.unflatten_dict({
-    path: teacher[path] if path in teacher and jnp.shape(teacher[path]) == jnp.shape(value) else value
-    for path, value in flax.traverse_util.flatten_dict(variables).items()})
+  return flax.traverse_util.unflatten_dict(
+    {
+      path: teacher[path] if path in teacher and jnp.shape(teacher[path]) == jnp.shape(value) else value
+      for path, value in flax.traverse_util.flatten_dict(variables).items()
+    }
+  )
 
 
 def _decide(layer: ConvLayer, rule: Rule) -> tuple[Block | None, str]:
@@ -206,8 +228,10 @@ def _two_taps(conv: nn.Conv) -> dict[str, Any]:
   kernel = (conv.kernel_size,) if isinstance(conv.kernel_size, int) else tuple(conv.kernel_size)
   dilation = conv.kernel_dilation or 1
   dilation = (dilation,) * len(kernel) if isinstance(dilation, int) else tuple(dilation)
-  return {'kernel_size': tuple(min(k, 2) for k in kernel),
-          'kernel_dilation': tuple(max(k - 1, 1) * d for k, d in zip(kernel, dilation, strict=True))}
+  return {
+    'kernel_size': tuple(min(k, 2) for k in kernel),
+    'kernel_dilation': tuple(max(k - 1, 1) * d for k, d in zip(kernel, dilation, strict=True)),
+  }
 
 
 def _convolve(block: Block, conv: nn.Conv, inputs: jax.Array) -> jax.Array:
@@ -216,8 +240,14 @@ def _convolve(block: Block, conv: nn.Conv, inputs: jax.Array) -> jax.Array:
   kxk = _kxk(block, inputs.shape[-1], conv.features)
   kxk_changes = {'features': kxk.features, 'feature_group_count': kxk.groups}
   axes = 1 if isinstance(conv.kernel_size, int) else len(conv.kernel_size)
-  one_by_one = {'kernel_size': (1,) * axes, 'strides': 1, 'padding': 'VALID', 'input_dilation': 1,
-                'kernel_dilation': 1, 'feature_group_count': 1}
+  one_by_one = {
+    'kernel_size': (1,) * axes,
+    'strides': 1,
+    'padding': 'VALID',
+    'input_dilation': 1,
+    'kernel_dilation': 1,
+    'feature_group_count': 1,
+  }
 
   def convolve_bn_relu(conv_name, bn_name, inputs, **changes):
     inner = conv.clone(parent=conv, name=conv_name, use_bias=False, kernel_init=conv_init, **changes)

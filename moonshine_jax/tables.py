@@ -85,8 +85,7 @@ class Row:
 
   @property
   def name(self) -> str:
-    return self.network + (' (teacher)' if self.teacher else '') + (
-      f', {self.variant}' if self.variant else '')
+    return self.network + (' (teacher)' if self.teacher else '') + (f', {self.variant}' if self.variant else '')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,23 +112,33 @@ class Table:
   @property
   def notes(self) -> list[str]:
     """Sentences without which the numbers would be read wrongly."""
-    found = ['Errors are top-1 test errors in percent after the last epoch: mean ± sample standard deviation '
-             '(number of runs). The best epoch was chosen by the test set: it is shown beside the result and is not '
-             'the result.']
+    found = [
+      'Errors are top-1 test errors in percent after the last epoch: mean ± sample standard deviation '
+      '(number of runs). The best epoch was chosen by the test set: it is shown beside the result and is not '
+      'the result.'
+    ]
     if self.printed:
       found += _recipe_notes(self.runs) + [
         f'The paper prints {printed:,} parameters for {block}, which has {true:,}.'
         for (block, printed), true in paper.MISPRINTED_PARAMETERS.items()
-        if any(row.parameters == printed for row in paper.TABLES[self.data][2])]
-    unfinished = [f'{run.name} (epoch {run.epochs_done} of {run.config.epochs})'
-                  for run in self.runs if not run.finished]
+        if any(row.parameters == printed for row in paper.TABLES[self.data][2])
+      ]
+    unfinished = [
+      f'{run.name} (epoch {run.epochs_done} of {run.config.epochs})' for run in self.runs if not run.finished
+    ]
     return found + ([f'Unfinished: {", ".join(unfinished)}.'] if unfinished else [])
 
 
 def _recipe_notes(runs: Sequence[Run]) -> list[str]:
-  differences = sorted({f'{name} {run.recipe[name]!r} (paper: {value!r})' for run in runs
-                        for name, value in paper.RECIPE.items() if run.recipe.get(name, value) != value})
-  return [f'Not the paper\'s recipe: {"; ".join(differences)}.'] if differences else []
+  differences = sorted(
+    {
+      f'{name} {run.recipe[name]!r} (paper: {value!r})'
+      for run in runs
+      for name, value in paper.RECIPE.items()
+      if run.recipe.get(name, value) != value
+    }
+  )
+  return [f"Not the paper's recipe: {'; '.join(differences)}."] if differences else []
 
 
 def make(runs: Sequence[Run]) -> list[Table]:
@@ -168,9 +177,7 @@ def _in_order(ways: Collection[str]) -> tuple[str, ...]:
   return tuple(ordered)
 
 
-def _rows(
-  runs: Sequence[Run], ways: dict[str, str], ordered: Sequence[str], printed: Sequence[paper.Row]
-) -> list[Row]:
+def _rows(runs: Sequence[Run], ways: dict[str, str], ordered: Sequence[str], printed: Sequence[paper.Row]) -> list[Row]:
   names, teachers = network_names(runs), {run.config.distill.teacher for run in runs}
 
   def is_teacher(run):
@@ -207,18 +214,24 @@ def network_names(runs: Sequence[Run]) -> dict[str, str]:
   """What the network of each run is called, by the run's name: a function's by that, unless two share it."""
   own = {run.config.model.network: models.name(run.config.model) for run in runs if models.is_own(run.config.model)}
   shared = {network for network, name in own.items() if list(own.values()).count(name) > 1}
-  return {run.name: run.config.model.network if run.config.model.network in shared else models.name(run.config.model)
-          for run in runs}
+  return {
+    run.name: run.config.model.network if run.config.model.network in shared else models.name(run.config.model)
+    for run in runs
+  }
 
 
 def _differences(runs: Sequence[Run], of_loss: bool) -> dict[str, str]:
   """For each run, by name, the fields in which the recipes differ: those of the loss, or all others."""
-  recipes = {run.name: {name: value for name, value in run.recipe.items() if name.startswith('distill.') == of_loss}
-             for run in runs}
-  differing = sorted({name for recipe in recipes.values() for name, value in recipe.items()
-                      if value != recipes[runs[0].name][name]})
-  return {run: ', '.join(f'{name.rpartition(".")[2]}={recipe[name]}' for name in differing)
-          for run, recipe in recipes.items()}
+  recipes = {
+    run.name: {name: value for name, value in run.recipe.items() if name.startswith('distill.') == of_loss}
+    for run in runs
+  }
+  differing = sorted(
+    {name for recipe in recipes.values() for name, value in recipe.items() if value != recipes[runs[0].name][name]}
+  )
+  return {
+    run: ', '.join(f'{name.rpartition(".")[2]}={recipe[name]}' for name in differing) for run, recipe in recipes.items()
+  }
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -228,16 +241,26 @@ def table(runs: Sequence[Run]) -> str:
   for each in tables:
     ways = [way for way in each.ways if any(way in row.cells and row.cells[way].runs for row in each.rows)]
     lines = [['Network', 'Block', 'Parameters', 'Multiply-adds', *(f'Error, {way}' for way in ways)]]
-    lines += [[*_network(row), *(row.cells[way].text if way in row.cells else '-' for way in ways)]
-              for row in each.rows if any(cell.runs for cell in row.cells.values())]
+    lines += [
+      [*_network(row), *(row.cells[way].text if way in row.cells else '-' for way in ways)]
+      for row in each.rows
+      if any(cell.runs for cell in row.cells.values())
+    ]
     texts.append((f'{each.title}\n\n' if len(tables) > 1 else '') + _markdown(lines))
   return '\n\n'.join(texts)
 
 
 def markdown(table: Table) -> str:
   """The whole table with its title and notes, the paper's errors beside ours."""
-  lines = [['Network', 'Block', 'Parameters', 'Multiply-adds',
-            *(heading for way in table.ways for heading in (f'Error, {way}', *columns(table)))]]
+  lines = [
+    [
+      'Network',
+      'Block',
+      'Parameters',
+      'Multiply-adds',
+      *(heading for way in table.ways for heading in (f'Error, {way}', *columns(table))),
+    ]
+  ]
   for row in table.rows:
     lines.append([*_network(row), *(text for way in table.ways for text, _ in values(table, row, way))])
   return '\n\n'.join([f'# {table.title}', _markdown(lines), *table.notes]) + '\n'
@@ -269,19 +292,49 @@ def _markdown(lines: list[list[str]]) -> str:
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   lines = [lines[0], ['-' * width for width in widths], *lines[1:]]
   return '\n'.join(
-    '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + ' |' for line in lines)
+    '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + ' |' for line in lines
+  )
 
 
 def write_csv(table: Table) -> str:
   """CSV with a line a network and way; numbers unrounded, empty where there is none."""
   file = io.StringIO()
   writer = csv.writer(file, lineterminator='\n')
-  writer.writerow(['data', 'network', 'block', 'teacher', 'recipe', 'parameters', 'multiply_adds', 'regime', 'runs',
-                   'unfinished', 'error_mean', 'error_std', 'paper_error', 'difference', 'best_epoch_error_mean'])
+  writer.writerow(
+    [
+      'data',
+      'network',
+      'block',
+      'teacher',
+      'recipe',
+      'parameters',
+      'multiply_adds',
+      'regime',
+      'runs',
+      'unfinished',
+      'error_mean',
+      'error_std',
+      'paper_error',
+      'difference',
+      'best_epoch_error_mean',
+    ]
+  )
   for row in table.rows:
     for way, cell in row.cells.items():
       counted: list[Any] = [row.block, row.teacher, row.variant, row.parameters, row.multiply_adds]
-      writer.writerow([table.data, row.network, *counted, way, len(cell.finished),
-                       len(cell.runs) - len(cell.finished), cell.mean, cell.spread, cell.paper, cell.difference,
-                       cell.best])
+      writer.writerow(
+        [
+          table.data,
+          row.network,
+          *counted,
+          way,
+          len(cell.finished),
+          len(cell.runs) - len(cell.finished),
+          cell.mean,
+          cell.spread,
+          cell.paper,
+          cell.difference,
+          cell.best,
+        ]
+      )
   return file.getvalue()

@@ -28,7 +28,7 @@ def interleaved(functions, args, repeats, give_up=8.0):
   for name in functions:
     jax.block_until_ready(compiled[name](*args))
     times[name].append(_time(compiled[name], args))
-  fastest = min(first for first, in times.values())
+  fastest = min(first for (first,) in times.values())
   for _ in range(repeats - 1):
     for name, seen in times.items():
       if seen[0] <= give_up * fastest:
@@ -74,8 +74,9 @@ def compile_forward(network: steps.Network, image_shape: Sequence[int], batch: i
   """
   variables = network.init(jax.random.key(0), image_shape)
   images = jax.random.randint(jax.random.key(1), (batch, *image_shape), 0, 256).astype(jnp.uint8)
-  forward = jax.jit(lambda variables, images: network(variables, images, train=False)[0]).lower(
-    variables, images).compile()
+  forward = (
+    jax.jit(lambda variables, images: network(variables, images, train=False)[0]).lower(variables, images).compile()
+  )
 
   def run(calls):
     for _ in range(calls):

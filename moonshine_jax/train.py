@@ -59,9 +59,7 @@ class Student:
     return len(self.epoch_metrics.get('loss', ()))
 
 
-def train_and_evaluate(
-  config: ml_collections.ConfigDict, workdir: str | os.PathLike
-) -> dict[Path, dict[str, Any]]:
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[Path, dict[str, Any]]:
   """Trains the network of a config, by distillation where it names a teacher, and evaluates it after each epoch.
 
   Goes on from the newest checkpoint in the workdir, if there is one. Where the config names several students, each has
@@ -91,22 +89,26 @@ def train_and_evaluate(
   source = datasets.open_source(config.data)
   if config.data.pad > min(source.image_shape[:2]):
     raise UserError(
-      f'config.data.pad={config.data.pad}: expected at most {min(source.image_shape[:2])}, the side of an image')
+      f'config.data.pad={config.data.pad}: expected at most {min(source.image_shape[:2])}, the side of an image'
+    )
   teacher, teacher_variables = matching.load_teacher(config, runs.values(), source, replicas)
   if distributed.is_first():
     for path, each in runs.items():
       check_workdir(each, path)
 
   train_split, test_split = distributed.first_before_others(
-    lambda: (source.read(config.data.train_split), source.read(config.data.test_split)))
+    lambda: (source.read(config.data.train_split), source.read(config.data.test_split))
+  )
   if config.batch_size > len(train_split):
     raise UserError(f'config.batch_size={config.batch_size}: expected at most the {len(train_split)} training examples')
   facts = datasets.measure(source, train_split)
   train_feed, test_feed = (feeds.FEEDS[config.data.feed](split, replicas) for split in (train_split, test_split))
   steps_per_epoch = len(train_split) // config.batch_size
   if (most := MAX_STEPS // steps_per_epoch) < max(config.epochs, *config.optimizer.decay_epochs, 0):
-    raise UserError(f'config.epochs={config.epochs}, config.optimizer.decay_epochs={config.optimizer.decay_epochs}: '
-                    f'expected at most {most} epochs of {steps_per_epoch} steps')
+    raise UserError(
+      f'config.epochs={config.epochs}, config.optimizer.decay_epochs={config.optimizer.decay_epochs}: '
+      f'expected at most {most} epochs of {steps_per_epoch} steps'
+    )
   learning_rate_fn = optim.create_learning_rate_fn(config, steps_per_epoch)
   tx = optim.create_optimizer(config, steps_per_epoch)
 
@@ -115,7 +117,8 @@ def train_and_evaluate(
     step = int(states[0].step)
     _, order_key, _ = split_keys(config.seed)
     progress = opened.enter_context(
-      contextlib.closing(metrics.Progress(config.epochs, steps_per_epoch, step, config.batch_size)))
+      contextlib.closing(metrics.Progress(config.epochs, steps_per_epoch, step, config.batch_size))
+    )
     states, teacher_variables = replicas.replicate((states, teacher_variables))
     networks = [student.network for student in students]
     train_step = steps.make_train_step(list(runs.values()), networks, teacher, tx, train_feed.gather, replicas)
@@ -125,20 +128,31 @@ def train_and_evaluate(
     for epoch in range((step - students[0].steps_of_epoch) // steps_per_epoch, config.epochs):
       start = time.perf_counter()
       order = feeds.epoch_batches(order_key, epoch, len(train_split), config.batch_size)
-      order = order[students[0].steps_of_epoch:]  # a run that was stopped in the middle of an epoch goes on there
+      order = order[students[0].steps_of_epoch :]  # a run that was stopped in the middle of an epoch goes on there
 
       def receive(dispatched, first_step=epoch * steps_per_epoch):
         progress.advance(take_in(students, replicas.fetch(dispatched), first_step))
 
-      states = run_epoch(train_loop, states, teacher_variables, train_feed, order, config.steps_per_dispatch, receive,
-                         stopped=lambda: signals.received, key=(config.seed, epoch))
+      states = run_epoch(
+        train_loop,
+        states,
+        teacher_variables,
+        train_feed,
+        order,
+        config.steps_per_dispatch,
+        receive,
+        stopped=lambda: signals.received,
+        key=(config.seed, epoch),
+      )
       step = epoch * steps_per_epoch + students[0].steps_of_epoch
       if signals.received:
         save(students, states, facts, replicas)
         for student in students:
           student.checkpoints.wait()
-        raise Preempted(f'{signals.received} after step {step} of {config.epochs * steps_per_epoch} in {workdir}: '
-                        'the same command goes on from there')
+        raise Preempted(
+          f'{signals.received} after step {step} of {config.epochs * steps_per_epoch} in {workdir}: '
+          'the same command goes on from there'
+        )
 
       images_per_second = round(order.size / (time.perf_counter() - start), 1)
       last = epoch + 1 == config.epochs
@@ -183,8 +197,10 @@ def open_students(
   """
   networks = {
     path: steps.Network(
-      create_model(config.model, facts.num_classes, replicas.axis_name, facts.image_shape), facts.mean, facts.std)
-    for path, config in runs.items()}
+      create_model(config.model, facts.num_classes, replicas.axis_name, facts.image_shape), facts.mean, facts.std
+    )
+    for path, config in runs.items()
+  }
   all_checkpoints = dict.fromkeys(runs, checkpoint.NoCheckpoints())
   writers = {}
 
@@ -217,8 +233,16 @@ def open_students(
 
   states, epoch_metrics, records = distributed.from_first(open_workdirs, replicas)
   students = [
-    Student(config, path, networks[path], all_checkpoints[path], writers.get(path) or metrics.NoWriter(records[path]),
-            epoch_metrics[path]) for path, config in runs.items()]
+    Student(
+      config,
+      path,
+      networks[path],
+      all_checkpoints[path],
+      writers.get(path) or metrics.NoWriter(records[path]),
+      epoch_metrics[path],
+    )
+    for path, config in runs.items()
+  ]
   return students, tuple(states.values())
 
 
@@ -241,8 +265,11 @@ def restore_students(
         checkpoints.set_aside(step, error)
         break
     else:
-      return (step, {path: state for path, (state, _) in restored.items()},
-              {path: metadata.epoch_metrics for path, (_, metadata) in restored.items()})
+      return (
+        step,
+        {path: state for path, (state, _) in restored.items()},
+        {path: metadata.epoch_metrics for path, (_, metadata) in restored.items()},
+      )
   return 0, states, {path: {} for path in runs}
 
 
@@ -281,8 +308,9 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike)
   if not (Path(workdir) / config_lib.FILE).exists():
     return
   if difference := config_lib.difference(config, config_lib.read(workdir)):
-    raise UserError(f'{workdir} holds a run of another config: {difference}: '
-                    'expected the same config, to go on, or another workdir')
+    raise UserError(
+      f'{workdir} holds a run of another config: {difference}: expected the same config, to go on, or another workdir'
+    )
 
 
 def run_epoch(
@@ -337,15 +365,19 @@ def take_in(students: list[Student], dispatched: tuple[dict[str, np.ndarray], ..
       values = ', '.join(f'{name} {float(each[at]):.6g}' for name, each in own.items())
       student.checkpoints.wait()
       step = first_step + student.steps_of_epoch + at + 1
-      raise UserError(f'{student.workdir}: not a number at step {step}: {values}: '
-                      f'expected finite values, as with a lower learning rate; {student.checkpoints.newest_good}')
+      raise UserError(
+        f'{student.workdir}: not a number at step {step}: {values}: '
+        f'expected finite values, as with a lower learning rate; {student.checkpoints.newest_good}'
+      )
     student.epoch_metrics = {
-      name: np.concatenate([student.epoch_metrics.get(name, values[:0]), values]) for name, values in own.items()}
+      name: np.concatenate([student.epoch_metrics.get(name, values[:0]), values]) for name, values in own.items()
+    }
   return len(dispatched[0]['loss'])
 
 
-def save(students: list[Student], states: tuple[steps.TrainState, ...], facts: datasets.Facts,
-         replicas: Replicas) -> None:
+def save(
+  students: list[Student], states: tuple[steps.TrainState, ...], facts: datasets.Facts, replicas: Replicas
+) -> None:
   """Begins to save all students, unless this step is saved, once none is saving still: no two are far apart."""
   for student in students:
     student.checkpoints.wait()
@@ -355,8 +387,14 @@ def save(students: list[Student], states: tuple[steps.TrainState, ...], facts: d
       student.checkpoints.save(state, student.config, facts, student.epoch_metrics)
 
 
-def evaluate(eval_step: Callable, variables: Any, feed: feeds.ResidentFeed | feeds.StreamFeed, examples: int,
-             batch_size: int, replicas: Replicas) -> dict[str, float]:
+def evaluate(
+  eval_step: Callable,
+  variables: Any,
+  feed: feeds.ResidentFeed | feeds.StreamFeed,
+  examples: int,
+  batch_size: int,
+  replicas: Replicas,
+) -> dict[str, float]:
   """Evaluates every example once.
 
   Args:
@@ -382,8 +420,9 @@ def evaluate(eval_step: Callable, variables: Any, feed: feeds.ResidentFeed | fee
   return {'test_error': 100 * sums['wrong'] / sums['examples'], 'test_loss': sums['loss'] / sums['examples']}
 
 
-def evaluate_split(network: steps.Network, variables: Any, split: datasets.Split, config: ml_collections.ConfigDict,
-                   replicas: Replicas) -> dict[str, float]:
+def evaluate_split(
+  network: steps.Network, variables: Any, split: datasets.Split, config: ml_collections.ConfigDict, replicas: Replicas
+) -> dict[str, float]:
   """As `evaluate`, of a network with its host arrays, by the feed and the batch size of a config."""
   feed = feeds.FEEDS[config.data.feed](split, replicas)
   eval_step = replicas.compile(steps.make_eval_step(network, feed.gather, replicas))

@@ -80,8 +80,9 @@ def adapt(axis_name: str | None) -> Callable[..., Any]:
     if context.method_name == '__call__':
       if isinstance(module, nn.Conv) and module.conv_general_dilated is module.conv_general_dilated_cls is None:
         changes = {'conv_general_dilated': grouped_conv.conv_general_dilated}
-      elif ((isinstance(module, nn.BatchNorm) or 'BatchNorm' in type(module).__name__)
-            and getattr(module, 'axis_name', '') is None):
+      elif (isinstance(module, nn.BatchNorm) or 'BatchNorm' in type(module).__name__) and getattr(
+        module, 'axis_name', ''
+      ) is None:
         changes = {'axis_name': None if module.is_initializing() else axis_name}
     with changed(module, **changes):
       return call(*args, **kwargs)

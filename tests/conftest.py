@@ -33,8 +33,12 @@ class TinyImages(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self):
-    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
-      'image': tfds.features.Image(shape=(8, 8, 3)), 'label': tfds.features.ClassLabel(num_classes=3)}))
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {'image': tfds.features.Image(shape=(8, 8, 3)), 'label': tfds.features.ClassLabel(num_classes=3)}
+      ),
+    )
 
   def _split_generators(self, dl_manager):
     return {'train': self._generate_examples(0, 40), 'test': self._generate_examples(1, 13)}
@@ -61,8 +65,12 @@ class VariedImages(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self):
-    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
-      'image': tfds.features.Image(shape=(None, None, 3)), 'label': tfds.features.ClassLabel(num_classes=3)}))
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {'image': tfds.features.Image(shape=(None, None, 3)), 'label': tfds.features.ClassLabel(num_classes=3)}
+      ),
+    )
 
   def _split_generators(self, dl_manager):
     return {'train': self._generate_examples(0, 40), 'test': self._generate_examples(1, 13)}
@@ -132,7 +140,7 @@ def small_runs(smooth, compiled):
 def trained(small_runs, tiny_images, tmp_path_factory):
   """A run to its end, in a workdir that was empty, and its last record."""
   workdir = tmp_path_factory.mktemp('trained')
-  record, = train.train_and_evaluate(small_config(tiny_images), workdir).values()
+  (record,) = train.train_and_evaluate(small_config(tiny_images), workdir).values()
   return workdir, record
 
 

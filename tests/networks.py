@@ -58,8 +58,13 @@ class Stack(nn.Module):
   @nn.compact
   def __call__(self, x, training):
     axes = {'params': 0, 'batch_stats': 0} if self.bn else {'params': 0}
-    scanned = nn.scan(nn.remat(Step, static_argnums=(2,)), variable_axes=axes, split_rngs={'params': True},
-                      in_axes=nn.broadcast, length=self.steps)
+    scanned = nn.scan(
+      nn.remat(Step, static_argnums=(2,)),
+      variable_axes=axes,
+      split_rngs={'params': True},
+      in_axes=nn.broadcast,
+      length=self.steps,
+    )
     return scanned(self.bn)(x, training)[0]
 
 

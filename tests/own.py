@@ -99,8 +99,10 @@ def images():
   splits = {}
   for name, examples in (('train', 48), ('test', 15)):
     labels = np.arange(examples) % 3
-    splits[name] = rng.integers(0, 156, (examples, 8, 8, 2), np.uint8) + (50 * labels[:, None, None, None]).astype(
-      np.uint8), labels
+    splits[name] = (
+      rng.integers(0, 156, (examples, 8, 8, 2), np.uint8) + (50 * labels[:, None, None, None]).astype(np.uint8),
+      labels,
+    )
   return splits
 
 

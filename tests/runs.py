@@ -21,8 +21,15 @@ import orbax.checkpoint as ocp
 
 from moonshine_jax import errors, files, train
 
-FLAGS = ('--config=configs/digits.py', '--config.epochs=6', '--config.batch_size=128', '--config.steps_per_dispatch=2',
-         '--config.checkpoint_every=1', '--config.model.depth=10', '--config.optimizer.decay_epochs=(2,4)')
+FLAGS = (
+  '--config=configs/digits.py',
+  '--config.epochs=6',
+  '--config.batch_size=128',
+  '--config.steps_per_dispatch=2',
+  '--config.checkpoint_every=1',
+  '--config.model.depth=10',
+  '--config.optimizer.decay_epochs=(2,4)',
+)
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # as often as they are drawn
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload([train.__name__])
@@ -53,8 +60,9 @@ def _command(arguments, stderr):
   errors.run_command(main.main)
 
 
-def interrupt(workdir: Path, seconds: float, kills: int, seed: int, check: Callable[[], None],
-              *flag_sets: tuple[str, ...]) -> Counter:
+def interrupt(
+  workdir: Path, seconds: float, kills: int, seed: int, check: Callable[[], None], *flag_sets: tuple[str, ...]
+) -> Counter:
   """Runs a command to its end, however often it is stopped on the way by a random signal at a random time.
 
   Args:
@@ -116,8 +124,9 @@ def assert_same(ours: Path, theirs: Path) -> None:
   newest = [max(int(path.name) for path in (workdir / 'checkpoints').iterdir()) for workdir in (ours, theirs)]
   assert newest[0] == newest[1]
   for item in ('variables', 'progress'):
-    trees = [ocp.StandardCheckpointer().restore(workdir / 'checkpoints' / str(newest[0]) / item)
-             for workdir in (ours, theirs)]
+    trees = [
+      ocp.StandardCheckpointer().restore(workdir / 'checkpoints' / str(newest[0]) / item) for workdir in (ours, theirs)
+    ]
     leaves = [jax.tree.leaves_with_path(tree) for tree in trees]
     assert len(leaves[0]) == len(leaves[1]) > 5
     for (path, left), (_, right) in zip(*leaves, strict=True):
@@ -127,4 +136,5 @@ def assert_same(ours: Path, theirs: Path) -> None:
     assert (ours / 'metrics.jsonl').read_bytes().endswith(b'\n')
     assert [record['epoch'] for record in each] == list(range(1, len(each) + 1))
   assert [{**each, 'images_per_second': 0} for each in records[0]] == [
-    {**each, 'images_per_second': 0} for each in records[1]]
+    {**each, 'images_per_second': 0} for each in records[1]
+  ]

@@ -15,8 +15,11 @@ def save(workdir, config, facts):
   """A checkpoint of a network with random numbers in it."""
   config.model.depth = 10
   rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(create_model(config.model, facts.num_classes).init, jax.random.key(0),
-                          jax.ShapeDtypeStruct((1, *facts.image_shape), np.float32))
+  shapes = jax.eval_shape(
+    create_model(config.model, facts.num_classes).init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, *facts.image_shape), np.float32),
+  )
   variables = jax.tree.map(lambda leaf: rng.uniform(0.01, 0.1, leaf.shape).astype(np.float32), shapes)
   state = steps.TrainState(np.int32(1), **variables, opt_state={}, rng=np.zeros(2, np.uint32))
   checkpoints = checkpoint.Checkpoints(workdir, create=True)
@@ -42,7 +45,7 @@ def folder(tmp_path_factory, tiny_images):
 def test_maps_by_hand():
   activation = np.zeros((1, 2, 2, 2), np.float32)
   activation[0, 0, 0] = [2.0, 2.0]  # the mean of the squares is 4
-  activation[0, 1, 1] = [1.0, -7 ** 0.5]  # 4
+  activation[0, 1, 1] = [1.0, -(7**0.5)]  # 4
   activation[0, 1, 0] = [0.0, 4.0]  # 8
 
   class Network:
@@ -56,7 +59,7 @@ def test_maps_by_hand():
   with pytest.raises(UserError, match='title: the network gives no activations'):
     Network.__call__ = lambda self, variables, images, train: (variables[None], [])
     attention.look('title', Network(), np.zeros(3), np.zeros((1, 2, 2, 1), np.uint8))
-  np.testing.assert_allclose(seen.maps['map 1'], np.array([[[4, 0], [8, 4]]]) / 96 ** 0.5, rtol=1e-6)
+  np.testing.assert_allclose(seen.maps['map 1'], np.array([[[4, 0], [8, 4]]]) / 96**0.5, rtol=1e-6)
 
 
 def test_picture(folder):
@@ -67,8 +70,15 @@ def test_picture(folder):
   assert [each.shape for each in looks[1].maps.values()] == [(2, 8, 8), (2, 4, 4), (2, 2, 2)]
   attention.draw(folder / 'maps.svg', [0, 1], split.images[:2], split.labels[:2], looks)
   svg = (folder / 'maps.svg').read_text()
-  for text in ('teacher: WRN-10-1 S', 'student: WRN-10-1 G(N/8), AT', 'conv2', 'conv4', 'image 1', 'label 1',
-               f'predicts {looks[0].predictions[0]}'):
+  for text in (
+    'teacher: WRN-10-1 S',
+    'student: WRN-10-1 G(N/8), AT',
+    'conv2',
+    'conv4',
+    'image 1',
+    'label 1',
+    f'predicts {looks[0].predictions[0]}',
+  ):
     assert f'>{text}<' in svg
   attention.draw(folder / 'maps.png', [0], np.zeros((1, 8, 8, 3), np.uint8), split.labels[:1], looks)
   assert Image.open(folder / 'maps.png').width > 1000

@@ -8,11 +8,10 @@ from moonshine_jax import augment
 def test_crop_and_flip_equals_numpy():
   images = np.random.default_rng(0).integers(1, 256, (5, 6, 4, 3), np.uint8)
   offsets, flips = [(0, 0), (2, 2), (4, 4), (1, 3), (4, 0)], [False, False, True, True, False]
-  result = augment.crop_and_flip(
-    jnp.asarray(images), {'offset': jnp.array(offsets), 'flip': jnp.array(flips)}, pad=2)
+  result = augment.crop_and_flip(jnp.asarray(images), {'offset': jnp.array(offsets), 'flip': jnp.array(flips)}, pad=2)
   assert result.dtype == jnp.uint8
   for image, (row, column), flip, cropped in zip(images, offsets, flips, result, strict=True):
-    expected = np.pad(image, ((2, 2), (2, 2), (0, 0)))[row:row + 6, column:column + 4]
+    expected = np.pad(image, ((2, 2), (2, 2), (0, 0)))[row : row + 6, column : column + 4]
     np.testing.assert_array_equal(cropped, expected[:, ::-1] if flip else expected)
   np.testing.assert_array_equal(result[1], images[1])  # the offset of the padding leaves an image as it is
 

@@ -25,36 +25,82 @@ FUZZ = int(os.environ.get('FUZZ', '1'))
 
 def examples(number):
   return hypothesis.settings(
-    max_examples=number * FUZZ, derandomize=FUZZ == 1, deadline=None, database=None,
-    suppress_health_check=list(hypothesis.HealthCheck))
+    max_examples=number * FUZZ,
+    derandomize=FUZZ == 1,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+  )
 
 
 # Notations: whole ones, ones with odd numbers, and what is almost one.
 NUMBERS = st.one_of(
-  st.sampled_from(['1', '2', '4', '8', '16', '3', 'N', 'N/8', 'M', 'M/4', 'N/3', '0', '-1', '', '1e3', '٣', ' 2 ', '02',
-                   '9' * 9, '9' * 10, '9' * 5000, 'N/' + '9' * 9, 'N/N']), st.integers(-2, 10**20).map(str))
+  st.sampled_from(
+    [
+      '1',
+      '2',
+      '4',
+      '8',
+      '16',
+      '3',
+      'N',
+      'N/8',
+      'M',
+      'M/4',
+      'N/3',
+      '0',
+      '-1',
+      '',
+      '1e3',
+      '٣',
+      ' 2 ',
+      '02',
+      '9' * 9,
+      '9' * 10,
+      '9' * 5000,
+      'N/' + '9' * 9,
+      'N/N',
+    ]
+  ),
+  st.integers(-2, 10**20).map(str),
+)
 NOTATIONS = st.one_of(
   st.sampled_from(['S', 'S-2x2', 'G(N)', 'G(N/8)', 'B(2)', 'BG(2,M/8)', 'BG(4,2)']),
   st.builds('{}({})'.format, st.sampled_from(['G', 'B', 'S', 'X']), NUMBERS),
   st.builds('BG({},{})'.format, NUMBERS, NUMBERS),
   st.text('SGBMN()/,0123456789-x ٣²\x00\n', max_size=12),
-  st.text(max_size=5))
+  st.text(max_size=5),
+)
 BLOCKS = st.one_of(
   NOTATIONS,
   st.lists(NOTATIONS, min_size=2, max_size=4).map(','.join),
   NOTATIONS.map(lambda each: ','.join([each] * 3)),
-  st.builds(lambda text, times: text * times, st.sampled_from(['S,', '(', ',', 'G(', '(,']), st.just(10**5)))
+  st.builds(lambda text, times: text * times, st.sampled_from(['S,', '(', ',', 'G(', '(,']), st.just(10**5)),
+)
 DEPTHS = st.one_of(st.sampled_from([10, 16, 40, 1204, 1210, 41, 4, 0, 10**6, 6 * 10**5 + 4]), st.integers())
 WIDTHS = st.one_of(st.sampled_from([1, 2, 10, 1000, 0, 10**4, 10**9]), st.integers())
 VALUES = st.one_of(
-  st.integers(), st.integers(-(10**40), 10**40), st.sampled_from([0, 1, 10**9, 10**12, 2**31, 2**32, 2**63, 10**5000]),
-  st.floats(), st.sampled_from([1e-300, 1e300, 0.0, -0.0, 1.0]), st.text(max_size=8), st.just('x' * 10**5),
-  st.booleans(), st.none(), st.lists(st.one_of(st.integers(), st.text(max_size=3)), max_size=3).map(tuple),
-  st.lists(st.integers(), max_size=2))
+  st.integers(),
+  st.integers(-(10**40), 10**40),
+  st.sampled_from([0, 1, 10**9, 10**12, 2**31, 2**32, 2**63, 10**5000]),
+  st.floats(),
+  st.sampled_from([1e-300, 1e300, 0.0, -0.0, 1.0]),
+  st.text(max_size=8),
+  st.just('x' * 10**5),
+  st.booleans(),
+  st.none(),
+  st.lists(st.one_of(st.integers(), st.text(max_size=3)), max_size=3).map(tuple),
+  st.lists(st.integers(), max_size=2),
+)
 WORDS = st.one_of(
-  st.builds('{}={}'.format, st.sampled_from(list(config_lib.STUDENT_FIELDS)),
-            st.one_of(BLOCKS, DEPTHS.map(str), st.floats().map(str), NUMBERS)),
-  st.sampled_from(['alpha=0', 'seed=1', 'block=G(N/8)', 'block', '=', 'seed=1_0']), st.text(max_size=6))
+  st.builds(
+    '{}={}'.format,
+    st.sampled_from(list(config_lib.STUDENT_FIELDS)),
+    st.one_of(BLOCKS, DEPTHS.map(str), st.floats().map(str), NUMBERS),
+  ),
+  st.sampled_from(['alpha=0', 'seed=1', 'block=G(N/8)', 'block', '=', 'seed=1_0']),
+  st.text(max_size=6),
+)
 STUDENTS = st.lists(st.lists(WORDS, max_size=3).map(' '.join), max_size=3).map(tuple)
 
 
@@ -160,8 +206,9 @@ def test_students_are_configs_of_their_own_or_refused(students):
 def test_images_of_a_pixel_are_enough(block, size):
   model = wide_resnet.WideResNet(10, 1, block, 7)
   images = np.ones((2, *size, 1), np.float32)
-  variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype),
-                           jax.eval_shape(model.init, jax.random.key(0), images))
+  variables = jax.tree.map(
+    lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype), jax.eval_shape(model.init, jax.random.key(0), images)
+  )
   logits, _ = jax.jit(model.apply)(variables, images)
   assert logits.shape == (2, 7) and jnp.isfinite(logits).all()
 

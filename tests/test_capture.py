@@ -81,10 +81,13 @@ def captured(network, variables, layers, **kwargs):
   return tuple(outputs)
 
 
-@pytest.mark.parametrize(('network', 'layers', 'evaluation'), [
-  (VGG(), ('conv1', 'conv3'), {'deterministic': True}),
-  (ResNet(), ('stages/block1', 'stages'), {'train': False}),
-])
+@pytest.mark.parametrize(
+  ('network', 'layers', 'evaluation'),
+  [
+    (VGG(), ('conv1', 'conv3'), {'deterministic': True}),
+    (ResNet(), ('stages/block1', 'stages'), {'train': False}),
+  ],
+)
 def test_the_last_output_of_each_size(network, layers, evaluation):
   wrapped = moonshine_jax.with_capture(network, IMAGES)
   assert wrapped.layers == layers
@@ -149,8 +152,10 @@ def test_devices_compute_what_one_does(smooth):
   def step(network, variables, images):
     def loss_fn(params):
       (logits, activations), updates = network.apply(
-        {**variables, 'params': params}, images, train=True, mutable=['batch_stats'])
+        {**variables, 'params': params}, images, train=True, mutable=['batch_stats']
+      )
       return jnp.square(logits - 1).mean(), (updates, activations)
+
     return jax.grad(loss_fn, has_aux=True)(variables['params'])
 
   def replica(variables, images):
@@ -159,16 +164,22 @@ def test_devices_compute_what_one_does(smooth):
 
   grads, (updates, activations) = jax.jit(lambda *args: step(network, *args))(variables, IMAGES)
   mean_grads, (same_updates, shards) = jax.pmap(replica, 'batch', in_axes=(None, 0), devices=jax.devices()[:2])(
-    variables, IMAGES.reshape(2, 4, 8, 8, 3))
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x[0], y, rtol=1e-3, atol=1e-4),
-               (mean_grads, same_updates), (grads, updates))
+    variables, IMAGES.reshape(2, 4, 8, 8, 3)
+  )
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x[0], y, rtol=1e-3, atol=1e-4), (mean_grads, same_updates), (grads, updates)
+  )
   for shard, activation in zip(shards, activations, strict=True):
     np.testing.assert_allclose(np.concatenate(shard), activation, rtol=1e-4, atol=1e-5)
   # The student's own axis does the same.
   of_student, of_whole = (
-    str(jax.make_jaxpr(lambda *args, each=each: each.apply(*args, True, mutable=['batch_stats']),
-                       axis_env=[('batch', 2)])(variables, IMAGES)).count('psum')
-    for each in (student.clone(axis_name='batch'), network.clone(axis_name='batch')))
+    str(
+      jax.make_jaxpr(
+        lambda *args, each=each: each.apply(*args, True, mutable=['batch_stats']), axis_env=[('batch', 2)]
+      )(variables, IMAGES)
+    ).count('psum')
+    for each in (student.clone(axis_name='batch'), network.clone(axis_name='batch'))
+  )
   assert of_student == of_whole > 0
 
 
@@ -176,14 +187,17 @@ class Attribute(Plain):
   train: bool = False
 
 
-@pytest.mark.parametrize(('network', 'layers', 'message'), [
-  (Plain(), ['middel'], "'middel' is no module that returns an array: expected one such as middle"),
-  (Plain(), ['fc'], r"'fc' returns \(8, 3\): expected \(batch, height, width, channels\)"),
-  (Mixed(), ['stack/ScanCheckpointStep_0/ConvBN_0'], 'is inside nn.scan or nn.vmap.*: expected a module around it'),
-  (nn.Sequential([nn.Dense(2), jnp.ravel]), None, 'returns an array .*: expected logits'),
-  (nn.Sequential([lambda x: x.mean((1, 2)), nn.Dense(2)]), None, 'no output of a module with convolutions is an im'),
-  (Attribute(), None, 'Attribute: train is an attribute of it: expected an argument of its call'),
-])
+@pytest.mark.parametrize(
+  ('network', 'layers', 'message'),
+  [
+    (Plain(), ['middel'], "'middel' is no module that returns an array: expected one such as middle"),
+    (Plain(), ['fc'], r"'fc' returns \(8, 3\): expected \(batch, height, width, channels\)"),
+    (Mixed(), ['stack/ScanCheckpointStep_0/ConvBN_0'], 'is inside nn.scan or nn.vmap.*: expected a module around it'),
+    (nn.Sequential([nn.Dense(2), jnp.ravel]), None, 'returns an array .*: expected logits'),
+    (nn.Sequential([lambda x: x.mean((1, 2)), nn.Dense(2)]), None, 'no output of a module with convolutions is an im'),
+    (Attribute(), None, 'Attribute: train is an attribute of it: expected an argument of its call'),
+  ],
+)
 def test_networks_that_do_not_fit(network, layers, message):
   with pytest.raises(UserError, match=message):
     moonshine_jax.with_capture(network, IMAGES, layers)

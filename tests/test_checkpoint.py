@@ -62,10 +62,14 @@ def test_the_newest_are_kept(config, tmp_path):
   assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['2', '3']
 
 
-@pytest.mark.parametrize(('field', 'value', 'message'), [
-  # As many layers, of other shapes.
-  ('block', 'G(2)', r"checkpoints/3: \['progress'\]\['opt_state'\].* has the shape .* its config asks for"),
-  ('depth', 16, 'checkpoints/3: not a checkpoint of its config')])
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    # As many layers, of other shapes.
+    ('block', 'G(2)', r"checkpoints/3: \['progress'\]\['opt_state'\].* has the shape .* its config asks for"),
+    ('depth', 16, 'checkpoints/3: not a checkpoint of its config'),
+  ],
+)
 def test_another_network_is_refused(config, tmp_path, field, value, message):
   config.model.block = 'G(4)'
   saved(config, tmp_path)
@@ -92,8 +96,9 @@ def make_small_state(offset):
   """What the damage is done to: a state that takes no time to make, in the form of a network's."""
   rng = np.random.default_rng(0)
   params = {'conv': {'kernel': rng.normal(size=(3, 3, 16, 32)).astype(np.float32)}, 'bias': np.zeros(10, np.float32)}
-  state = steps.TrainState(np.int32(0), params, {'mean': np.ones(16, np.float32)}, {'trace': params},
-                           np.zeros(2, np.uint32))
+  state = steps.TrainState(
+    np.int32(0), params, {'mean': np.ones(16, np.float32)}, {'trace': params}, np.zeros(2, np.uint32)
+  )
   return jax.tree.map(lambda x: np.array(x) + np.asarray(offset, x.dtype), state)
 
 
@@ -113,11 +118,11 @@ def two_checkpoints(tiny_images, tmp_path_factory):
 def flipped(data):
   """With one bit the other way, in the middle of the bytes."""
   middle = len(data) // 2
-  return data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1:]
+  return data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :]
 
 
 DAMAGES = {
-  'truncated': lambda path: path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]),
+  'truncated': lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
   'flipped': lambda path: path.write_bytes(flipped(path.read_bytes())),
   'zeroed': lambda path: path.write_bytes(bytes(path.stat().st_size)),
   'emptied': lambda path: path.write_bytes(b''),
@@ -220,7 +225,8 @@ def test_a_full_disk_is_noticed_and_leaves_the_older_checkpoints(two_checkpoints
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert str(error.value) == (
-    f'{folder}: a checkpoint cannot be written: File too large; the newest good checkpoint is {folder}/4')
+    f'{folder}: a checkpoint cannot be written: File too large; the newest good checkpoint is {folder}/4'
+  )
   assert checkpoints.steps == [3, 4]
   assert_equal(restored(checkpoints, config), states[4])
   checkpoints.save(states[4].replace(step=np.int32(5)), config, FACTS, {})  # there is room again

@@ -18,7 +18,12 @@ def test_the_recipe_is_the_papers():
   config = cifar10.get_config()
   assert (config.batch_size, config.epochs, config.data.pad, config.data.flip) == (128, 200, 4, True)
   assert config.optimizer.to_dict() == {
-    'learning_rate': 0.1, 'momentum': 0.9, 'weight_decay': 5e-4, 'decay_factor': 0.2, 'decay_epochs': (60, 120, 160)}
+    'learning_rate': 0.1,
+    'momentum': 0.9,
+    'weight_decay': 5e-4,
+    'decay_factor': 0.2,
+    'decay_epochs': (60, 120, 160),
+  }
   assert (config.distill.temperature, config.distill.alpha, config.distill.beta) == (4.0, 0.9, 1000.0)
   assert (config.model.depth, config.model.width, config.model.block) == (40, 2, 'S')
 
@@ -26,35 +31,43 @@ def test_the_recipe_is_the_papers():
 def test_images_that_are_cropped_as_they_are_read_are_not_padded():
   config = imagenet.get_config()
   config.data.pad = 4
-  with pytest.raises(UserError, match="^config.data.pad=4: expected 0 with config.data.image_size=224"):
+  with pytest.raises(UserError, match='^config.data.pad=4: expected 0 with config.data.image_size=224'):
     config_lib.check(config)
 
 
-@pytest.mark.parametrize(('field', 'value', 'message'), [
-  ('model.block', 'G(3)', r"config.model.block='G\(3\)': block G\(3\): 3 groups do not divide the 16 channels"),
-  ('model.block', 'BG(2)', r"config.model.block='BG\(2\)': 'BG\(2\)' is not a block: expected S, S-2x2"),
-  ('model.block', 'G(N/3)', r"config.model.block='G\(N/3\)': .*groups of 3 channels do not divide the 16"),
-  ('model.block', 'S,S', "config.model.block='S,S': 2 blocks: expected 1, 3"),
-  ('model.block', '', "config.model.block='': expected a string that is not empty"),
-  ('model.depth', 41, r'config.model.depth=41: a depth is 6n \+ 4 .*40 and 46'),
-  ('model.width', 0, 'config.model.width=0: expected an integer of at least 1'),
-  ('model.dtype', 'float16', "config.model.dtype='float16': expected one of float32, bfloat16"),
-  ('distill.alpha', -0.1, 'config.distill.alpha=-0.1: expected a number from 0 to 1'),
-  ('distill.alpha', float('nan'), 'config.distill.alpha=nan: expected a number from 0 to 1'),
-  ('distill.beta', -1.0, 'config.distill.beta=-1.0: expected a number of at least 0'),
-  ('distill.temperature', 0.0, 'config.distill.temperature=0.0: expected a number from 0.001 to'),
-  ('distill.kd_form', 'printed', "config.distill.kd_form='printed': expected one of released, equation, hinton"),
-  ('data.feed', 'tape', "config.data.feed='tape': expected one of resident, stream"),
-  ('seed', 2**32, 'config.seed=4294967296: expected an integer of at least 0 and at most 4294967295'),
-  ('model.depth', 1210, 'config.model.depth=1210: expected a depth of at most 1204'),
-  ('model.width', 100, r"config.model.block='S': WRN-40-100 .* parameters .* at most 1,000,000,000"),
-  ('model.block', 'S,' * 5001, r"config.model.block='(S,)+S\.\.\.: 10,002 characters of notation: .* at most 10,000"),
-  ('optimizer.decay_epochs', (1, 10**30), 'config.optimizer.decay_epochs=.*: expected increasing .* at most 10{9}'),
-  ('data.pad', -1, 'config.data.pad=-1: expected an integer of at least 0'),
-  ('data.image_size', 224, "config.data.feed='resident': expected 'stream' with config.data.image_size=224"),
-  ('optimizer.learning_rate', float('inf'), 'config.optimizer.learning_rate=inf: expected a number above 0'),
-  ('optimizer.decay_epochs', (3, 2), r'config.optimizer.decay_epochs=\(3, 2\): expected increasing positive integers'),
-  ('epochs', True, 'config.epochs=True: expected an integer of at least 0')])
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('model.block', 'G(3)', r"config.model.block='G\(3\)': block G\(3\): 3 groups do not divide the 16 channels"),
+    ('model.block', 'BG(2)', r"config.model.block='BG\(2\)': 'BG\(2\)' is not a block: expected S, S-2x2"),
+    ('model.block', 'G(N/3)', r"config.model.block='G\(N/3\)': .*groups of 3 channels do not divide the 16"),
+    ('model.block', 'S,S', "config.model.block='S,S': 2 blocks: expected 1, 3"),
+    ('model.block', '', "config.model.block='': expected a string that is not empty"),
+    ('model.depth', 41, r'config.model.depth=41: a depth is 6n \+ 4 .*40 and 46'),
+    ('model.width', 0, 'config.model.width=0: expected an integer of at least 1'),
+    ('model.dtype', 'float16', "config.model.dtype='float16': expected one of float32, bfloat16"),
+    ('distill.alpha', -0.1, 'config.distill.alpha=-0.1: expected a number from 0 to 1'),
+    ('distill.alpha', float('nan'), 'config.distill.alpha=nan: expected a number from 0 to 1'),
+    ('distill.beta', -1.0, 'config.distill.beta=-1.0: expected a number of at least 0'),
+    ('distill.temperature', 0.0, 'config.distill.temperature=0.0: expected a number from 0.001 to'),
+    ('distill.kd_form', 'printed', "config.distill.kd_form='printed': expected one of released, equation, hinton"),
+    ('data.feed', 'tape', "config.data.feed='tape': expected one of resident, stream"),
+    ('seed', 2**32, 'config.seed=4294967296: expected an integer of at least 0 and at most 4294967295'),
+    ('model.depth', 1210, 'config.model.depth=1210: expected a depth of at most 1204'),
+    ('model.width', 100, r"config.model.block='S': WRN-40-100 .* parameters .* at most 1,000,000,000"),
+    ('model.block', 'S,' * 5001, r"config.model.block='(S,)+S\.\.\.: 10,002 characters of notation: .* at most 10,000"),
+    ('optimizer.decay_epochs', (1, 10**30), 'config.optimizer.decay_epochs=.*: expected increasing .* at most 10{9}'),
+    ('data.pad', -1, 'config.data.pad=-1: expected an integer of at least 0'),
+    ('data.image_size', 224, "config.data.feed='resident': expected 'stream' with config.data.image_size=224"),
+    ('optimizer.learning_rate', float('inf'), 'config.optimizer.learning_rate=inf: expected a number above 0'),
+    (
+      'optimizer.decay_epochs',
+      (3, 2),
+      r'config.optimizer.decay_epochs=\(3, 2\): expected increasing positive integers',
+    ),
+    ('epochs', True, 'config.epochs=True: expected an integer of at least 0'),
+  ],
+)
 def test_a_wrong_value_is_named_with_what_would_be_right(field, value, message):
   config = cifar10.get_config()
   with config.ignore_type():
@@ -87,13 +100,17 @@ def test_students_have_what_they_name_and_share_the_rest():
   assert first.distill.students == second.distill.students == ()
 
 
-@pytest.mark.parametrize(('students', 'message'), [
-  (('blok=S',), "'blok=S' in 'blok=S': expected words like block=G\\(N/8\\), of network, depth, width, block"),
-  (('block=S width=two',), "'width=two' in 'block=S width=two': invalid literal"),
-  (('block=G(3)',), "'block=G\\(3\\)': config.model.block='G\\(3\\)': .*3 groups do not divide"),
-  (('',), "'': expected words like block=G"),
-  (('block=' + 'S,' * 200,), "'block=S,S.*: expected words like block=G.*, of at most 255 characters"),
-  (('block=S', 'block=S'), "'block=S' is there twice")])
+@pytest.mark.parametrize(
+  ('students', 'message'),
+  [
+    (('blok=S',), "'blok=S' in 'blok=S': expected words like block=G\\(N/8\\), of network, depth, width, block"),
+    (('block=S width=two',), "'width=two' in 'block=S width=two': invalid literal"),
+    (('block=G(3)',), "'block=G\\(3\\)': config.model.block='G\\(3\\)': .*3 groups do not divide"),
+    (('',), "'': expected words like block=G"),
+    (('block=' + 'S,' * 200,), "'block=S,S.*: expected words like block=G.*, of at most 255 characters"),
+    (('block=S', 'block=S'), "'block=S' is there twice"),
+  ],
+)
 def test_students_that_are_none(students, message):
   config = cifar10.get_config()
   config.distill.students = students
@@ -101,9 +118,16 @@ def test_students_that_are_none(students, message):
     config_lib.students(config)
 
 
-@pytest.mark.parametrize(('teacher', 'alpha', 'beta', 'regime'), [
-  ('', 0.9, 1000.0, 'none'), ('t', 0.0, 0.0, 'none'), ('t', 0.9, 0.0, 'KD'), ('t', 0.0, 1.0, 'AT'),
-  ('t', 1.0, 1.0, 'KD+AT')])
+@pytest.mark.parametrize(
+  ('teacher', 'alpha', 'beta', 'regime'),
+  [
+    ('', 0.9, 1000.0, 'none'),
+    ('t', 0.0, 0.0, 'none'),
+    ('t', 0.9, 0.0, 'KD'),
+    ('t', 0.0, 1.0, 'AT'),
+    ('t', 1.0, 1.0, 'KD+AT'),
+  ],
+)
 def test_regimes(teacher, alpha, beta, regime):
   config = ml_collections.ConfigDict({'distill': {'teacher': teacher, 'alpha': alpha, 'beta': beta}})
   assert config_lib.regime(config) == regime

@@ -78,20 +78,23 @@ def test_what_cannot_be_counted_is_said(capsys):
 
   assert cost.count(While(), SHAPE) == cost.Cost(1, None)
   assert capsys.readouterr().err == (
-    'warning: the multiply-adds of While are not counted: there are convolutions or matrix products inside of while\n')
+    'warning: the multiply-adds of While are not counted: there are convolutions or matrix products inside of while\n'
+  )
 
 
 def test_layers_by_hand_and_in_sum():
   layers = {layer.path: layer for layer in cost.profile(MIXED, SHAPE).layers}
   assert list(layers)[:4] == ['conv1', 'conv2_block1/bn1', 'conv2_block1/conv1', 'conv2_block1/bn2']
   assert layers['conv3_block1/conv1'] == cost.Layer(
-    'conv3_block1/conv1', 'conv 3x3, stride 2, 2 groups', (4, 4, 16), 9 * 8 * 16, 9 * 8 * 16, 16 * 9 * 8 * 16)
+    'conv3_block1/conv1', 'conv 3x3, stride 2, 2 groups', (4, 4, 16), 9 * 8 * 16, 9 * 8 * 16, 16 * 9 * 8 * 16
+  )
   assert layers['conv4_block1/bn1'] == cost.Layer('conv4_block1/bn1', 'BatchNormReLU', (4, 4, 32), 4 * 32, 2 * 32, 0)
   assert layers['fc'] == cost.Layer('fc', 'fully connected', (10,), 650, 650, 640)
   variables = jax.eval_shape(MIXED.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32))
   assert sum(layer.parameters for layer in layers.values()) == sum(leaf.size for leaf in jax.tree.leaves(variables))
   assert sum(layer.trainable for layer in layers.values()) == sum(
-    leaf.size for leaf in jax.tree.leaves(variables['params']))
+    leaf.size for leaf in jax.tree.leaves(variables['params'])
+  )
 
 
 def test_activations_of_training_are_those_that_autodiff_keeps():
@@ -105,16 +108,22 @@ def test_activations_of_training_are_those_that_autodiff_keeps():
 
   variables = jax.eval_shape(MIXED.init, jax.random.key(0), images)
   kept = {id(var): var.aval for var in jax.make_jaxpr(transpose)(variables, images).jaxpr.outvars}  # some twice
-  assert cost.training_bytes(MIXED, variables, SHAPE) == 4 * sum(
-    aval.size for aval in kept.values() if aval.ndim > 1 and aval.shape[0] == 5) // 5
+  assert (
+    cost.training_bytes(MIXED, variables, SHAPE)
+    == 4 * sum(aval.size for aval in kept.values() if aval.ndim > 1 and aval.shape[0] == 5) // 5
+  )
 
 
-@pytest.mark.parametrize(('block', 'numbers'), [
-  # conv2 of the S network: the block's input, which the addition waits for, and a convolution's input and output.
-  ('S', 3 * 64 * 16),
-  # conv3's shortcut is the widest place of G(N): BN+ReLU's output feeds it and the 3x3, beside the block's 4x4 ones;
-  # conv2 has as many arrays as above: input, BN+ReLU's output, convolution's output.
-  ('G(N)', 3 * 64 * 16)])
+@pytest.mark.parametrize(
+  ('block', 'numbers'),
+  [
+    # conv2 of the S network: the block's input, which the addition waits for, and a convolution's input and output.
+    ('S', 3 * 64 * 16),
+    # conv3's shortcut is the widest place of G(N): BN+ReLU's output feeds it and the 3x3, beside the block's 4x4 ones;
+    # conv2 has as many arrays as above: input, BN+ReLU's output, convolution's output.
+    ('G(N)', 3 * 64 * 16),
+  ],
+)
 def test_the_peak_of_inference_by_hand(block, numbers):
   assert cost.profile(WideResNet(10, 1, block, 10), SHAPE).inference_bytes == 4 * numbers
 
@@ -195,8 +204,10 @@ def test_layers_that_took_the_place_of_others():
 
   assert kinds('S-2x2')['Stage_0/Conv_0'] == 'conv 2x2, stride 2, dilation 2'
   assert list(kinds('G(N/4)').items())[:3] == [
-    ('stem', 'conv 3x3'), ('Stage_0/Conv_0/grouped', 'conv 3x3, stride 2, 2 groups'),
-    ('Stage_0/Conv_0/bn', 'BatchNormReLU')]
+    ('stem', 'conv 3x3'),
+    ('Stage_0/Conv_0/grouped', 'conv 3x3, stride 2, 2 groups'),
+    ('Stage_0/Conv_0/bn', 'BatchNormReLU'),
+  ]
 
 
 def run_command(*flags):
@@ -208,23 +219,27 @@ def test_command():
   # G(2) has too many parameters.
   result = run_command('--max_latency_ms=1e6', '--max_params=500000', '--network=G(2)', '--network=WRN-16-1 S')
   assert result['environment']['backend'] and (result['num_classes'], result['image_shape']) == (10, [8, 8, 3])
-  row, = result['rows']
+  (row,) = result['rows']
   assert (row['network'], row['paper_error']) == ('WRN-16-1 S', 7.72)
   assert (row['parameters'], row['layers'][-1]['path']) == (175_994, 'fc')
   assert len(row['latencies']) == 15 and min(row['latencies']) <= row['latency'] <= max(row['latencies'])
   # What the checkpoint of a run has in it.
   network = steps.Network(WideResNet(16, 1, 'S', 10), (0.0,) * 3, (1.0,) * 3)
   tx = optim.create_optimizer(cifar10.get_config(), 1)
-  state = jax.eval_shape(
-    lambda key: steps.create_train_state(network, (8, 8, 3), tx, key, key), jax.random.key(0))
+  state = jax.eval_shape(lambda key: steps.create_train_state(network, (8, 8, 3), tx, key, key), jax.random.key(0))
   assert row['checkpoint_bytes'] == 4 * sum(leaf.size for leaf in jax.tree.leaves(state))
   assert row['deployed_bytes'] == 4 * sum(leaf.size for leaf in jax.tree.leaves(state.variables))
 
 
 def test_command_of_any_network(tmp_path):
   made_runs.write(tmp_path / 'run', [], **{'model.network': 'tests.own:with_norm', 'data.name': 'digits'})
-  result = run_command(f'--workdir={tmp_path}/run', '--network=tests/own.py:caching G(2)', '--network=WRN-10-1 S',
-                       '--network=WRN-16-1 S', '--max_params=200000')
+  result = run_command(
+    f'--workdir={tmp_path}/run',
+    '--network=tests/own.py:caching G(2)',
+    '--network=WRN-10-1 S',
+    '--network=WRN-16-1 S',
+    '--max_params=200000',
+  )
   # The networks with an error of the paper's come first.
   assert [row['network'] for row in result['rows']] == ['WRN-16-1 S', 'caching G(2)', 'WRN-10-1 S', 'with_norm S']
   assert 'image_shape' not in result  # they differ: the workdir's images are those of its data

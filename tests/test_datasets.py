@@ -74,7 +74,7 @@ def test_data_prepared_anew_is_decoded_anew(tiny_images):
 def damaged_copy(data_dir, folder, pattern, position):
   """A copy of prepared data with one bit flipped in the file of a pattern, so far into it."""
   shutil.copytree(data_dir, folder, ignore=shutil.ignore_patterns('decoded'))
-  path, = folder.rglob(pattern)
+  (path,) = folder.rglob(pattern)
   data = bytearray(path.read_bytes())
   data[int(position * len(data))] ^= 16
   path.write_bytes(data)
@@ -88,7 +88,7 @@ def test_a_damaged_shard_is_one_line_that_names_the_folder(tiny_images, tmp_path
     source.read('train')
   assert len(source.read('test')) == 13
   assert not list((tmp_path / 'data').rglob('*train*.tmp')) and not list((tmp_path / 'data').rglob('train*.npy'))
-  path, = (tmp_path / 'data').rglob('*train.array_record*')
+  (path,) = (tmp_path / 'data').rglob('*train.array_record*')
   path.unlink()
   with pytest.raises(UserError, match=f'{path}: No such file or directory: prepare'):
     source.read('train')
@@ -99,8 +99,9 @@ def test_a_damaged_description_is_one_line(tiny_images, tmp_path):
     damaged_copy(tiny_images, tmp_path / 'data', 'dataset_info.json', 0.5)
 
 
-@pytest.mark.parametrize(('file', 'damage'), [
-  (0, 'truncated'), (0, 'flipped'), (0, 'emptied'), (1, 'truncated'), (1, 'emptied')])
+@pytest.mark.parametrize(
+  ('file', 'damage'), [(0, 'truncated'), (0, 'flipped'), (0, 'emptied'), (1, 'truncated'), (1, 'emptied')]
+)
 def test_damaged_arrays_are_decoded_again(tiny_images, file, damage, capsys):
   source = datasets.open_source(data_config('tiny_images', tiny_images))
   good = source.read('test')
@@ -108,8 +109,13 @@ def test_damaged_arrays_are_decoded_again(tiny_images, file, damage, capsys):
   path = source._cache_paths('test')[file]
   data = path.read_bytes()
   middle = len(data) // 2
-  path.write_bytes({'truncated': data[:middle], 'emptied': b'',
-                    'flipped': data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1:]}[damage])
+  path.write_bytes(
+    {
+      'truncated': data[:middle],
+      'emptied': b'',
+      'flipped': data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+    }[damage]
+  )
   capsys.readouterr()
   again = source.read('test')
   np.testing.assert_array_equal(again.images, expected[0])
@@ -147,10 +153,14 @@ def test_a_channel_that_never_changes_is_not_divided_by_zero():
   assert datasets.measure(source, datasets.Split(images, np.zeros(3, np.int32))).std == (1.0,)
 
 
-@pytest.mark.parametrize(('name', 'message'), [
-  ('no_such_data', "'no_such_data': TFDS knows no such data set"),
-  ('imdb_reviews', 'expected an image classification data set with image and label'),
-  ('imagenet2012', 'expected uint8 of one size .* or of any size with config.data.image_size')])
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('no_such_data', "'no_such_data': TFDS knows no such data set"),
+    ('imdb_reviews', 'expected an image classification data set with image and label'),
+    ('imagenet2012', 'expected uint8 of one size .* or of any size with config.data.image_size'),
+  ],
+)
 def test_a_data_set_that_does_not_fit_is_refused_before_it_is_downloaded(name, message, tmp_path):
   with pytest.raises(UserError, match=message):
     datasets.open_source(data_config(name, str(tmp_path)))
@@ -194,7 +204,8 @@ def test_reading_imports_no_tensorflow(tiny_images):
   program = (
     'import sys, ml_collections; from moonshine_jax import datasets; import tests.conftest;'
     f'c = ml_collections.ConfigDict(dict(name="tiny_images", data_dir={tiny_images!r}, image_size=0));'
-    'assert len(datasets.open_source(c).read("test[:5]")) == 5; assert "tensorflow" not in sys.modules')
+    'assert len(datasets.open_source(c).read("test[:5]")) == 5; assert "tensorflow" not in sys.modules'
+  )
   subprocess.run([sys.executable, '-c', program], check=True)
 
 
@@ -202,17 +213,26 @@ def images(shape=(4, 8, 8, 1), dtype=np.uint8):
   return np.zeros(shape, dtype)
 
 
-@pytest.mark.parametrize(('splits', 'message'), [
-  (lambda: 1 / 0, ': ZeroDivisionError: .*expected a function that is called without arguments and returns'),
-  (lambda: [1], ": returned a list: expected {'train': .images, labels."),
-  (lambda: {'train': images()}, ", split 'train': a ndarray: expected the two arrays"),
-  (lambda: {'train': (images(dtype=np.float32), [0] * 4)}, ", split 'train': images are float32: expected uint8"),
-  (lambda: {'train': (images((4, 8, 8)), [0] * 4)}, ", split 'train': images have the shape .4, 8, 8.: exp"),
-  (lambda: {'train': (images(), [0.0] * 4)}, ", split 'train': labels are float64: expected integers from 0"),
-  (lambda: {'train': (images(), [0] * 3)}, r", split 'train': labels have the shape \(3,\): expected \(4,\)"),
-  (lambda: {'train': (images(), [0, 1, 2, -1])}, ", split 'train': labels are from -1 to 2: expected integers from 0"),
-  (lambda: {'train': (images(), [0] * 4), 'test': (images((1, 9, 8, 1)), [0])},
-   r': the images of train are \(8, 8, 1\) and test are \(9, 8, 1\): expected one size')])
+@pytest.mark.parametrize(
+  ('splits', 'message'),
+  [
+    (lambda: 1 / 0, ': ZeroDivisionError: .*expected a function that is called without arguments and returns'),
+    (lambda: [1], ": returned a list: expected {'train': .images, labels."),
+    (lambda: {'train': images()}, ", split 'train': a ndarray: expected the two arrays"),
+    (lambda: {'train': (images(dtype=np.float32), [0] * 4)}, ", split 'train': images are float32: expected uint8"),
+    (lambda: {'train': (images((4, 8, 8)), [0] * 4)}, ", split 'train': images have the shape .4, 8, 8.: exp"),
+    (lambda: {'train': (images(), [0.0] * 4)}, ", split 'train': labels are float64: expected integers from 0"),
+    (lambda: {'train': (images(), [0] * 3)}, r", split 'train': labels have the shape \(3,\): expected \(4,\)"),
+    (
+      lambda: {'train': (images(), [0, 1, 2, -1])},
+      ", split 'train': labels are from -1 to 2: expected integers from 0",
+    ),
+    (
+      lambda: {'train': (images(), [0] * 4), 'test': (images((1, 9, 8, 1)), [0])},
+      r': the images of train are \(8, 8, 1\) and test are \(9, 8, 1\): expected one size',
+    ),
+  ],
+)
 def test_data_of_a_users_own_that_is_none(splits, message, monkeypatch):
   monkeypatch.setattr(own, 'images', splits)
   functions.load.cache_clear()
@@ -221,23 +241,44 @@ def test_data_of_a_users_own_that_is_none(splits, message, monkeypatch):
   functions.load.cache_clear()
 
 
-@pytest.mark.parametrize('split', [
-  'train', 'train[:50%]', 'train[33%:]', 'train[10:20]', 'train[-7:]', 'train[-20%:-10%]', 'test[:1%]', 'train[:1297]'])
+@pytest.mark.parametrize(
+  'split',
+  [
+    'train',
+    'train[:50%]',
+    'train[33%:]',
+    'train[10:20]',
+    'train[-7:]',
+    'train[-20%:-10%]',
+    'test[:1%]',
+    'train[:1297]',
+  ],
+)
 def test_a_part_of_a_split_is_the_one_that_tfds_would_take(split):
   source = datasets.DigitsSource()
-  instruction, = tfds.core.ReadInstruction.from_spec(split).to_absolute(
-    {name: tfds.core.SplitInfo(name=name, shard_lengths=[len(source.read(name))], num_bytes=0,
-                               filename_template=None) for name in ('train', 'test')})
+  (instruction,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(
+    {
+      name: tfds.core.SplitInfo(name=name, shard_lengths=[len(source.read(name))], num_bytes=0, filename_template=None)
+      for name in ('train', 'test')
+    }
+  )
   part = slice(instruction.from_, instruction.to)
   np.testing.assert_array_equal(source.read(split).images, source.read(instruction.splitname).images[part])
   np.testing.assert_array_equal(source.read(split).labels, source.read(instruction.splitname).labels[part])
 
 
-@pytest.mark.parametrize(('split', 'message'), [
-  ('val', "digits has no split 'val': expected train or test, or a part of one, as train\\[:50%\\]"),
-  ('train[:50%', 'has no split'), ('train[::2]', 'has no split'), ('', 'has no split'),
-  ('train[:2000]', "split 'train\\[:2000\\]': expected a part of the 1297 examples of train"),
-  ('train[20:10]', 'expected a part of the 1297 examples'), ('train[-200%:]', 'expected a part of the 1297 examples')])
+@pytest.mark.parametrize(
+  ('split', 'message'),
+  [
+    ('val', "digits has no split 'val': expected train or test, or a part of one, as train\\[:50%\\]"),
+    ('train[:50%', 'has no split'),
+    ('train[::2]', 'has no split'),
+    ('', 'has no split'),
+    ('train[:2000]', "split 'train\\[:2000\\]': expected a part of the 1297 examples of train"),
+    ('train[20:10]', 'expected a part of the 1297 examples'),
+    ('train[-200%:]', 'expected a part of the 1297 examples'),
+  ],
+)
 def test_what_is_no_part_of_a_split(split, message):
   with pytest.raises(UserError, match=message):
     datasets.DigitsSource().read(split)

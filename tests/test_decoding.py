@@ -56,9 +56,15 @@ def encoded(width, height, form='PNG', mode='RGB', **options):
   return file.getvalue()
 
 
-@pytest.mark.parametrize(('file', 'tolerance'), [
-  (encoded(400, 320), 1), (encoded(400, 320, 'JPEG', quality=98, subsampling=0), 3),
-  (encoded(400, 320, 'JPEG', 'CMYK', quality=98), 3)], ids=['PNG', 'JPEG', 'CMYK'])
+@pytest.mark.parametrize(
+  ('file', 'tolerance'),
+  [
+    (encoded(400, 320), 1),
+    (encoded(400, 320, 'JPEG', quality=98, subsampling=0), 3),
+    (encoded(400, 320, 'JPEG', 'CMYK', quality=98), 3),
+  ],
+  ids=['PNG', 'JPEG', 'CMYK'],
+)
 @pytest.mark.parametrize('box', [(40, 100, 104, 164), (90, 10, 346, 266), (8.5, 20.5, 264.5, 148.5)])
 def test_a_box_is_resized_to_the_pixels_that_are_there(file, tolerance, box):
   """The box is larger by 2 to 8 times, and a JPEG decoded at that fraction, or twice it."""
@@ -116,7 +122,7 @@ def test_a_crop_follows_from_the_key_and_the_index_alone(decoders):
 
 def test_damaged_files_are_one_line_that_names_the_folder(varied_images, tmp_path):
   shutil.copytree(varied_images, tmp_path / 'data')
-  path, = (tmp_path / 'data').rglob('*train.array_record*')
+  (path,) = (tmp_path / 'data').rglob('*train.array_record*')
   data = bytearray(path.read_bytes())
   for position in range(1000, len(data), 5000):  # every image has about 2,000 bytes, and there is padding too
     data[position] ^= 16
@@ -141,7 +147,8 @@ def test_the_processes_end_with_the_one_that_started_them(varied_images):
   program = (
     'import time; from moonshine_jax.decoding import Decoders;'
     f'd = Decoders("{varied_images}/varied_images/1.0.0", 14, 3);'
-    'print(*[d._idle.get().pid for _ in range(d._idle.qsize())], flush=True); time.sleep(60)')
+    'print(*[d._idle.get().pid for _ in range(d._idle.qsize())], flush=True); time.sleep(60)'
+  )
   process = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, text=True)
   pids = process.stdout.readline().split()
   assert pids and all(Path(f'/proc/{pid}').exists() for pid in pids)

@@ -28,7 +28,7 @@ def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
   rng = np.random.default_rng(1)
   variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
   arguments = (own.with_norm, variables, own.images, 'G(N)', tmp_path, FIELDS)
-  cheap, = moonshine_jax.distil(*arguments, mean=0, std=255)
+  (cheap,) = moonshine_jax.distil(*arguments, mean=0, std=255)
   table = capsys.readouterr().out
   assert 'with_norm (teacher) | S ' in table and 'with_norm           | G(N) ' in table
 
@@ -47,17 +47,21 @@ def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
   _, found, _ = checkpoint.Checkpoints(cheap.workdir).network()
   jax.tree.map(np.testing.assert_array_equal, found, cheap.variables)
 
-  again, = moonshine_jax.distil(*arguments, mean=0, std=255)  # all is done
+  (again,) = moonshine_jax.distil(*arguments, mean=0, std=255)  # all is done
   assert again.record == cheap.record and capsys.readouterr().out == table
 
 
-@pytest.mark.parametrize(('changes', 'message'), [
-  ({'network': lambda num_classes: None}, 'expected a function that can be found again by its name'),
-  ({'overrides': {'epoch': 1}}, "overrides: 'epoch': no such field: expected some of batch_size"),
-  ({'overrides': {'epochs': 'one'}}, "config.epochs='one': expected an integer"),
-  ({'blocks': 'G'}, "config.distill.students: 'block=G': config.model.block='G': 'G' is not a block"),
-  ({'variables': {}}, 'the variables are not those of the network: .*Stage_0.* is missing .of 14 arrays; 0 given.'),
-  ({'mean': (1.0, 2.0, 3.0)}, r'mean=\(1.0, 2.0, 3.0\): expected one number, or 2, one for each channel')])
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'network': lambda num_classes: None}, 'expected a function that can be found again by its name'),
+    ({'overrides': {'epoch': 1}}, "overrides: 'epoch': no such field: expected some of batch_size"),
+    ({'overrides': {'epochs': 'one'}}, "config.epochs='one': expected an integer"),
+    ({'blocks': 'G'}, "config.distill.students: 'block=G': config.model.block='G': 'G' is not a block"),
+    ({'variables': {}}, 'the variables are not those of the network: .*Stage_0.* is missing .of 14 arrays; 0 given.'),
+    ({'mean': (1.0, 2.0, 3.0)}, r'mean=\(1.0, 2.0, 3.0\): expected one number, or 2, one for each channel'),
+  ],
+)
 def test_mistakes(changes, message, tmp_path):
   arguments = {'network': own.with_norm, 'variables': {}, 'data': own.images, 'blocks': 'G(N)', 'overrides': FIELDS}
   with pytest.raises(UserError, match=message):

@@ -23,13 +23,22 @@ from moonshine_jax.errors import UserError
 from tests import runs
 
 EPOCHS = 3
-FLAGS = ('--config=configs/digits.py', f'--config.epochs={EPOCHS}', '--config.batch_size=128',
-         '--config.steps_per_dispatch=2', '--config.checkpoint_every=1', '--config.model.depth=10',
-         '--config.optimizer.learning_rate=0.01', '--config.optimizer.decay_epochs=(2,)')
+FLAGS = (
+  '--config=configs/digits.py',
+  f'--config.epochs={EPOCHS}',
+  '--config.batch_size=128',
+  '--config.steps_per_dispatch=2',
+  '--config.checkpoint_every=1',
+  '--config.model.depth=10',
+  '--config.optimizer.learning_rate=0.01',
+  '--config.optimizer.decay_epochs=(2,)',
+)
 STEPS = 10 * EPOCHS
 SILENCE_SECONDS = 4.0
-LOST = (r'error: process {} has ended or does not answer: see its output; the same command on all processes goes on '
-        'from the newest checkpoint\n')
+LOST = (
+  r'error: process {} has ended or does not answer: see its output; the same command on all processes goes on '
+  'from the newest checkpoint\n'
+)
 
 
 class Processes:
@@ -45,8 +54,16 @@ class Processes:
       for stream in ('out', 'err'):
         if os.path.exists(f'{path}.{stream}'):
           os.unlink(f'{path}.{stream}')
-      joined = [] if number == 1 else [
-        '--distributed', f'--coordinator_address=127.0.0.1:{port}', f'--num_processes={number}', f'--process_id={i}']
+      joined = (
+        []
+        if number == 1
+        else [
+          '--distributed',
+          f'--coordinator_address=127.0.0.1:{port}',
+          f'--num_processes={number}',
+          f'--process_id={i}',
+        ]
+      )
       arguments = [*(FLAGS if command == 'main' else ()), f'--workdir={workdir}', *joined, *flags]
       self.all.append(runs.CONTEXT.Process(target=_command, args=(command, arguments, path, devices, pause, silence)))
       self.all[-1].start()
@@ -99,20 +116,27 @@ def _command(command, arguments, path, devices, pause, silence):
   distributed.SILENCE_SECONDS = silence
   run_epoch = train.run_epoch
   train.run_epoch = lambda train_loop, *args, **kwargs: run_epoch(
-    lambda *each: (time.sleep(pause), train_loop(*each))[1], *args, **kwargs)
+    lambda *each: (time.sleep(pause), train_loop(*each))[1], *args, **kwargs
+  )
   sys.argv = [command, *arguments]
   errors.run_command(importlib.import_module(f'moonshine_jax.{command}').main)
 
 
 def assert_close(ours, theirs, steps=STEPS):
   """Of two workdirs: the same state at the last step and the same records, to float32 rounding."""
-  trees = [[ocp.StandardCheckpointer().restore(workdir / 'checkpoints' / str(steps) / item)
-            for item in ('variables', 'progress')] for workdir in (ours, theirs)]
+  trees = [
+    [
+      ocp.StandardCheckpointer().restore(workdir / 'checkpoints' / str(steps) / item)
+      for item in ('variables', 'progress')
+    ]
+    for workdir in (ours, theirs)
+  ]
   pairs = list(zip(jax.tree.leaves_with_path(trees[0]), jax.tree.leaves(trees[1]), strict=True))
   assert len(pairs) > 20
   for (path, left), right in pairs:
-    np.testing.assert_allclose(left, right, rtol=0, atol=2e-4 * max(1.0, np.abs(right).max()),
-                               err_msg=jax.tree_util.keystr(path))
+    np.testing.assert_allclose(
+      left, right, rtol=0, atol=2e-4 * max(1.0, np.abs(right).max()), err_msg=jax.tree_util.keystr(path)
+    )
   records = [files.read_records(workdir / 'metrics.jsonl') for workdir in (ours, theirs)]
   assert [each['epoch'] for each in records[0]] == list(range(1, EPOCHS + 1))
   for left, right in zip(*records, strict=True):
@@ -120,7 +144,8 @@ def assert_close(ours, theirs, steps=STEPS):
     for name in left.keys() - {'images_per_second'}:
       # An error in percent moves by whole images where two logits are equal to rounding.
       np.testing.assert_allclose(
-        left[name], right[name], rtol=1e-3, atol=0.2 if 'error' in name else 1e-4, err_msg=name)
+        left[name], right[name], rtol=1e-3, atol=0.2 if 'error' in name else 1e-4, err_msg=name
+      )
 
 
 @pytest.fixture(scope='module')
@@ -152,12 +177,13 @@ def test_two_processes_train_what_one_trains(alone, together):
   assert [path.name for path in sorted(workdir.iterdir())] == [path.name for path in sorted(alone.iterdir())]
   assert [path.name for path in sorted((workdir / 'checkpoints').iterdir())] == ['20', '30']
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
-  start, = files.read_records(workdir / 'environment.jsonl')
+  (start,) = files.read_records(workdir / 'environment.jsonl')
   assert (start['devices'], start['processes']) == (4, 2)
   assert files.read_records(workdir / 'metrics.jsonl')[-1]['test_error'] * 5 % 1 == 0
   assert re.fullmatch(f'{workdir}: test error .* after {EPOCHS} epochs .*\n', processes.outputs[0])
   assert [line.split()[:2] for line in processes.errors[0].splitlines()] == [
-    ['epoch', f'{i}/{EPOCHS}'] for i in range(1, EPOCHS + 1)]
+    ['epoch', f'{i}/{EPOCHS}'] for i in range(1, EPOCHS + 1)
+  ]
   assert processes.outputs[1] == processes.errors[1] == ''
 
 
@@ -167,8 +193,9 @@ def test_a_signal_to_one_stops_all_and_another_number_goes_on(alone, folder, tog
   processes.wait_for((workdir / 'checkpoints' / '10').exists)
   os.kill(processes.all[1].pid, signal.SIGTERM)
   assert processes.finish(60) == [errors.RESUME_ME] * 2, processes.errors
-  told, = re.findall(r'^preempted: SIGTERM after step (\d+) of 30 in .*: the same command goes on from there$',
-                     processes.errors[0], re.M)
+  (told,) = re.findall(
+    r'^preempted: SIGTERM after step (\d+) of 30 in .*: the same command goes on from there$', processes.errors[0], re.M
+  )
   assert 10 <= int(told) < 30 and (workdir / 'checkpoints' / told).is_dir()
   assert re.fullmatch('warning: SIGTERM: saving .*\n', processes.errors[1]) or processes.errors[1] == ''
   processes = Processes(workdir, 1, 4)
@@ -201,8 +228,11 @@ def test_a_mistake_ends_all_and_is_told_once(together):
 def test_four_processes_of_every_feed_with_students_and_the_true_limits(alone, folder, kills):
   if kills <= 2:
     pytest.skip('long: pytest --kills=3')
-  flags = (f'--config.distill.teacher={alone}', '--config.data.feed=stream',
-           "--config.distill.students=('block=B(2) alpha=0', 'block=B(2) beta=0 seed=1')")
+  flags = (
+    f'--config.distill.teacher={alone}',
+    '--config.data.feed=stream',
+    "--config.distill.students=('block=B(2) alpha=0', 'block=B(2) beta=0 seed=1')",
+  )
   one = Processes(folder / 'students', 1, 4, *flags)
   assert one.finish() == [0], one.errors
   workdir, silence = folder / 'students-of-four', distributed.SILENCE_SECONDS
@@ -241,14 +271,17 @@ def test_evaluation_by_two_processes(together):
   np.testing.assert_allclose(result['test_loss'], record['test_loss'], rtol=1e-6)
 
 
-@pytest.mark.parametrize(('given', 'message'), [
-  ((False, 'host:1', 2, 0), 'expected all three, with --distributed'),
-  ((True, 'host:1', None, 0), 'expected all three'),
-  ((True, 'host', 2, 0), '--coordinator_address=host: expected HOST:PORT'),
-  ((True, 'host:70000', 2, 0), '--coordinator_address=host:70000: expected HOST:PORT'),
-  ((True, 'host:1', 0, 0), '--num_processes=0: expected at least 1'),
-  ((True, 'host:1', 2, 2), '--process_id=2: expected at least 0 and less than --num_processes=2'),
-])
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ((False, 'host:1', 2, 0), 'expected all three, with --distributed'),
+    ((True, 'host:1', None, 0), 'expected all three'),
+    ((True, 'host', 2, 0), '--coordinator_address=host: expected HOST:PORT'),
+    ((True, 'host:70000', 2, 0), '--coordinator_address=host:70000: expected HOST:PORT'),
+    ((True, 'host:1', 0, 0), '--num_processes=0: expected at least 1'),
+    ((True, 'host:1', 2, 2), '--process_id=2: expected at least 0 and less than --num_processes=2'),
+  ],
+)
 def test_flags_that_do_not_fit(given, message):
   with pytest.raises(UserError, match=message):
     distributed._check_flags(*given)

@@ -9,10 +9,14 @@ import pytest
 COMMAND = 'from moonshine_jax import errors; errors.run_command(lambda: {})'
 
 
-@pytest.mark.parametrize(('code', 'flags'), [
-  ('print("a line")', []),  # written at the end
-  ('[print("many lines") for _ in range(10**5)]', []),  # while it runs
-  ('print("a line")', ['--help'])])
+@pytest.mark.parametrize(
+  ('code', 'flags'),
+  [
+    ('print("a line")', []),  # written at the end
+    ('[print("many lines") for _ in range(10**5)]', []),  # while it runs
+    ('print("a line")', ['--help']),
+  ],
+)
 def test_output_that_nobody_reads_ends_a_command_without_a_word(code, flags):
   reader, writer = os.pipe()
   os.close(reader)

@@ -32,7 +32,10 @@ def network_of(model):
   shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))
   variables = jax.tree.map(
     lambda leaf: (rng.uniform(0.5, 1.5, leaf.shape) if leaf.ndim == 1 else rng.normal(0, 0.2, leaf.shape)).astype(
-      leaf.dtype), shapes)
+      leaf.dtype
+    ),
+    shapes,
+  )
   return network, variables
 
 
@@ -44,7 +47,7 @@ def assert_same(network, variables, formulation, tolerance=1e-5):
   """The graph's logits are the network's. Returns its operations."""
   traced = graph.trace(network, variables, images_of(len(IMAGES)), formulation)
   ours, _ = jax.jit(lambda images: network(variables, images, train=False))(IMAGES)
-  theirs, = jax.jit(core.jaxpr_as_fun(traced))(IMAGES)
+  (theirs,) = jax.jit(core.jaxpr_as_fun(traced))(IMAGES)
   assert theirs.dtype == jnp.float32
   np.testing.assert_allclose(theirs, ours, atol=tolerance * np.abs(ours).max())
   return graph.operations(traced)
@@ -135,13 +138,15 @@ def test_stablehlo(folder, tmp_path):
   assert exported.platforms == ('cpu', 'cuda', 'tpu')
   student = export.read(f'{folder}/student', None, calibrates=True)
   images = student.test.images[:5]
-  logits, = exported.call(images)
+  (logits,) = exported.call(images)
   np.testing.assert_allclose(logits, student.network(student.variables, images, train=False)[0], rtol=1e-4)
   assert len(student.calibration) == 256 and student.calibration.dtype == np.uint8
 
 
-@pytest.mark.parametrize(('milliseconds', 'chosen'), [
-  ((1.0, 1.04, 1.03), 'small'), ((1.04, 1.0, 1.02), 'small'), ((1.06, 1.04, 1.0), 'large'), ((1.2, 1.1, 1.0), 'huge')])
+@pytest.mark.parametrize(
+  ('milliseconds', 'chosen'),
+  [((1.0, 1.04, 1.03), 'small'), ((1.04, 1.0, 1.02), 'small'), ((1.06, 1.04, 1.0), 'large'), ((1.2, 1.1, 1.0), 'huge')],
+)
 def test_of_formulations_that_are_as_fast_the_smallest_file_is_written(milliseconds, chosen):
   sizes = {'small': 10, 'large': 100, 'huge': 1000}
   assert export.choose(dict(zip(sizes, milliseconds, strict=True)), sizes) == chosen
@@ -161,8 +166,9 @@ def test_other_runtimes(folder, tmp_path, runtime):
   skip_without(runtime)
   path = tmp_path / f'student{runtime.SUFFIX}'
   name = runtime.__name__.rpartition('.')[2]
-  process = run_command(f'--workdir={folder}/student', f'--format={name}', f'--out={path}', '--int8', '--json',
-                        '--examples=50')
+  process = run_command(
+    f'--workdir={folder}/student', f'--format={name}', f'--out={path}', '--int8', '--json', '--examples=50'
+  )
   assert process.returncode == 0, process.stderr
   teacher, student, int8 = json.loads(process.stdout)['rows']
   assert (teacher['network'], student['numbers'], int8['numbers']) == ('WRN-10-1 S', 'float32', 'int8')
@@ -175,10 +181,18 @@ def test_the_operations_of_an_onnx_file():
   skip_without(onnx)
   import onnx as onnx_library
 
-  batch, = jax_export.symbolic_shape('batch')
+  (batch,) = jax_export.symbolic_shape('batch')
   model = onnx_library.load_from_string(onnx.convert(graph.trace(*network_of(MIXED), images_of(batch), 'grouped')))
   nodes = collections.Counter((node.domain, node.op_type) for node in model.graph.node)
   # Biases are inputs of the convolutions; additions are those of the BNs that stay, of the 3 blocks, of the images and
   # of the last layer. One transposition for the input, and one for the pool.
-  assert nodes == {('', 'Cast'): 1, ('', 'Conv'): 12, ('', 'Relu'): 10, ('', 'Mul'): 6, ('', 'Add'): 4 + 3 + 1 + 1,
-                   ('', 'Transpose'): 2, ('', 'ReduceSum'): 1, ('', 'Gemm'): 1}
+  assert nodes == {
+    ('', 'Cast'): 1,
+    ('', 'Conv'): 12,
+    ('', 'Relu'): 10,
+    ('', 'Mul'): 6,
+    ('', 'Add'): 4 + 3 + 1 + 1,
+    ('', 'Transpose'): 2,
+    ('', 'ReduceSum'): 1,
+    ('', 'Gemm'): 1,
+  }

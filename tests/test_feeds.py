@@ -19,8 +19,9 @@ def test_an_epoch_holds_every_example_at_most_once_and_drops_the_remainder():
 
 
 def test_the_order_follows_from_key_and_epoch():
-  orders = [feeds.epoch_batches(jax.random.key(seed), epoch, 21, 4).tolist()
-            for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0)]]
+  orders = [
+    feeds.epoch_batches(jax.random.key(seed), epoch, 21, 4).tolist() for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0)]
+  ]
   assert orders[0] == orders[1] and orders[0] != orders[2] and orders[0] != orders[3]
 
 
@@ -70,8 +71,10 @@ def test_the_stream_crops_by_the_key_when_training_and_takes_the_middle_when_not
   replicas = Replicas(jax.devices()[:devices])
   feed = feeds.StreamFeed(split, replicas)
   index = np.arange(16, dtype=np.int32).reshape(2, 8)
-  for key, batches in [((3, 1), list(feed.stacks(index, 5, (3, 1)))),
-                       (None, list(feed.batches({'index': each} for each in index)))]:
+  for key, batches in [
+    ((3, 1), list(feed.stacks(index, 5, (3, 1)))),
+    (None, list(feed.batches({'index': each} for each in index))),
+  ]:
     assert len(batches) == 2
     for each, batch in zip(index, batches, strict=True):
       images, labels = split.take(each, key)

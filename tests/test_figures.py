@@ -10,12 +10,25 @@ from tests.made_runs import make_run, make_table
 
 def test_pareto_front():
   assert figures.pareto_front([(3, 2), (1, 5), (2, 5), (2, 4), (4, 3), (5, 2), (6, 1), (1, 6)]) == [
-    (1, 5), (2, 4), (3, 2), (6, 1)]
+    (1, 5),
+    (2, 4),
+    (3, 2),
+    (6, 1),
+  ]
 
 
-@pytest.mark.parametrize(('block', 'kind'), [
-  ('S', 'S, reduced architecture'), ('S-2x2', 'S-2x2'), ('G(N/8)', 'G'), ('B(2)', 'B'), ('BG(2,M/8)', 'BG'),
-  ('S,G(2),BG(2,M)', 'mixed'), ('G(2),G(2),G(2)', 'G')])
+@pytest.mark.parametrize(
+  ('block', 'kind'),
+  [
+    ('S', 'S, reduced architecture'),
+    ('S-2x2', 'S-2x2'),
+    ('G(N/8)', 'G'),
+    ('B(2)', 'B'),
+    ('BG(2,M/8)', 'BG'),
+    ('S,G(2),BG(2,M)', 'mixed'),
+    ('G(2),G(2),G(2)', 'G'),
+  ],
+)
 def test_kinds(block, kind):
   row = tables.Row('WRN-16-1', block, False, '', 1, 1, {})
   assert figures.kind_of(row) == kind and kind in figures.STYLES
@@ -58,7 +71,7 @@ def test_labels_of_crowded_points_do_not_overlap(table_3):
 
 
 def test_one_network_is_a_figure_too():
-  table, = tables.make([make_run('run', [4.0, 0.0], **{'epochs': 2, 'data.name': 'digits'})])
+  (table,) = tables.make([make_run('run', [4.0, 0.0], **{'epochs': 2, 'data.name': 'digits'})])
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     assert '40-2' in texts(figures.cost_figure(figures.points(table, 'none', lambda row: 2.0), 'title', 'cost'))
@@ -67,8 +80,11 @@ def test_one_network_is_a_figure_too():
 
 def test_learning_curves_have_a_line_for_every_run():
   kd = {'model.block': 'B(2)', 'distill.teacher': 'a', 'distill.beta': 0.0}
-  runs = [make_run('a', [9.0, 7.0], epochs=2), make_run('b', [8.0], epochs=2, **{'model.block': 'G(2)'}),  # unfinished
-          make_run('c', [9.0, 6.0], epochs=2, **kd)]
+  runs = [
+    make_run('a', [9.0, 7.0], epochs=2),
+    make_run('b', [8.0], epochs=2, **{'model.block': 'G(2)'}),  # unfinished
+    make_run('c', [9.0, 6.0], epochs=2, **kd),
+  ]
   svg = figures.learning_curves(tables.make(runs)[0])
   assert {'no distillation', 'KD', 'teacher', 'G', 'B', 'epoch'} <= set(texts(svg)) and 'AT' not in texts(svg)
   assert svg.count('stroke-opacity: 0.8') == 3 + 3  # the runs, and the legend's

@@ -15,10 +15,12 @@ def test_a_workdir_is_for_one_process_at_a_time(tmp_path):
     'from moonshine_jax import files\n'
     'with files.lock(sys.argv[1]):\n'
     '  print(flush=True)\n'
-    '  sys.stdin.read()\n')
+    '  sys.stdin.read()\n'
+  )
   workdir = tmp_path / 'run'
-  with subprocess.Popen([sys.executable, '-c', program, str(workdir)], stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE) as other:
+  with subprocess.Popen(
+    [sys.executable, '-c', program, str(workdir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+  ) as other:
     other.stdout.readline()
     with pytest.raises(UserError, match=f'^{workdir}: another run is training in it'), files.lock(workdir):
       pytest.fail('both have it')

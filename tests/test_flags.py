@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 # Runs each command line of a table in a fork of one process, which has imported what takes long.
-RUNNER = '''
+RUNNER = """
 import json, os, runpy, sys, traceback
 import moonshine_jax.train
 results = []
@@ -31,7 +31,7 @@ for arguments in json.load(sys.stdin):
     results.append(output.read())
   results[-1] = (os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), results[-1])
 json.dump(results, sys.stdout)
-'''
+"""
 
 DIGITS = '--config=configs/digits.py'
 LONG = 'x' * 5000
@@ -56,8 +56,11 @@ CASES = [
   ('moonshine_jax.cost', ['--network=ResNet-19'], '--network: depth=19: expected 18, 34, 50 for a resnet'),
   ('moonshine_jax.cost', ['--network=ResNet-18 G(3)'], "--network: block='G(3)': block G(3): 3 groups do not divide"),
   ('moonshine_jax.cost', ['--network=@/none.py:network'], "--network: network='@/none.py:network': no file @/none.py"),
-  ('moonshine_jax.cost', ['--network=@/number.py:get_config'], "--network: network='@/number.py:get_config': expected a"
-   ' function with a parameter num_classes'),
+  (
+    'moonshine_jax.cost',
+    ['--network=@/number.py:get_config'],
+    "--network: network='@/number.py:get_config': expected a function with a parameter num_classes",
+  ),
   ('moonshine_jax.cost', ['--network=tests.own:no_module X'], "--network: block='X': 'X' is not a block: expected S, "),
   ('moonshine_jax.cost', ['--workdir=@'], '@: no config.json in it: expected the workdir of a training run'),
   ('moonshine_jax.cost', ['--workdir=@', '--image_size=8'], '--image_size: expected with --network: a workdir has'),
@@ -76,8 +79,12 @@ CASES = [
   ('moonshine_jax.import_torch', ['@/none.pt', DIGITS, '--workdir=@/out'], '@/none.pt: no such file'),
   ('moonshine_jax.import_torch', ['@', DIGITS, '--workdir=@/out', '--std=0.2'], '--mean and --std: expected both, or'),
   ('moonshine_jax.import_torch', ['@', DIGITS, '--workdir=@/out', '--mean=x', '--std=0.2'], '--mean=x: could not co'),
-  ('moonshine_jax.import_torch', ['@', DIGITS, '--workdir=@/out', '--mean=51', '--std=0.2'], '--mean=51: expected a '
-   'number from 0 to 1 for each channel, as for transforms.Normalize: --mean=0.2000 if these are of 255'),
+  (
+    'moonshine_jax.import_torch',
+    ['@', DIGITS, '--workdir=@/out', '--mean=51', '--std=0.2'],
+    '--mean=51: expected a '
+    'number from 0 to 1 for each channel, as for transforms.Normalize: --mean=0.2000 if these are of 255',
+  ),
   ('moonshine_jax.import_torch', ['@', DIGITS, '--workdir=@/out', '--mean=0', '--std=0'], '--std=0: expected a number'),
   ('moonshine_jax.export', [], '--workdir is missing'),
   ('moonshine_jax.export', ['--workdir=@'], '--format is missing'),
@@ -96,8 +103,11 @@ CASES = [
   ('launch.sweep', [DIGITS, '--out=@/out', '--blocks=G(3)'], "config.distill.students: 'block=G(3) alpha=0 beta=0': "),
   ('launch.sweep', [DIGITS, '--out=@/out', '--kd_forms=hintn'], "config.distill.students: 'block=G(N/8) "),
   ('launch.sweep', [DIGITS, '--out=@/out', '--workers=0'], 'flag --workers=0: 0 is not an integer in the range'),
-  ('launch.sweep', [DIGITS, '--out=@/out', '--scale=0.5', '--config.data.train_split=test'],
-   "--scale: config.data.train_split='test': expected train"),
+  (
+    'launch.sweep',
+    [DIGITS, '--out=@/out', '--scale=0.5', '--config.data.train_split=test'],
+    "--scale: config.data.train_split='test': expected train",
+  ),
   ('launch.sweep', [DIGITS, '--out=@/out', '--scale=2'], 'flag --scale=2: 2.0 is not'),
   ('launch.sweep', [DIGITS, '--out=@/out', '--regimes='], "--regimes: '': expected some of none, KD, AT, KD+AT"),
   ('launch.sweep', ['--config=README.md', '--out=@/out'], '--config: README.md, line '),
@@ -105,9 +115,14 @@ CASES = [
   ('launch.sweep', ['--config=@/number.py', '--out=@/out'], '--config: expected a ConfigDict of get_config, not int'),
 ]
 CASES += [
-  ('moonshine_jax.export', ['--workdir=@', f'--format={extra}'],
-   f"--format={extra}: {module} is not installed: pip install 'moonshine-jax[{extra}]'")
-  for extra, module in (('onnx', 'jax2onnx'), ('tflite', 'tensorflow')) if importlib.util.find_spec(module) is None]
+  (
+    'moonshine_jax.export',
+    ['--workdir=@', f'--format={extra}'],
+    f"--format={extra}: {module} is not installed: pip install 'moonshine-jax[{extra}]'",
+  )
+  for extra, module in (('onnx', 'jax2onnx'), ('tflite', 'tensorflow'))
+  if importlib.util.find_spec(module) is None
+]
 
 
 def test_misuse_is_one_line_and_status_2(tmp_path):

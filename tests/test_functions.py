@@ -24,12 +24,16 @@ def test_functions_of_modules_and_files(tmp_path):
   assert sys.times == 1 and sys.modules['json'] is json
 
 
-@pytest.mark.parametrize(('name', 'message'), [
-  ('tests.none:f', "'tests.none:f': importing tests.none raises ModuleNotFoundError: .*expected a module"),
-  ('tests.own:Convent', "'tests.own:Convent': no Convent in tests.own: expected one of .*Convnet"),
-  ('tests.own:NOT_A_FUNCTION', "'tests.own:NOT_A_FUNCTION': a int: expected a function"),
-  ('@/none.py:f', "'@/none.py:f': no file @/none.py: expected one, by its path"),
-  ('@/raises.py:f', "'@/raises.py:f': running @/raises.py raises ZeroDivisionError: .*: expected a file that runs")])
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('tests.none:f', "'tests.none:f': importing tests.none raises ModuleNotFoundError: .*expected a module"),
+    ('tests.own:Convent', "'tests.own:Convent': no Convent in tests.own: expected one of .*Convnet"),
+    ('tests.own:NOT_A_FUNCTION', "'tests.own:NOT_A_FUNCTION': a int: expected a function"),
+    ('@/none.py:f', "'@/none.py:f': no file @/none.py: expected one, by its path"),
+    ('@/raises.py:f', "'@/raises.py:f': running @/raises.py raises ZeroDivisionError: .*: expected a file that runs"),
+  ],
+)
 def test_functions_that_are_not_there(name, message, tmp_path):
   (tmp_path / 'raises.py').write_text('1 / 0')
   with pytest.raises(UserError, match='^' + message.replace('@', str(tmp_path))):
@@ -46,8 +50,10 @@ def test_names_of_functions():
 
 def test_a_script_names_its_own_functions_and_is_not_run_twice(tmp_path):
   script = tmp_path / 'script.py'
-  script.write_text('from moonshine_jax import functions\nprint("run")\ndef f(): pass\n'
-                    'name = functions.name_of(f)\nprint(name, functions.load(name) is f)\n')
+  script.write_text(
+    'from moonshine_jax import functions\nprint("run")\ndef f(): pass\n'
+    'name = functions.name_of(f)\nprint(name, functions.load(name) is f)\n'
+  )
   ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env={'PYTHONPATH': '.'})
   assert ran.stdout == f'run\n{script}:f True\n', ran.stderr
   ran = subprocess.run([sys.executable, '-c', script.read_text()], capture_output=True, text=True)

@@ -40,7 +40,7 @@ def test_a_given_network_is_evaluated_distilled_and_reported(config, network, tm
   teacher, found = matching.load_teacher(config, [config], datasets.open_source(config.data), Replicas())
   assert teacher == rebuilt
   jax.tree.map(np.testing.assert_array_equal, found, variables)
-  run, = results.collect(tmp_path)
+  (run,) = results.collect(tmp_path)
   assert run.finished and run.starts[0]['step'] == 0 and run.epochs == (0,)
   assert f'| WRN-10-1 | S     | 77,875     | 781,504       | {record["test_error"]:.2f} (1) ' in tables.table([run])
 
@@ -71,11 +71,12 @@ def test_the_same_is_left_alone_and_another_refused(config, network, tmp_path):
 def test_variables_that_are_not_the_networks(config, network, tmp_path):
   facts, variables, _ = network
   for spoil, message in [
-      (lambda each: each['params'].pop('fc'), r"\['params'\]\['fc'\]\['bias'\] is missing"),
-      (lambda each: each.pop('batch_stats'), r"\['batch_stats'\]\['bn'\]\['mean'\] is missing"),
-      (lambda each: each['params'].update(more=np.zeros(2)), r"\['params'\]\['more'\] is not in it"),
-      (lambda each: each['params']['fc'].update(bias=np.zeros(4)), r'has the shape \(4,\): expected \(3,\)'),
-      (lambda each: each['params']['fc'].update(bias=np.full(3, np.nan, np.float32)), 'fc.*is not finite')]:
+    (lambda each: each['params'].pop('fc'), r"\['params'\]\['fc'\]\['bias'\] is missing"),
+    (lambda each: each.pop('batch_stats'), r"\['batch_stats'\]\['bn'\]\['mean'\] is missing"),
+    (lambda each: each['params'].update(more=np.zeros(2)), r"\['params'\]\['more'\] is not in it"),
+    (lambda each: each['params']['fc'].update(bias=np.zeros(4)), r'has the shape \(4,\): expected \(3,\)'),
+    (lambda each: each['params']['fc'].update(bias=np.full(3, np.nan, np.float32)), 'fc.*is not finite'),
+  ]:
     spoiled = jax.tree.map(lambda leaf: leaf, variables)
     spoil(spoiled)
     with pytest.raises(UserError, match=message):

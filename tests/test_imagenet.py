@@ -17,7 +17,7 @@ def test_a_run_that_is_stopped_inside_an_epoch_goes_on_with_the_same_crops(varie
   """Four steps in two epochs, stopped after the third."""
   config = small_config(varied_images)
   config.data.update(name='varied_images', feed='stream', image_size=8, pad=0, flip=True)
-  (whole, record), = train.train_and_evaluate(config, tmp_path / 'whole').items()
+  ((whole, record),) = train.train_and_evaluate(config, tmp_path / 'whole').items()
 
   class Signals(preemption.Signals):
     asked = 0
@@ -61,10 +61,12 @@ def test_a_step_of_a_student_beside_its_teacher_has_all_terms():
   student, teacher = (steps.Network(create_model(config.model, 1000), (127.5,) * 3, (127.5,) * 3) for _ in range(2))
   tx = optim.create_optimizer(config, steps_per_epoch=10)
   state = jax.eval_shape(
-    lambda: steps.create_train_state(student, (64, 64, 3), tx, *jax.random.split(jax.random.key(0))))
+    lambda: steps.create_train_state(student, (64, 64, 3), tx, *jax.random.split(jax.random.key(0)))
+  )
   batch = {'image': jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.uint8), 'label': jax.ShapeDtypeStruct((4,), jnp.int32)}
   train_step = steps.make_train_step(
-    [config], [student], teacher, tx, feeds.StreamFeed.gather, parallel.Replicas(jax.devices()[:1]))
+    [config], [student], teacher, tx, feeds.StreamFeed.gather, parallel.Replicas(jax.devices()[:1])
+  )
   (after,), (terms,) = jax.eval_shape(train_step, (state,), state.variables, {}, batch)
   assert {'ce', 'kd', 'at'} < terms.keys()
   assert jax.tree.structure(after) == jax.tree.structure(state)

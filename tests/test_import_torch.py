@@ -21,6 +21,7 @@ def networks():
   """The networks in PyTorch."""
   pytest.importorskip('torch')
   from tests import torch_networks
+
   return torch_networks
 
 
@@ -64,10 +65,14 @@ def test_every_array_goes_where_it_belongs(write, config, tmp_path):
   block = 'block2.layer.0'
   assert params['conv3_block1']['conv1']['kernel'][0, 2, 5, 7] == arrays[f'{block}.conv1.weight'][7, 5, 0, 2]
   assert params['conv3_block1']['shortcut']['kernel'][0, 0, 5, 7] == arrays[f'{block}.convShortcut.weight'][7, 5, 0, 0]
-  for ours, theirs in ((params['conv3_block1']['bn2']['scale'], f'{block}.bn2.weight'),
-                       (params['bn']['bias'], 'bn1.bias'), (batch_stats['bn']['mean'], 'bn1.running_mean'),
-                       (batch_stats['conv4_block1']['bn1']['var'], 'block3.layer.0.bn1.running_var'),
-                       (params['fc']['kernel'].T, 'fc.weight'), (params['fc']['bias'], 'fc.bias')):
+  for ours, theirs in (
+    (params['conv3_block1']['bn2']['scale'], f'{block}.bn2.weight'),
+    (params['bn']['bias'], 'bn1.bias'),
+    (batch_stats['bn']['mean'], 'bn1.running_mean'),
+    (batch_stats['conv4_block1']['bn1']['var'], 'block3.layer.0.bn1.running_var'),
+    (params['fc']['kernel'].T, 'fc.weight'),
+    (params['fc']['bias'], 'fc.bias'),
+  ):
     np.testing.assert_array_equal(ours, arrays[theirs])
   assert evaluate.evaluate(tmp_path / 'run')['test_error'] == record['test_error']
 
@@ -83,23 +88,34 @@ def adding(name, *shape):
 def spoilt(name):
   def change(arrays):
     arrays[name][0] = np.nan
+
   return change
 
 
 REFUSED = {
   'missing': (without('fc.bias', 'block1.layer.0.conv2.weight'), 'missing: block1.layer.0.conv2.weight, fc.bias$'),
   'unknown': (adding('conv1.bias', 16), 'unknown: conv1.bias$'),
-  'both, and many': (lambda arrays: [arrays.update({f'x.{name}': arrays.pop(name)}) for name in list(arrays)
-                                     if name.startswith('block3')], 'block1, block2 and block3 have 1, 1, 0 layers'),
+  'both, and many': (
+    lambda arrays: [
+      arrays.update({f'x.{name}': arrays.pop(name)}) for name in list(arrays) if name.startswith('block3')
+    ],
+    'block1, block2 and block3 have 1, 1, 0 layers',
+  ),
   'no classes': (without('fc.weight'), 'no fc.weight of two dimensions'),
-  'a gap': (lambda arrays: [arrays.update({name.replace('layer.0', 'layer.1'): arrays.pop(name)})
-                            for name in list(arrays)], 'block1 has the layers block1.layer.1: expected them without'),
+  'a gap': (
+    lambda arrays: [arrays.update({name.replace('layer.0', 'layer.1'): arrays.pop(name)}) for name in list(arrays)],
+    'block1 has the layers block1.layer.1: expected them without',
+  ),
   'another width': (adding('fc.weight', 3, 100), 'fc.weight takes 100 channels: expected 64 times'),
-  'another shape': (adding('block3.layer.0.conv2.weight', 64, 64, 5, 5),
-                    r'of other shapes: block3.layer.0.conv2.weight \(64, 64, 5, 5\) in place of \(64, 64, 3, 3\)$'),
+  'another shape': (
+    adding('block3.layer.0.conv2.weight', 64, 64, 5, 5),
+    r'of other shapes: block3.layer.0.conv2.weight \(64, 64, 5, 5\) in place of \(64, 64, 3, 3\)$',
+  ),
   'no image': (adding('conv1.weight', 16, 3, 3), r'of other dimensions: conv1.weight \(16, 3, 3\)$'),
-  'another network': (lambda arrays: (arrays.clear(), adding('features.0.weight', 2)(arrays)),
-                      r'of no network that is known \(features.0.weight\): expected those of a Wide ResNet'),
+  'another network': (
+    lambda arrays: (arrays.clear(), adding('features.0.weight', 2)(arrays)),
+    r'of no network that is known \(features.0.weight\): expected those of a Wide ResNet',
+  ),
   'not a number': (spoilt('bn1.bias'), 'not finite: bn1.bias$'),
 }
 
@@ -141,14 +157,17 @@ def test_without_a_config_the_classes_say_which_data(write, tmp_path, monkeypatc
   run, facts, _ = import_network(path, None, tmp_path / 'run', (MEAN, STD))
   assert (run.data.name, run.model.depth, run.batch_size) == (f'cifar{num_classes}', 10, 128)
   assert facts.num_classes == num_classes
-  line, = capsys.readouterr().err.splitlines()
+  (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith(f'warning: {path}, a WRN-10-1 for {num_classes} classes and 3 channels, is taken to be of ')
   assert line.endswith(f'--config={Path("configs").absolute()}/cifar{num_classes}.py')
 
 
 def test_without_a_config_other_networks_are_refused(write, tmp_path, monkeypatch):
-  for arguments, what in (({}, '3 classes and 3 channels'), ({'num_classes': 10, 'channels': 1}, '10 classes and 1 ch'),
-                          ({'num_classes': 1000}, '1000 classes')):
+  for arguments, what in (
+    ({}, '3 classes and 3 channels'),
+    ({'num_classes': 10, 'channels': 1}, '10 classes and 1 ch'),
+    ({'num_classes': 1000}, '1000 classes'),
+  ):
     with pytest.raises(UserError, match=f'^--config is missing: .*safetensors, a WRN-10-1 for {what}.* may be of any'):
       import_network(write(**arguments), None, tmp_path / 'run')
   assert import_torch.USUAL['resnet', 1000] == 'imagenet'
@@ -181,6 +200,7 @@ def test_normalisation_that_is_not_given(write, config, tmp_path, monkeypatch):
 
 def test_normalisation_of_torchvision(networks, config, tmp_path, monkeypatch):
   import torch
+
   monkeypatch.setattr(given, 'write_network', lambda *arguments: {})
   torch.save(networks.ResNet((2, 2, 2, 2), False, 3).state_dict(), tmp_path / 'weights.pt')
   run, facts, _ = import_network(tmp_path / 'weights.pt', config, tmp_path / 'run')
@@ -188,11 +208,14 @@ def test_normalisation_of_torchvision(networks, config, tmp_path, monkeypatch):
   np.testing.assert_allclose([facts.mean, facts.std], [(123.675, 116.28, 103.53), (58.395, 57.12, 57.375)])
 
 
-@pytest.mark.parametrize(('name', 'text', 'message'), [
-  ('none.pt', None, 'no such file: expected a state dict: in PyTorch, torch.save'),
-  ('torn.safetensors', 'torn', 'not a safetensors file that can be read'),
-  ('torn.pt', 'torn', 'not a file of torch.save that can be read'),
-])
+@pytest.mark.parametrize(
+  ('name', 'text', 'message'),
+  [
+    ('none.pt', None, 'no such file: expected a state dict: in PyTorch, torch.save'),
+    ('torn.safetensors', 'torn', 'not a safetensors file that can be read'),
+    ('torn.pt', 'torn', 'not a file of torch.save that can be read'),
+  ],
+)
 def test_files_that_cannot_be_read(name, text, message, tmp_path):
   if name == 'torn.pt':
     pytest.importorskip('torch')
@@ -221,6 +244,7 @@ class Malicious:
 
 def test_wrappers_are_taken_off_and_objects_are_not_made(networks, tmp_path):
   import torch
+
   network, path = networks.randomise(networks.WideResNet(10, 1, 3)), tmp_path / 'weights.pt'
   plain = network.state_dict()
   prefixed = {f'module.{name}': value for name, value in plain.items()}
@@ -231,12 +255,14 @@ def test_wrappers_are_taken_off_and_objects_are_not_made(networks, tmp_path):
     np.testing.assert_array_equal(arrays['fc.weight'], plain['fc.weight'])
   marker = tmp_path / 'marker'
   for saved, message in (
-      (network, 'it holds a Python object .*WideResNet.*, and reading that would run its code: expected a state dict'),
-      ({'net': plain, 'x': Malicious(marker)}, 'it holds a Python object '),
-      ({'net': network.state_dict, 'epoch': 3}, 'it holds a Python object '),
-      ({'epoch': 3, 'weights': plain}, "'epoch' is no dense tensor, and none of state_dict, .*, model is there"),
-      ({'fc.weight': torch.eye(3).to_sparse()}, "'fc.weight' is no dense tensor"),
-      ([1, 2], 'it holds a list'), ({}, 'it holds {}')):
+    (network, 'it holds a Python object .*WideResNet.*, and reading that would run its code: expected a state dict'),
+    ({'net': plain, 'x': Malicious(marker)}, 'it holds a Python object '),
+    ({'net': network.state_dict, 'epoch': 3}, 'it holds a Python object '),
+    ({'epoch': 3, 'weights': plain}, "'epoch' is no dense tensor, and none of state_dict, .*, model is there"),
+    ({'fc.weight': torch.eye(3).to_sparse()}, "'fc.weight' is no dense tensor"),
+    ([1, 2], 'it holds a list'),
+    ({}, 'it holds {}'),
+  ):
     torch.save(saved, path)
     with pytest.raises(UserError, match=f'^{path}: {message}'):
       state_dict.read(path)
@@ -250,12 +276,25 @@ PAPERS = {
   'S-2x2': (10, 1, lambda n: {'make': functools.partial(n.Plain, kernel=2, dilation=2), 'parts': 1}),
   'G(N/8)': (10, 1, lambda n: {'make': functools.partial(n.Separable, groups_of=lambda c: c // 8), 'parts': 1}),
   'G(2)': (10, 1, lambda n: {'make': functools.partial(n.Separable, groups_of=lambda c: 2), 'parts': 1}),
-  'B(2)': (10, 1, lambda n: {'make': functools.partial(n.Bottleneck, factor=2, groups_of=lambda c: 1), 'parts': 1,
-                             'units': 1}),
-  'BG(2,M/8)': (10, 1, lambda n: {'make': functools.partial(n.Bottleneck, factor=2, groups_of=lambda c: c // 8),
-                                  'parts': 1, 'units': 1}),
-  'BG(4,M)': (10, 2, lambda n: {
-    'make': functools.partial(n.Bottleneck, factor=4, groups_of=lambda c: c, name='convdw'), 'parts': 1, 'units': 1}),
+  'B(2)': (
+    10,
+    1,
+    lambda n: {'make': functools.partial(n.Bottleneck, factor=2, groups_of=lambda c: 1), 'parts': 1, 'units': 1},
+  ),
+  'BG(2,M/8)': (
+    10,
+    1,
+    lambda n: {'make': functools.partial(n.Bottleneck, factor=2, groups_of=lambda c: c // 8), 'parts': 1, 'units': 1},
+  ),
+  'BG(4,M)': (
+    10,
+    2,
+    lambda n: {
+      'make': functools.partial(n.Bottleneck, factor=4, groups_of=lambda c: c, name='convdw'),
+      'parts': 1,
+      'units': 1,
+    },
+  ),
 }
 
 

@@ -5,8 +5,10 @@ import pytest
 from tests import runs
 
 STUDENTS = {  # of every regime with a teacher, by the folder of each
-  'block-B-2-alpha-0': 'block=B(2) alpha=0', 'block-B-2-beta-0-seed-1': 'block=B(2) beta=0 seed=1',
-  'block-B-2-seed-2': 'block=B(2) seed=2'}
+  'block-B-2-alpha-0': 'block=B(2) alpha=0',
+  'block-B-2-beta-0-seed-1': 'block=B(2) beta=0 seed=1',
+  'block-B-2-seed-2': 'block=B(2) seed=2',
+}
 STREAM = '--config.data.feed=stream'
 
 
@@ -26,8 +28,12 @@ def teacher(folder):
 def test_a_teacher_ends_with_the_same_bits_by_either_feed(folder, teacher, kills):
   workdir, seconds = teacher
   runs.assert_same(folder / 'again', workdir)
-  print('teacher', runs.interrupt(
-    folder / 'killed', seconds, kills, kills, lambda: runs.assert_same(folder / 'killed', workdir), (), (STREAM,)))
+  print(
+    'teacher',
+    runs.interrupt(
+      folder / 'killed', seconds, kills, kills, lambda: runs.assert_same(folder / 'killed', workdir), (), (STREAM,)
+    ),
+  )
 
 
 def test_students_of_every_regime_end_with_the_same_bits_by_either_feed(folder, teacher, kills):
@@ -38,5 +44,6 @@ def test_students_of_every_regime_end_with_the_same_bits_by_either_feed(folder, 
     for name in STUDENTS:
       runs.assert_same(folder / 'killed_students' / name, folder / 'students' / name)
 
-  print('students', runs.interrupt(
-    folder / 'killed_students', teacher[1], kills, kills + 1, check, flags, (*flags, STREAM)))
+  print(
+    'students', runs.interrupt(folder / 'killed_students', teacher[1], kills, kills + 1, check, flags, (*flags, STREAM))
+  )

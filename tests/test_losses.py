@@ -15,8 +15,7 @@ LABELS = jnp.array([0, 4, 2])
 def test_cross_entropy_by_hand():
   # Probabilities 1/4, 1/4 and 1/2, and one certain to float32.
   logits = jnp.array([[0.0, 0.0, np.log(2)], [100.0, 0.0, 0.0]])
-  np.testing.assert_allclose(
-    losses.cross_entropy(logits, jnp.array([0, 0])), [np.log(4), 0.0], rtol=1e-6, atol=1e-7)
+  np.testing.assert_allclose(losses.cross_entropy(logits, jnp.array([0, 0])), [np.log(4), 0.0], rtol=1e-6, atol=1e-7)
 
 
 def test_knowledge_distillation_by_hand():
@@ -61,8 +60,9 @@ def reference_kd(student, teacher, temperature, form):
 @pytest.mark.parametrize('form', losses.KD_FORMS)
 def test_knowledge_distillation_gradient(form):
   direction = RNG.normal(size=STUDENT.shape)
-  value, gradient = jax.value_and_grad(
-    lambda s: losses.knowledge_distillation(s, TEACHER, 4.0, form).sum())(jnp.asarray(STUDENT))
+  value, gradient = jax.value_and_grad(lambda s: losses.knowledge_distillation(s, TEACHER, 4.0, form).sum())(
+    jnp.asarray(STUDENT)
+  )
   np.testing.assert_allclose(value, reference_kd(STUDENT, TEACHER, 4.0, form).sum(), rtol=1e-5)
   expected = directional_difference(lambda s: reference_kd(s, TEACHER, 4.0, form).sum(), STUDENT, direction)
   np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-4)
@@ -78,8 +78,9 @@ def reference_at(student, teacher, form):
 def test_attention_transfer_gradient(form):
   student, teacher = RNG.normal(size=(2, 3, 4, 5, 6))
   direction = RNG.normal(size=student.shape)
-  value, gradient = jax.value_and_grad(
-    lambda s: losses.attention_transfer([s], [teacher], form).sum())(jnp.asarray(student))
+  value, gradient = jax.value_and_grad(lambda s: losses.attention_transfer([s], [teacher], form).sum())(
+    jnp.asarray(student)
+  )
   np.testing.assert_allclose(value, reference_at(student, teacher, form).sum(), rtol=1e-5)
   expected = directional_difference(lambda s: reference_at(s, teacher, form).sum(), student, direction)
   np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-4)
@@ -90,7 +91,8 @@ def test_attention_transfer_at_zero_and_at_equal_maps(form):
   zero, one = jnp.zeros((2, 3, 3, 4)), jnp.ones((2, 3, 3, 4))
   for student, teacher in [(zero, one), (zero, zero), (one, one), (one, zero)]:
     value, gradient = jax.value_and_grad(
-      lambda s, teacher=teacher: losses.attention_transfer([s], [teacher], form).sum())(student)
+      lambda s, teacher=teacher: losses.attention_transfer([s], [teacher], form).sum()
+    )(student)
     assert np.isfinite(value) and np.isfinite(gradient).all()
   # Against the zero map, the normalised map of ones alone is left.
   expected = 1 / 9 if form == 'released' else 1.0
@@ -101,8 +103,9 @@ def test_the_larger_map_is_averaged_to_the_smaller():
   # 2x3 to 2x2: the middle column falls to both sides by halves.
   larger = np.sqrt([[[6.0, 3.0, 9.0], [0.0, 6.0, 12.0]]])[..., None]
   averaged = np.array([[(6 + 1.5), (9 + 1.5)], [3, (12 + 3)]]) / 1.5
-  np.testing.assert_allclose(losses.attention_map(larger, (2, 2)), averaged.reshape(1, 4) / np.linalg.norm(averaged),
-                             rtol=1e-6)
+  np.testing.assert_allclose(
+    losses.attention_map(larger, (2, 2)), averaged.reshape(1, 4) / np.linalg.norm(averaged), rtol=1e-6
+  )
   # 4x6 to 2x3 are the means of 2x2 pixels; of maps that differ both ways each gives up an axis.
   student, teacher = RNG.normal(size=(2, 4, 6, 5)), RNG.normal(size=(2, 2, 3, 7))
 
@@ -110,18 +113,22 @@ def test_the_larger_map_is_averaged_to_the_smaller():
     return np.sqrt((x**2).mean(-1).reshape(2, x.shape[1] // rows, rows, -1, columns).mean((2, 4)))[..., None]
 
   for form in losses.AT_FORMS:
-    for ours, theirs in [((student, teacher), (pooled(student, 2, 2), teacher)),
-                         ((teacher, student), (teacher, pooled(student, 2, 2))),
-                         ((student[:, :2], teacher[:, :, :1]), (pooled(student[:, :2], 1, 6), teacher[:, :, :1]))]:
+    for ours, theirs in [
+      ((student, teacher), (pooled(student, 2, 2), teacher)),
+      ((teacher, student), (teacher, pooled(student, 2, 2))),
+      ((student[:, :2], teacher[:, :, :1]), (pooled(student[:, :2], 1, 6), teacher[:, :, :1])),
+    ]:
       np.testing.assert_allclose(
-        losses.attention_transfer([ours[0]], [ours[1]], form), reference_at(*theirs, form), rtol=1e-4)
+        losses.attention_transfer([ours[0]], [ours[1]], form), reference_at(*theirs, form), rtol=1e-4
+      )
 
 
 @pytest.mark.parametrize('form', losses.KD_FORMS)
 @pytest.mark.parametrize('temperature', [1e-3, 1e3])
 def test_knowledge_distillation_at_extreme_temperatures(form, temperature):
-  value, gradient = jax.value_and_grad(
-    lambda s: losses.knowledge_distillation(s, TEACHER, temperature, form).sum())(jnp.asarray(STUDENT * 10))
+  value, gradient = jax.value_and_grad(lambda s: losses.knowledge_distillation(s, TEACHER, temperature, form).sum())(
+    jnp.asarray(STUDENT * 10)
+  )
   assert np.isfinite(value) and np.isfinite(gradient).all()
   if temperature == 1e3 and form == 'hinton':  # the limit: half the squared distance of centred logits, over classes
     difference = STUDENT * 10 - TEACHER
@@ -134,10 +141,14 @@ def test_bfloat16_is_computed_in_float32():
   activations = jnp.asarray(RNG.normal(size=(2, 3, 4, 4, 8)), jnp.bfloat16)
   for result, exact in [
     (losses.cross_entropy(student, LABELS), losses.cross_entropy(student.astype(jnp.float32), LABELS)),
-    (losses.knowledge_distillation(student, teacher, 4.0),
-     reference_kd(np.float64(student), np.float64(teacher), 4.0, 'released')),
-    (losses.attention_transfer([activations[0]], [activations[1]]),
-     reference_at(np.float64(activations[0]), np.float64(activations[1]), 'released')),
+    (
+      losses.knowledge_distillation(student, teacher, 4.0),
+      reference_kd(np.float64(student), np.float64(teacher), 4.0, 'released'),
+    ),
+    (
+      losses.attention_transfer([activations[0]], [activations[1]]),
+      reference_at(np.float64(activations[0]), np.float64(activations[1]), 'released'),
+    ),
   ]:
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, exact, rtol=1e-4)

@@ -11,23 +11,40 @@ def run(*arguments):
   return subprocess.run([sys.executable, '-m', *arguments], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-  (['moonshine_jax.main', '--config=configs/cifar10.py'], 'error: --workdir is missing'),
-  (['moonshine_jax.main', '--workdir=@'], 'error: --config is missing'),
-  (['moonshine_jax.main', '--config=configs/none.py', '--workdir=@'], 'error: --config: '),
-  (['moonshine_jax.main', '--config=configs/cifar10.py', '--workdir=@', '--config.model.depht=3'],
-   'error: --config.model.depht: no such config field: depht Did you mean depth instead of depht?'),
-  (['moonshine_jax.main', '--config=configs/cifar10.py', '--workdir=@', '--config.epochs=many'],
-   'error: flag --config.epochs=many: invalid literal for int'),
-  (['moonshine_jax.main', '--config=configs/cifar10.py', '--workdir=@', '--config.model.block=G(3)'],
-   "error: config.model.block='G(3)': block G(3): 3 groups do not divide the 16 channels"),
-  (['moonshine_jax.main', '--config=configs/cifar10.py', '--workdir=@', 'G(2)'], "error: unexpected argument 'G(2)'"),
-  (['moonshine_jax.evaluate', '--workdir=@'], 'error: @: no such folder'),
-  (['moonshine_jax.report'], 'error: the argument DIR is missing'),
-  (['launch.sweep', '--config=configs/digits.py', '--out=@', '--regimes=all'], "error: --regimes: 'all'"),
-  (['launch.sweep', '--config=configs/digits.py', '--out=@', '--blocks=B(2)', "--config.distill.students=('block=S',)"],
-   'error: --blocks: none of B(2) is among the students of the config'),
-])
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['moonshine_jax.main', '--config=configs/cifar10.py'], 'error: --workdir is missing'),
+    (['moonshine_jax.main', '--workdir=@'], 'error: --config is missing'),
+    (['moonshine_jax.main', '--config=configs/none.py', '--workdir=@'], 'error: --config: '),
+    (
+      ['moonshine_jax.main', '--config=configs/cifar10.py', '--workdir=@', '--config.model.depht=3'],
+      'error: --config.model.depht: no such config field: depht Did you mean depth instead of depht?',
+    ),
+    (
+      ['moonshine_jax.main', '--config=configs/cifar10.py', '--workdir=@', '--config.epochs=many'],
+      'error: flag --config.epochs=many: invalid literal for int',
+    ),
+    (
+      ['moonshine_jax.main', '--config=configs/cifar10.py', '--workdir=@', '--config.model.block=G(3)'],
+      "error: config.model.block='G(3)': block G(3): 3 groups do not divide the 16 channels",
+    ),
+    (['moonshine_jax.main', '--config=configs/cifar10.py', '--workdir=@', 'G(2)'], "error: unexpected argument 'G(2)'"),
+    (['moonshine_jax.evaluate', '--workdir=@'], 'error: @: no such folder'),
+    (['moonshine_jax.report'], 'error: the argument DIR is missing'),
+    (['launch.sweep', '--config=configs/digits.py', '--out=@', '--regimes=all'], "error: --regimes: 'all'"),
+    (
+      [
+        'launch.sweep',
+        '--config=configs/digits.py',
+        '--out=@',
+        '--blocks=B(2)',
+        "--config.distill.students=('block=S',)",
+      ],
+      'error: --blocks: none of B(2) is among the students of the config',
+    ),
+  ],
+)
 def test_mistakes(arguments, message, tmp_path):
   workdir = str(tmp_path / 'run')
   result = run(*[argument.replace('@', workdir) for argument in arguments])
@@ -39,8 +56,14 @@ def test_mistakes(arguments, message, tmp_path):
 
 def test_train_and_evaluate(tmp_path):
   trained = run(
-    'moonshine_jax.main', '--config=configs/digits.py', f'--workdir={tmp_path / "run"}', '--config.epochs=1',
-    '--config.model.depth=10', '--config.data.train_split=train', '--config.optimizer.decay_epochs=()')
+    'moonshine_jax.main',
+    '--config=configs/digits.py',
+    f'--workdir={tmp_path / "run"}',
+    '--config.epochs=1',
+    '--config.model.depth=10',
+    '--config.data.train_split=train',
+    '--config.optimizer.decay_epochs=()',
+  )
   assert trained.returncode == 0, trained.stderr
   assert f'{tmp_path / "run"}: test error ' in trained.stdout and trained.stderr.startswith('epoch 1/1  loss ')
   assert trained.stderr.count('\n') == 1

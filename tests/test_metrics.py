@@ -25,7 +25,7 @@ def scalars(workdir):
     data = path.read_bytes()
     while data:
       length = int.from_bytes(data[:8], 'little')
-      event, data = event_pb2.Event.FromString(data[12:12 + length]), data[16 + length:]
+      event, data = event_pb2.Event.FromString(data[12 : 12 + length]), data[16 + length :]
       found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
   return found
 
@@ -39,7 +39,10 @@ def test_records_of_steps_that_are_done_again_are_dropped(tmp_path):
   writer.write({'epoch': 3, 'step': 30, 'again': 1})
   writer.close()
   assert metrics.read(tmp_path) == [
-    {'epoch': 1, 'step': 10}, {'epoch': 2, 'step': 20}, {'epoch': 3, 'step': 30, 'again': 1}]
+    {'epoch': 1, 'step': 10},
+    {'epoch': 2, 'step': 20},
+    {'epoch': 3, 'step': 30, 'again': 1},
+  ]
 
 
 def test_each_start_has_a_tensorboard_file_of_its_own(tmp_path):
@@ -59,13 +62,17 @@ def test_a_torn_last_line_is_none_and_goes(tmp_path):
   assert path.read_text() == '{"epoch": 1, "step": 10}\n'
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-  ('{"epoch": 1, "step": 10}\n{"epoch": 2, "st\n', 'metrics.jsonl, line 2: damaged'),
-  ('{"epoch": 1, "step": 10}\n\xff\n', 'metrics.jsonl, line 2: damaged'),
-  ('{"epoch": 1, "step": 10}\n[]\n', 'metrics.jsonl, line 2: damaged'),
-  ('{"epoch": 1, "step": 10}\n{"epoch": 2, "st', 'metrics.jsonl: expected a record of each epoch from 1 to 2'),
-  ('{"epoch": 2, "step": 20}\n', 'metrics.jsonl: expected a record of each epoch from 1 to 2'),
-  ('', 'metrics.jsonl: expected a record of each epoch from 1 to 2')])
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('{"epoch": 1, "step": 10}\n{"epoch": 2, "st\n', 'metrics.jsonl, line 2: damaged'),
+    ('{"epoch": 1, "step": 10}\n\xff\n', 'metrics.jsonl, line 2: damaged'),
+    ('{"epoch": 1, "step": 10}\n[]\n', 'metrics.jsonl, line 2: damaged'),
+    ('{"epoch": 1, "step": 10}\n{"epoch": 2, "st', 'metrics.jsonl: expected a record of each epoch from 1 to 2'),
+    ('{"epoch": 2, "step": 20}\n', 'metrics.jsonl: expected a record of each epoch from 1 to 2'),
+    ('', 'metrics.jsonl: expected a record of each epoch from 1 to 2'),
+  ],
+)
 def test_records_that_a_checkpoint_has_behind_it_are_missed(tmp_path, text, message):
   path = tmp_path / 'metrics.jsonl'
   path.write_bytes(text.encode('latin-1'))
@@ -82,7 +89,7 @@ def test_without_a_terminal_an_epoch_is_a_line(capsys):
   progress = metrics.Progress(epochs=3, steps_per_epoch=2, first_step=0, batch_size=4)
   progress.advance(1)
   progress.epoch(
-    {'epoch': 1, 'train_loss': 1.23456, 'train_error': 50.0, 'test_error': 40.0, 'images_per_second': 1234.5})
+    {'epoch': 1, 'train_loss': 1.23456, 'train_error': 50.0, 'test_error': 40.0, 'images_per_second': 1234.5}
+  )
   progress.close()
-  assert capsys.readouterr().err == (
-    'epoch 1/3  loss 1.2346  train error 50.00%  test error 40.00%  1,234 images/s\n')
+  assert capsys.readouterr().err == ('epoch 1/3  loss 1.2346  train error 50.00%  test error 40.00%  1,234 images/s\n')

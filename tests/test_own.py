@@ -104,7 +104,7 @@ def loss_at(config, devices, step):
   state = steps.create_train_state(student, (8, 8, 2), tx, jax.random.key(0), jax.random.key(1))
   feed = feeds.ResidentFeed(source.read('train'), replicas)
   train_step = replicas.compile(steps.make_train_step([config], [student], None, tx, feed.gather, replicas))
-  batch, = feed.batches([{'index': np.arange(16)}])
+  (batch,) = feed.batches([{'index': np.arange(16)}])
   states = replicas.replicate((state.replace(step=state.step + step),))
   _, (metrics,) = replicas.fetch(train_step(states, {}, feed.data, batch))
   return metrics['loss']
@@ -122,18 +122,33 @@ def test_dropout_follows_from_the_step_and_the_device(config):
   assert found[0] == found[1] and len(set(found)) == 3
 
 
-@pytest.mark.parametrize(('fields', 'message'), [
-  ({'model.network': 'tests.own:none'}, "config.model.network='tests.own:none': no none in tests.own: expected one of"),
-  ({'model.network': 'tests.own:of_no_classes'}, 'config.model.network=.*: expected a function with a param'),
-  ({'model.network': 'tests.own:no_module'}, 'config.model.network=.*returned a .*: expected a module of flax.linen'),
-  ({'model.network': 'tests.own:wrong_classes'}, r'config.model.network=.*: gives logits of the shape \(2, 4\) for 2'),
-  ({'model.network': 'tests.own:caching'}, 'the network has variables of cache: expected params, and batch_s'),
-  ({'model.block': 'S,S,S'}, "config.model.block='S,S,S': .* is not a block: .*expected one for the whole net"),
-  ({'model.block': 'G(3)'}, r"config.model.network=.*block='G\(3\)': Convnet: nothing in it is replaced: .*3 groups"),
-  ({'model.dtype': 'bfloat16'}, "config.model.dtype='bfloat16': expected float32, as with_norm has no parameter dtype"),
-  ({'data.train_split': 'training'}, "data set tests.own:images has no split 'training': expected train or test"),
-  ({'model.network': 'tests.own:shallower', 'distill.teacher': '@'},
-   "config.model.network='tests.own:shallower' gives 1 activations, the teacher 2: attention tr")])
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    (
+      {'model.network': 'tests.own:none'},
+      "config.model.network='tests.own:none': no none in tests.own: expected one of",
+    ),
+    ({'model.network': 'tests.own:of_no_classes'}, 'config.model.network=.*: expected a function with a param'),
+    ({'model.network': 'tests.own:no_module'}, 'config.model.network=.*returned a .*: expected a module of flax.linen'),
+    (
+      {'model.network': 'tests.own:wrong_classes'},
+      r'config.model.network=.*: gives logits of the shape \(2, 4\) for 2',
+    ),
+    ({'model.network': 'tests.own:caching'}, 'the network has variables of cache: expected params, and batch_s'),
+    ({'model.block': 'S,S,S'}, "config.model.block='S,S,S': .* is not a block: .*expected one for the whole net"),
+    ({'model.block': 'G(3)'}, r"config.model.network=.*block='G\(3\)': Convnet: nothing in it is replaced: .*3 groups"),
+    (
+      {'model.dtype': 'bfloat16'},
+      "config.model.dtype='bfloat16': expected float32, as with_norm has no parameter dtype",
+    ),
+    ({'data.train_split': 'training'}, "data set tests.own:images has no split 'training': expected train or test"),
+    (
+      {'model.network': 'tests.own:shallower', 'distill.teacher': '@'},
+      "config.model.network='tests.own:shallower' gives 1 activations, the teacher 2: attention tr",
+    ),
+  ],
+)
 def test_what_cannot_be_run(folder, tmp_path, config, fields, message, monkeypatch):
   monkeypatch.setattr(train.steps, 'make_train_loop', lambda *_: pytest.fail('work was begun'))
   config.update_from_flattened_dict(fields)
@@ -165,7 +180,9 @@ def test_maps_of_another_size_are_told_of(folder, config, capsys):
   told = capsys.readouterr().err.splitlines()
   assert [line for line in told if 'map' in line] == [
     f'warning: an attention map of the student is {ours}, of the teacher {theirs}: the larger is averaged to the '
-    'smaller' for ours, theirs in (('8x8', '4x4'), ('4x4', '2x2'))]
+    'smaller'
+    for ours, theirs in (('8x8', '4x4'), ('4x4', '2x2'))
+  ]
   assert len(matching.activations(teacher, source, '')) == 2
 
 

@@ -14,13 +14,16 @@ from moonshine_jax import parallel
 def replicas(request):
   if len(jax.devices()) < request.param:
     pytest.skip(f'needs {request.param} devices')
-  return parallel.Replicas(jax.devices()[:request.param])
+  return parallel.Replicas(jax.devices()[: request.param])
 
 
 def test_one_call_reduces_over_all_replicas(replicas):
   def step(state, batch):
-    return state + 1, parallel.total(batch['x'].sum(), replicas.axis_name), parallel.mean(
-      batch['x'].mean(), replicas.axis_name)
+    return (
+      state + 1,
+      parallel.total(batch['x'].sum(), replicas.axis_name),
+      parallel.mean(batch['x'].mean(), replicas.axis_name),
+    )
 
   x = np.arange(8.0, dtype=np.float32)
   results = replicas.compile(step, donate_argnums=(0,))(replicas.replicate(jnp.int32(5)), replicas.shard({'x': x}))
@@ -31,8 +34,9 @@ def test_shares_of_a_draw_are_those_of_the_batch(replicas):
   whole = np.arange(8)
 
   def step(batch):
-    return parallel.total(jnp.abs(parallel.own_share(jnp.asarray(whole), len(batch), replicas.axis_name) - batch).sum(),
-                          replicas.axis_name)
+    return parallel.total(
+      jnp.abs(parallel.own_share(jnp.asarray(whole), len(batch), replicas.axis_name) - batch).sum(), replicas.axis_name
+    )
 
   assert replicas.fetch(replicas.compile(step)(replicas.shard(whole))) == 0
 
@@ -48,16 +52,23 @@ def test_round_up(replicas):
   assert [replicas.round_up(size) for size in (4, 5)] == ([4, 5] if len(replicas) == 1 else [4, 8])
 
 
-@pytest.mark.parametrize(('environment', 'batch_size', 'devices'), [
-  ({}, 7 * len(os.sched_getaffinity(0)), len(os.sched_getaffinity(0))),
-  ({}, 1, 1),
-  ({'JAX_NUM_CPU_DEVICES': '3'}, 4, 3),
-  ({'XLA_FLAGS': '--xla_force_host_platform_device_count=3'}, 4, 3),
-])
+@pytest.mark.parametrize(
+  ('environment', 'batch_size', 'devices'),
+  [
+    ({}, 7 * len(os.sched_getaffinity(0)), len(os.sched_getaffinity(0))),
+    ({}, 1, 1),
+    ({'JAX_NUM_CPU_DEVICES': '3'}, 4, 3),
+    ({'XLA_FLAGS': '--xla_force_host_platform_device_count=3'}, 4, 3),
+  ],
+)
 def test_a_cpu_is_as_many_devices_as_cores_that_divide_the_batch(environment, batch_size, devices):
   code = f'from moonshine_jax import parallel; parallel.use_all_cores({batch_size}); print(len(parallel.Replicas()))'
   unset = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES')}
   result = subprocess.run(
-    [sys.executable, '-c', code], env=unset | {'JAX_PLATFORMS': 'cpu'} | environment, capture_output=True, text=True,
-    check=True)
+    [sys.executable, '-c', code],
+    env=unset | {'JAX_PLATFORMS': 'cpu'} | environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
   assert int(result.stdout) == devices

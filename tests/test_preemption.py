@@ -33,7 +33,8 @@ def test_a_second_signal_ends_the_process_though_it_is_inside_of_xla():
     'from moonshine_jax import preemption\n'
     'with preemption.Signals():\n'
     '  print(flush=True)\n'
-    '  while True: ctypes.CDLL(None).sleep(1000)\n')
+    '  while True: ctypes.CDLL(None).sleep(1000)\n'
+  )
   with subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)

@@ -54,9 +54,18 @@ def written(tmp_path_factory):
   """A report of Table 3 and of another data set, with latencies of three networks."""
   out = tmp_path_factory.mktemp('report')
   latencies = out / 'latency.json'
-  latencies.write_text(json.dumps({'environment': {'device': 'a <phone>'}, 'flags': {'image_size': 32}, 'rows': [
-    {'network': name, 'latency': 0.001 * i} for i, name in enumerate(
-      ['WRN-40-2 S', 'WRN-40-2 G(N/8)', 'WRN-16-1 S'], start=1)]}))
+  latencies.write_text(
+    json.dumps(
+      {
+        'environment': {'device': 'a <phone>'},
+        'flags': {'image_size': 32},
+        'rows': [
+          {'network': name, 'latency': 0.001 * i}
+          for i, name in enumerate(['WRN-40-2 S', 'WRN-40-2 G(N/8)', 'WRN-16-1 S'], start=1)
+        ],
+      }
+    )
+  )
   other = make_run('<script>alert(1)</script>', [3.0], **{'epochs': 1, 'data.name': 'a&b/c'})
   report.write('<runs>', [*make_table(paper.TABLE_3), other], out, report.read_latencies(latencies))
   return out
@@ -64,9 +73,21 @@ def written(tmp_path_factory):
 
 def test_files(written):
   assert {path.name for path in written.iterdir()} == {
-    'latency.json', 'index.html', 'a-b-c.md', 'a-b-c.csv', 'a-b-c-parameters.svg', 'a-b-c-multiply-adds.svg',
-    'a-b-c-latency.svg', 'a-b-c-learning-curves.svg', 'cifar10.md', 'cifar10.csv', 'cifar10-parameters.svg',
-    'cifar10-multiply-adds.svg', 'cifar10-latency.svg', 'cifar10-learning-curves.svg'}
+    'latency.json',
+    'index.html',
+    'a-b-c.md',
+    'a-b-c.csv',
+    'a-b-c-parameters.svg',
+    'a-b-c-multiply-adds.svg',
+    'a-b-c-latency.svg',
+    'a-b-c-learning-curves.svg',
+    'cifar10.md',
+    'cifar10.csv',
+    'cifar10-parameters.svg',
+    'cifar10-multiply-adds.svg',
+    'cifar10-latency.svg',
+    'cifar10-learning-curves.svg',
+  }
   for name in ('parameters', 'multiply-adds'):
     svg = (written / f'cifar10-{name}.svg').read_text()
     assert all(f'>{row.block}<' in svg for row in paper.TABLE_3[4:])
@@ -85,9 +106,18 @@ def test_page_is_whole_escaped_and_refers_to_nothing_outside(written):
   assert len(set(parsed.ids)) == len(parsed.ids)
   assert parsed.tags.count('script') == parsed.tags.count('style') - parsed.tags.count('svg') == 1
   assert parsed.tags.count('svg') == 8
-  for shown in ('<script>alert(1)</script>', '<runs>', 'Test error on a&b/c', 'Table 3: test error on CIFAR-10',
-                '5.06 (1)', 'missing', 'abc123', 'python -m moonshine_jax.main --config=<x> & more',
-                'AT released, beta 1000 (25 runs)', '1 x NVIDIA H100; AMD EPYC, 8 cores'):
+  for shown in (
+    '<script>alert(1)</script>',
+    '<runs>',
+    'Test error on a&b/c',
+    'Table 3: test error on CIFAR-10',
+    '5.06 (1)',
+    'missing',
+    'abc123',
+    'python -m moonshine_jax.main --config=<x> & more',
+    'AT released, beta 1000 (25 runs)',
+    '1 x NVIDIA H100; AMD EPYC, 8 cores',
+  ):
     assert shown in parsed.texts, shown
   assert not any(word in text.replace('http://www.w3.org/', '') for word in ('http:', 'https:', '@import', 'url(//'))
 
@@ -106,7 +136,8 @@ def test_without_matplotlib_there_are_tables(tmp_path, monkeypatch, capsys):
   report.write('runs', [make_run('run', [3.0], epochs=1)], tmp_path, None)
   assert {path.name for path in tmp_path.iterdir()} == {'index.html', 'cifar10.md', 'cifar10.csv'}
   assert capsys.readouterr().err == (
-    "warning: Matplotlib is not installed, so there are no figures: pip install 'moonshine-jax[report]'\n")
+    "warning: Matplotlib is not installed, so there are no figures: pip install 'moonshine-jax[report]'\n"
+  )
   assert '<svg' not in (tmp_path / 'index.html').read_text()
 
 
@@ -117,18 +148,29 @@ def test_latencies_of_images_of_another_size_are_left_out(capsys):
   assert capsys.readouterr().err == 'warning: --latency: of images with a side of 8: expected 32, that of cifar10\n'
 
 
-@pytest.mark.parametrize('text', [
-  '{', '{"rows": []}', '{"environment": {"device": "x"}, "image_shape": [8], "rows": [{"network": "X", "latency": 1}]}',
-  '{"environment": {"device": "x"}, "image_shape": [8], "rows": [{"network": "WRN-40-2 S", "latency": "fast"}]}'])
+@pytest.mark.parametrize(
+  'text',
+  [
+    '{',
+    '{"rows": []}',
+    '{"environment": {"device": "x"}, "image_shape": [8], "rows": [{"network": "X", "latency": 1}]}',
+    '{"environment": {"device": "x"}, "image_shape": [8], "rows": [{"network": "WRN-40-2 S", "latency": "fast"}]}',
+  ],
+)
 def test_latencies_that_are_none(text, tmp_path):
   (tmp_path / 'latency.json').write_text(text)
   with pytest.raises(UserError, match='latency.json: .*expected JSON with rows of network and latency'):
     report.read_latencies(tmp_path / 'latency.json')
 
 
-@pytest.mark.parametrize(('runs', 'page_of_it', 'number'), [
-  ('digits.json', 'README.md', 10), ('cifar10_reduced.json', 'results/README.md', 22),
-  ('table3_digits.json', 'results/README.md', 76)])
+@pytest.mark.parametrize(
+  ('runs', 'page_of_it', 'number'),
+  [
+    ('digits.json', 'README.md', 10),
+    ('cifar10_reduced.json', 'results/README.md', 22),
+    ('table3_digits.json', 'results/README.md', 76),
+  ],
+)
 def test_the_tables_of_the_readmes_are_those_of_the_committed_runs(runs, page_of_it, number):
   found = results.read(ROOT / 'results' / runs)
   assert tables.table(found) in (ROOT / page_of_it).read_text()

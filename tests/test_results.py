@@ -16,8 +16,12 @@ SMALL = {'model.depth': 10, 'model.width': 1, 'epochs': 2}
 @pytest.fixture
 def folder(tmp_path):
   made_runs.write(tmp_path / 'teacher', [9.0, 5.0], **SMALL)
-  made_runs.write(tmp_path / 'a' / 'student', [8.0, 6.0], **SMALL, **{
-    'model.block': 'G( N/8)', 'distill.teacher': str(tmp_path / 'teacher'), 'distill.alpha': 0.0})
+  made_runs.write(
+    tmp_path / 'a' / 'student',
+    [8.0, 6.0],
+    **SMALL,
+    **{'model.block': 'G( N/8)', 'distill.teacher': str(tmp_path / 'teacher'), 'distill.alpha': 0.0},
+  )
   made_runs.write(tmp_path / 'unfinished', [7.0], **SMALL)
   return tmp_path
 
@@ -51,13 +55,16 @@ def test_the_teacher_of_a_folder_that_was_moved(folder):
   assert results.collect(folder)[0].name == 'a/student'
 
 
-@pytest.mark.parametrize(('damage', 'message'), [
-  (lambda text: text[:100], r'runs.json: damaged \('),
-  (lambda text: '[]', r'runs.json: damaged \('),
-  (lambda text: text.replace('"facts"', '"fakts"'), r'runs.json: damaged \('),
-  (lambda text: text.replace('"epochs": 2', '"epochs": -2'), r'runs.json: damaged \(config.epochs=-2'),
-  (lambda text: '{"runs": []}', 'runs.json: no finished run in it'),
-])
+@pytest.mark.parametrize(
+  ('damage', 'message'),
+  [
+    (lambda text: text[:100], r'runs.json: damaged \('),
+    (lambda text: '[]', r'runs.json: damaged \('),
+    (lambda text: text.replace('"facts"', '"fakts"'), r'runs.json: damaged \('),
+    (lambda text: text.replace('"epochs": 2', '"epochs": -2'), r'runs.json: damaged \(config.epochs=-2'),
+    (lambda text: '{"runs": []}', 'runs.json: no finished run in it'),
+  ],
+)
 def test_damaged_json(folder, damage, message):
   results.write(results.collect(folder), folder / 'runs.json')
   (folder / 'runs.json').write_text(damage((folder / 'runs.json').read_text()))
@@ -90,7 +97,10 @@ def test_a_recipe_is_what_its_regime_uses(folder):
   teacher, student, _ = results.collect(folder)
   assert not any(name.startswith('distill.') for name in teacher.recipe)
   assert {name for name in student.recipe if name.startswith('distill.')} == {
-    'distill.teacher', 'distill.beta', 'distill.at_form'}
+    'distill.teacher',
+    'distill.beta',
+    'distill.at_form',
+  }
   assert not {'seed', 'model.seed', 'model.block', 'data.data_dir', 'data.feed'} & student.recipe.keys()
 
 

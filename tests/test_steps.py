@@ -1,6 +1,5 @@
 """The step's loss against its parts, its gradient against finite differences, eight devices against one."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,8 @@ SHAPE = (8, 8, 3)
 BATCH = 128
 SPLIT = Split(
   np.random.default_rng(0).integers(0, 256, (160, *SHAPE), np.uint8),
-  np.random.default_rng(1).integers(0, 10, 160).astype(np.int32))
+  np.random.default_rng(1).integers(0, 10, 160).astype(np.int32),
+)
 
 
 pytestmark = pytest.mark.usefixtures('smooth')
@@ -53,11 +53,13 @@ def train(config, devices, feed_name, number_of_steps, block='G(N/8)'):
   feed = feeds.FEEDS[feed_name](SPLIT, replicas)
   loop = replicas.compile(
     steps.make_train_loop(steps.make_train_step([config], [student], teacher, tx, feed.gather, replicas)),
-    donate_argnums=(0,))
+    donate_argnums=(0,),
+  )
   states, teacher_variables = replicas.replicate((states, teacher_variables))
   # One step an epoch, all of them in one dispatch from the resident feed, each in its own from the stream.
-  order = np.concatenate([
-    feeds.epoch_batches(jax.random.key(2), epoch, len(SPLIT), BATCH) for epoch in range(number_of_steps)])
+  order = np.concatenate(
+    [feeds.epoch_batches(jax.random.key(2), epoch, len(SPLIT), BATCH) for epoch in range(number_of_steps)]
+  )
   metrics = []
   for batches in feed.stacks(order, number_of_steps):
     states, (stacked,) = loop(states, teacher_variables, feed.data, batches)
@@ -80,9 +82,11 @@ def test_eight_devices_with_16_images_compute_what_one_computes_with_128(one_dev
       np.testing.assert_allclose(ours[name], expected[name], rtol=5e-5, err_msg=name)
   for name in ('params', 'batch_stats', 'opt_state'):
     for (path, ours), expected in zip(
-        jax.tree.leaves_with_path(getattr(state, name)), jax.tree.leaves(getattr(one_device[0], name)), strict=True):
+      jax.tree.leaves_with_path(getattr(state, name)), jax.tree.leaves(getattr(one_device[0], name)), strict=True
+    ):
       np.testing.assert_allclose(
-        ours, expected, rtol=0, atol=1e-5 * max(np.abs(expected).max(), 1.0), err_msg=name + jax.tree_util.keystr(path))
+        ours, expected, rtol=0, atol=1e-5 * max(np.abs(expected).max(), 1.0), err_msg=name + jax.tree_util.keystr(path)
+      )
 
 
 def test_both_feeds_train_the_same_in_one_dispatch_or_in_many(one_device):
@@ -104,8 +108,13 @@ def test_the_loss_is_the_sum_of_its_parts_on_augmented_images(one_device):
   ce = losses.cross_entropy(logits, labels).mean()
   kd = losses.knowledge_distillation(logits, teacher_logits, 4.0).mean()
   at = losses.attention_transfer(activations, teacher_activations).mean()
-  expected = {'ce': ce, 'kd': kd, 'at': at, 'loss': 0.1 * ce + 0.9 * kd + 62.5 * at,
-              'error': 100 * (logits.argmax(-1) != labels).mean()}
+  expected = {
+    'ce': ce,
+    'kd': kd,
+    'at': at,
+    'loss': 0.1 * ce + 0.9 * kd + 62.5 * at,
+    'error': 100 * (logits.argmax(-1) != labels).mean(),
+  }
   for name, value in expected.items():
     np.testing.assert_allclose(one_device[1][0][name], value, rtol=1e-4, err_msg=name)
 
@@ -116,15 +125,19 @@ def augmented(config, images):
   pad = config.data.pad
   result = []
   for image, (row, column), flip in zip(images, choices['offset'], choices['flip'], strict=True):
-    crop = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))[row:row + 8, column:column + 8]
+    crop = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))[row : row + 8, column : column + 8]
     result.append(crop[:, ::-1] if flip else crop)
   return np.stack(result)
 
 
-@pytest.mark.parametrize(('distill', 'terms'), [
-  ({'alpha': 0.0, 'beta': 0.0}, {'ce'}),
-  ({'alpha': 0.5, 'beta': 0.0}, {'ce', 'kd'}),
-  ({'alpha': 0.0, 'beta': 10.0}, {'ce', 'at'})])
+@pytest.mark.parametrize(
+  ('distill', 'terms'),
+  [
+    ({'alpha': 0.0, 'beta': 0.0}, {'ce'}),
+    ({'alpha': 0.5, 'beta': 0.0}, {'ce', 'kd'}),
+    ({'alpha': 0.0, 'beta': 10.0}, {'ce', 'at'}),
+  ],
+)
 def test_a_term_of_no_weight_is_not_computed(distill, terms):
   config = make_config(**distill)
   replicas = Replicas(jax.devices()[:1])
@@ -132,10 +145,19 @@ def test_a_term_of_no_weight_is_not_computed(distill, terms):
   tx = optim.create_optimizer(config, steps_per_epoch=1)
   step = steps.make_train_step([config], [network], network, tx, feeds.StreamFeed.gather, replicas)
   state = jax.eval_shape(
-    lambda key: steps.TrainState(jnp.int32(0), variables['params'], variables['batch_stats'],
-                                 tx.init(variables['params']), jax.random.key_data(key)), jax.random.key(0))
+    lambda key: steps.TrainState(
+      jnp.int32(0),
+      variables['params'],
+      variables['batch_stats'],
+      tx.init(variables['params']),
+      jax.random.key_data(key),
+    ),
+    jax.random.key(0),
+  )
   batch = {
-    'image': jax.ShapeDtypeStruct((BATCH, *SHAPE), jnp.uint8), 'label': jax.ShapeDtypeStruct((BATCH,), jnp.int32)}
+    'image': jax.ShapeDtypeStruct((BATCH, *SHAPE), jnp.uint8),
+    'label': jax.ShapeDtypeStruct((BATCH,), jnp.int32),
+  }
   _, (metrics,) = jax.eval_shape(step, (state,), variables, {}, batch)
   assert metrics.keys() == terms | {'loss', 'error', 'gradient_norm'}
 
@@ -150,8 +172,9 @@ def test_the_step_descends_the_gradient_of_the_loss():
   student = make_network(config, 'BG(2,M/8)')
   tx = optim.create_optimizer(config, steps_per_epoch=1)
   state = steps.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
-  step = jax.jit(steps.make_train_step(
-    [config], [student], network, tx, feeds.StreamFeed.gather, Replicas(jax.devices()[:1])))
+  step = jax.jit(
+    steps.make_train_step([config], [student], network, tx, feeds.StreamFeed.gather, Replicas(jax.devices()[:1]))
+  )
   batch = {'image': SPLIT.images[:16], 'label': SPLIT.labels[:16]}
 
   def loss(params):
@@ -162,7 +185,8 @@ def test_the_step_descends_the_gradient_of_the_loss():
   squared_norm = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(gradient))
   size = 3e-3 / np.sqrt(squared_norm)
   ahead, behind = (
-    loss(jax.tree.map(lambda p, g, sign=sign: p + sign * size * g, state.params, gradient)) for sign in (1, -1))
+    loss(jax.tree.map(lambda p, g, sign=sign: p + sign * size * g, state.params, gradient)) for sign in (1, -1)
+  )
   np.testing.assert_allclose((ahead - behind) / (2 * size), squared_norm, rtol=0.005)
   assert metrics['loss'] == loss(state.params)
   np.testing.assert_allclose(metrics['gradient_norm'], np.sqrt(squared_norm), rtol=1e-4)

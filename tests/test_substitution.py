@@ -61,8 +61,9 @@ def test_a_student_is_the_network_that_one_would_write(block):
   student = moonshine_jax.cheapen(Plain(), block, IMAGES)
   assert jax.tree.map(jnp.shape, random_variables(student, IMAGES)) == jax.tree.map(jnp.shape, variables)
   assert_close(apply(student, variables), apply(by_hand, variables, False))
-  assert_close(apply(student, variables, mutable=['batch_stats']),
-               apply(by_hand, variables, True, mutable=['batch_stats']))
+  assert_close(
+    apply(student, variables, mutable=['batch_stats']), apply(by_hand, variables, True, mutable=['batch_stats'])
+  )
 
 
 def test_the_paper_s_network_comes_out_of_its_teacher():
@@ -75,34 +76,50 @@ def test_the_paper_s_network_comes_out_of_its_teacher():
   assert plan.multiply_adds == (before.multiply_adds, after.multiply_adds)
   layers = {layer.path: layer for layer in cost.profile(teacher, (8, 8, 3)).layers}
   assert {row.layer.path: (row.layer.parameters, row.layer.multiply_adds) for row in plan.rows} == {
-    path: (layer.parameters, layer.multiply_adds) for path, layer in layers.items() if 'conv ' in layer.kind}
+    path: (layer.parameters, layer.multiply_adds) for path, layer in layers.items() if 'conv ' in layer.kind
+  }
   assert [row.reason for row in plan.rows if not row.notation] == ['it is the first convolution'] + 2 * ['it is 1x1']
 
   def renamed(tree):  # from the student's names to those of blocks G
-    names = {'bn1': 'bn1', 'conv1/grouped': 'conv1', 'conv1/bn': 'bn2', 'conv1/pointwise': 'conv2', 'bn2': 'bn3',
-             'conv2/grouped': 'conv3', 'conv2/bn': 'bn4', 'conv2/pointwise': 'conv4', 'shortcut': 'shortcut'}
+    names = {
+      'bn1': 'bn1',
+      'conv1/grouped': 'conv1',
+      'conv1/bn': 'bn2',
+      'conv1/pointwise': 'conv2',
+      'bn2': 'bn3',
+      'conv2/grouped': 'conv3',
+      'conv2/bn': 'bn4',
+      'conv2/pointwise': 'conv4',
+      'shortcut': 'shortcut',
+    }
     result = {}
     for module, children in tree.items():
-      flat = {f'{name}/{part}' if name.startswith('conv') and '_' in module else name: leaves
-              for name, parts in children.items() for part, leaves in (
-                parts.items() if name.startswith('conv') and '_' in module else [('', parts)])}
+      flat = {
+        f'{name}/{part}' if name.startswith('conv') and '_' in module else name: leaves
+        for name, parts in children.items()
+        for part, leaves in (parts.items() if name.startswith('conv') and '_' in module else [('', parts)])
+      }
       result[module] = {names.get(name, name): leaves for name, leaves in flat.items()}
     return result
 
   variables = random_variables(plan.student, IMAGES)
   in_training = apply(plan.student, variables, train=True, mutable=['batch_stats'])
-  expected = apply(by_hand, {name: renamed(tree) for name, tree in variables.items()}, train=True,
-                   mutable=['batch_stats'])
+  expected = apply(
+    by_hand, {name: renamed(tree) for name, tree in variables.items()}, train=True, mutable=['batch_stats']
+  )
   assert_close((in_training[0], renamed(in_training[1]['batch_stats'])), (expected[0], expected[1]['batch_stats']))
 
 
-@pytest.mark.parametrize('attributes', [
-  {'kernel_size': (3, 3), 'strides': 2},
-  {'kernel_size': (5, 1), 'padding': 2},
-  {'kernel_size': (4, 3), 'padding': 'VALID', 'kernel_dilation': (1, 2)},
-  {'kernel_size': (3, 2), 'padding': 'CIRCULAR', 'feature_group_count': 3},
-  {'kernel_size': (3, 3), 'input_dilation': (1, 2), 'padding': ((0, 2), (1, 0))},
-])
+@pytest.mark.parametrize(
+  'attributes',
+  [
+    {'kernel_size': (3, 3), 'strides': 2},
+    {'kernel_size': (5, 1), 'padding': 2},
+    {'kernel_size': (4, 3), 'padding': 'VALID', 'kernel_dilation': (1, 2)},
+    {'kernel_size': (3, 2), 'padding': 'CIRCULAR', 'feature_group_count': 3},
+    {'kernel_size': (3, 3), 'input_dilation': (1, 2), 'padding': ((0, 2), (1, 0))},
+  ],
+)
 def test_two_taps_are_a_kernel_without_its_middle(attributes):
   teacher = nn.Sequential([nn.Conv(6, **attributes)])
   student = moonshine_jax.cheapen(teacher, lambda layer: 'S-2x2', IMAGES)
@@ -121,7 +138,10 @@ def test_one_axis():
   teacher = nn.Sequential([nn.Conv(4, 3), nn.Conv(8, 5, padding='CAUSAL', use_bias=False), nn.Dense(2)])
   params = random_variables(moonshine_jax.cheapen(teacher, 'G(2)', series), series)['params']['layers_1']
   assert jax.tree.map(jnp.shape, params) == {
-    'grouped': {'kernel': (5, 2, 4)}, 'bn': {'scale': (4,), 'bias': (4,)}, 'pointwise': {'kernel': (1, 4, 8)}}
+    'grouped': {'kernel': (5, 2, 4)},
+    'bn': {'scale': (4,), 'bias': (4,)},
+    'pointwise': {'kernel': (1, 4, 8)},
+  }
 
 
 @pytest.fixture(scope='module')
@@ -133,9 +153,16 @@ def mixed():
 def test_shared_scanned_recomputed_and_listed_layers(mixed):
   rows = {row.layer.path: row for row in mixed.rows}
   assert [path for path, row in rows.items() if not row.notation] == ['stem/Conv_0']
-  scanned, = (path for path in rows if path.startswith('stack'))
-  assert list(rows) == ['stem/Conv_0', 'shared/Conv_0', 'layers_0/Conv_0', 'layers_1', 'by_name_wide/Conv_0', scanned,
-                        'compiled/Conv_0']
+  (scanned,) = (path for path in rows if path.startswith('stack'))
+  assert list(rows) == [
+    'stem/Conv_0',
+    'shared/Conv_0',
+    'layers_0/Conv_0',
+    'layers_1',
+    'by_name_wide/Conv_0',
+    scanned,
+    'compiled/Conv_0',
+  ]
   # 1x1, BN, kernel, BN, 1x1, bias; and output positions times weights, the first 1x1 before the stride.
   by_hand = {
     'shared/Conv_0': (8 * 2 + 8 + 9 * 2 * 2 + 8 + 2 * 8, 2 * 64 * (8 * 2 + 9 * 2 * 2 + 2 * 8)),
@@ -160,8 +187,9 @@ def test_a_student_trains(mixed):
   @jax.jit
   def step(variables):
     def loss_fn(params):
-      outputs, updates = mixed.student.apply({**variables, 'params': params}, IMAGES, training=True,
-                                             mutable=['batch_stats'])
+      outputs, updates = mixed.student.apply(
+        {**variables, 'params': params}, IMAGES, training=True, mutable=['batch_stats']
+      )
       return jnp.square(outputs['logits'] - 1).mean(), updates['batch_stats']
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables['params'])
@@ -188,8 +216,8 @@ def test_gradient_by_finite_differences(smooth):
 
 def test_what_stays_is_told_with_its_reason():
   rows = {row.layer.path: row for row in moonshine_jax.plan(Stubborn(), 'G(8)', IMAGES).rows}
-  scanned, = (path for path in rows if path.startswith('stack'))
-  outside, = (path for path in rows if rows[path].layer.kind == 'convolution outside of linen')
+  (scanned,) = (path for path in rows if path.startswith('stack'))
+  (outside,) = (path for path in rows if rows[path].layer.kind == 'convolution outside of linen')
   assert {path: row.notation or row.reason for path, row in rows.items()} == {
     'stem': '8 groups do not divide the 3 channels that they split',
     'twelve': 'G(8)',
@@ -227,12 +255,16 @@ def test_pretrained_initialisers_and_inherited_values():
   assert_close(inherited['params']['layers_1'], variables['params']['layers_1'])
 
 
-@pytest.mark.parametrize(('rule', 'message'), [
-  ('G(5)', r'nothing in it is replaced: stem: 5 groups do not divide the 3 channels.*; middle: 5 groups do not div'),
-  ('S', 'nothing in it is replaced: stem: S is what it is'),
-  ('G(x)', r"^'G\(x\)' is not a block"),
-  (lambda layer: None, 'middle: the rule says so'),
-  (lambda layer: 'X', "^stem: 'X' is not a block")])
+@pytest.mark.parametrize(
+  ('rule', 'message'),
+  [
+    ('G(5)', r'nothing in it is replaced: stem: 5 groups do not divide the 3 channels.*; middle: 5 groups do not div'),
+    ('S', 'nothing in it is replaced: stem: S is what it is'),
+    ('G(x)', r"^'G\(x\)' is not a block"),
+    (lambda layer: None, 'middle: the rule says so'),
+    (lambda layer: 'X', "^stem: 'X' is not a block"),
+  ],
+)
 def test_rules_that_do_not_fit(rule, message):
   with pytest.raises(UserError, match=message):
     moonshine_jax.cheapen(Plain(), rule, IMAGES)

@@ -153,12 +153,13 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
     ('none', {'teacher': ''}, {'ce'}),
     ('KD', {'teacher': workdir, 'beta': 0.0}, {'ce', 'kd'}),
     ('AT', {'teacher': workdir, 'alpha': 0.0}, {'ce', 'at'}),
-    ('KD+AT', {'teacher': workdir}, {'ce', 'kd', 'at'})]:
+    ('KD+AT', {'teacher': workdir}, {'ce', 'kd', 'at'}),
+  ]:
     student = copy.deepcopy(config)
     student.distill.update(distill)
     assert config_lib.regime(student) == regime
     before = variables_of(workdir)
-    record, = train.train_and_evaluate(student, tmp_path / regime).values()
+    (record,) = train.train_and_evaluate(student, tmp_path / regime).values()
     assert {name for name in ('ce', 'kd', 'at') if f'train_{name}' in record} == terms
     jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), before)  # the teacher stays as it was
     assert evaluate.evaluate(tmp_path / regime)['regime'] == regime
@@ -176,7 +177,7 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
 
   def train_loop(state, teacher_variables, data, batches):
     assert teacher_variables == 'teacher' and data is feed.data
-    np.testing.assert_array_equal(batches['index'], order[state:state + 2])
+    np.testing.assert_array_equal(batches['index'], order[state : state + 2])
     events.append(f'dispatch {state}')
     return state + len(batches['index']), state
 
@@ -186,8 +187,19 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
   order = np.arange(22).reshape(11, 2)
   assert train.run_epoch(train_loop, 0, 'teacher', feed, order, 2, receive) == 11
   assert events == [
-    'dispatch 0', 'dispatch 2', 'dispatch 4', 'dispatch 6', 'receive 0', 'dispatch 8', 'receive 2', 'dispatch 10',
-    'receive 4', 'receive 6', 'receive 8', 'receive 10']
+    'dispatch 0',
+    'dispatch 2',
+    'dispatch 4',
+    'dispatch 6',
+    'receive 0',
+    'dispatch 8',
+    'receive 2',
+    'dispatch 10',
+    'receive 4',
+    'receive 6',
+    'receive 8',
+    'receive 10',
+  ]
   events.clear()
   assert train.run_epoch(train_loop, 0, 'teacher', feed, order, 2, receive, stopped=lambda: len(events) == 2) == 4
   assert events == ['dispatch 0', 'dispatch 2', 'receive 0', 'receive 2']
@@ -211,7 +223,10 @@ def test_an_evaluation_is_never_far_ahead_either(monkeypatch):
 def forbid_work(patch):
   """Fails the test where anything is read, prepared or compiled."""
   for target, name in [
-    (datasets.TfdsSource, 'read'), (datasets.DigitsSource, 'read'), (train.steps, 'create_train_state')]:
+    (datasets.TfdsSource, 'read'),
+    (datasets.DigitsSource, 'read'),
+    (train.steps, 'create_train_state'),
+  ]:
     patch.setattr(target, name, lambda *args, **kwargs: pytest.fail('work was begun'))
 
 
@@ -240,19 +255,22 @@ def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path
   records = train.train_and_evaluate(together, tmp_path / 'together')
   for name, alone in students.items():
     workdir = tmp_path / 'together' / name
-    (expected_workdir, expected), = train.train_and_evaluate(alone, tmp_path / 'alone' / name).items()
+    ((expected_workdir, expected),) = train.train_and_evaluate(alone, tmp_path / 'alone' / name).items()
     np.testing.assert_allclose(records[workdir]['train_loss'], expected['train_loss'], rtol=1e-3)
     assert records[workdir].keys() == expected.keys()
     assert [each['epoch'] for each in metrics.read(workdir)] == [1, 2]
     assert (workdir / 'config.json').read_text() == (expected_workdir / 'config.json').read_text()
     for (path, ours), theirs in zip(
-        jax.tree.leaves_with_path(variables_of(workdir)), jax.tree.leaves(variables_of(expected_workdir)), strict=True):
-      np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3 * max(np.abs(theirs).max(), 1),
-                                 err_msg=name + jax.tree_util.keystr(path))
+      jax.tree.leaves_with_path(variables_of(workdir)), jax.tree.leaves(variables_of(expected_workdir)), strict=True
+    ):
+      np.testing.assert_allclose(
+        ours, theirs, rtol=0, atol=1e-3 * max(np.abs(theirs).max(), 1), err_msg=name + jax.tree_util.keystr(path)
+      )
 
 
-@pytest.mark.parametrize(('saved', 'expected'), [
-  (([], []), 0), (([4], [4]), 4), (([2, 4], [2]), 2), (([2], []), 0), (([2, 4], [4, 6]), 4)])
+@pytest.mark.parametrize(
+  ('saved', 'expected'), [(([], []), 0), (([4], [4]), 4), (([2, 4], [2]), 2), (([2], []), 0), (([2, 4], [4, 6]), 4)]
+)
 def test_students_go_on_from_the_newest_step_that_all_have(saved, expected):
   assert train.common_step({Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8) == expected
 
@@ -268,7 +286,8 @@ def test_a_teacher_that_does_not_fit_is_refused_before_any_work(config, teacher,
   config.distill.teacher = teacher[0]
   config.data.name = 'digits'
   with pytest.raises(
-      UserError, match=r'config.distill.teacher=.*3 classes and images of \(8, 8, 3\).*10 classes and .*1\)'):
+    UserError, match=r'config.distill.teacher=.*3 classes and images of \(8, 8, 3\).*10 classes and .*1\)'
+  ):
     train.train_and_evaluate(config, tmp_path / 'student')
   config.distill.teacher = str(tmp_path / 'nowhere')
   with pytest.raises(UserError, match='config.distill.teacher=.*nowhere: no such folder'):
@@ -289,8 +308,9 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(config, teac
   with pytest.raises(UserError) as error:
     train.train_and_evaluate(config, workdir)
   assert str(error.value).startswith(
-    f"{workdir} holds a run of another config: "
-    "config.model.block='G(2)' (there: 'S'), config.optimizer.decay_epochs=(1, 2) (there: (1,)): ")
+    f'{workdir} holds a run of another config: '
+    "config.model.block='G(2)' (there: 'S'), config.optimizer.decay_epochs=(1, 2) (there: (1,)): "
+  )
 
 
 def test_a_batch_larger_than_the_data_is_refused(config, tmp_path, monkeypatch):
@@ -301,10 +321,17 @@ def test_a_batch_larger_than_the_data_is_refused(config, tmp_path, monkeypatch):
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize(('values', 'message'), [
-  ({'data.pad': 9}, 'config.data.pad=9: expected at most 8, the side of an image'),
-  ({'epochs': 10**9, 'batch_size': 8}, 'config.epochs=1000000000, .*: expected at most 429496729 epochs of 5 steps'),
-  ({'optimizer.decay_epochs': (1, 10**9), 'batch_size': 8}, r'.*decay_epochs=\(1, 1000000000\): expected at most 429')])
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    ({'data.pad': 9}, 'config.data.pad=9: expected at most 8, the side of an image'),
+    ({'epochs': 10**9, 'batch_size': 8}, 'config.epochs=1000000000, .*: expected at most 429496729 epochs of 5 steps'),
+    (
+      {'optimizer.decay_epochs': (1, 10**9), 'batch_size': 8},
+      r'.*decay_epochs=\(1, 1000000000\): expected at most 429',
+    ),
+  ],
+)
 def test_what_only_the_data_shows_to_be_too_much(config, tmp_path, monkeypatch, values, message):
   monkeypatch.setattr(train.steps, 'create_train_state', lambda *args: pytest.fail('work was begun'))
   config.update_from_flattened_dict(values)

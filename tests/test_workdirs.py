@@ -32,12 +32,16 @@ DAMAGES = {
   'a torn config': (lambda run: rewrite(run / 'config.json', '"seed"', '"se'), '@/config.json: damaged'),
   'an empty config': (lambda run: (run / 'config.json').write_text(''), '@/config.json: damaged'),
   'a config without a field': (
-    lambda run: rewrite(run / 'config.json', '"epochs": 2,', ''), '@/config.json: damaged .config.epochs: missing'),
+    lambda run: rewrite(run / 'config.json', '"epochs": 2,', ''),
+    '@/config.json: damaged .config.epochs: missing',
+  ),
   'a damaged record': (lambda run: rewrite(run / 'metrics.jsonl', '"epoch": 2', '"epo'), '@/metrics.jsonl, line 2: '),
   'no records': (lambda run: (run / 'metrics.jsonl').unlink(), '@/metrics.jsonl: expected a record of each epoch'),
   'no good checkpoint': (lambda run: [damage(run, step) for step in (2, 4)], '@/checkpoints/2: damaged .*no good '),
   'checkpoints of another config': (
-    lambda run: rewrite(run / 'config.json', '"seed": 0', '"seed": 1'), '@/checkpoints/4: a checkpoint of another'),
+    lambda run: rewrite(run / 'config.json', '"seed": 0', '"seed": 1'),
+    '@/checkpoints/4: a checkpoint of another',
+  ),
   'a file for checkpoints': (lambda run: replace_by_a_file(run / 'checkpoints'), '@/checkpoints: cannot be written'),
   'a file for a workdir': (replace_by_a_file, '@: cannot be written: File exists'),
 }
@@ -76,4 +80,5 @@ def test_a_run_without_a_checkpoint_yet_says_that_it_begins_anew(config, teacher
   with pytest.raises(pytest.fail.Exception, match='far enough'):
     train.train_and_evaluate(config, teacher[0])
   assert capsys.readouterr().err == (
-    f'warning: {teacher[0]}: no checkpoint yet of the run that was begun here: it begins anew\n')
+    f'warning: {teacher[0]}: no checkpoint yet of the run that was begun here: it begins anew\n'
+  )

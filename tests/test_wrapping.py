@@ -17,11 +17,19 @@ def test_convolutions_run_through_ours_unless_they_have_their_own(monkeypatch):
     def call(lhs, rhs, *args, **kwargs):
       calls.append((rhs.shape, kwargs['feature_group_count']))
       return convolution(lhs, rhs, *args, **kwargs)
+
     return call
 
   own = recording(theirs, jax.lax.conv_general_dilated)
-  network = nn.Sequential([nn.Conv(8, (3, 3)), nn.Conv(8, (3, 3)), nn.Conv(8, (5, 5), conv_general_dilated=own),
-                           lambda x: x.mean((1, 2)), nn.Dense(2)])
+  network = nn.Sequential(
+    [
+      nn.Conv(8, (3, 3)),
+      nn.Conv(8, (3, 3)),
+      nn.Conv(8, (5, 5), conv_general_dilated=own),
+      lambda x: x.mean((1, 2)),
+      nn.Dense(2),
+    ]
+  )
   wrapped = moonshine_jax.with_capture(moonshine_jax.cheapen(network, 'G(N/2)', IMAGES), IMAGES)
   monkeypatch.setattr(grouped_conv, 'conv_general_dilated', recording(ours, grouped_conv.conv_general_dilated))
   theirs.clear()

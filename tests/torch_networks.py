@@ -93,10 +93,10 @@ class WideResNet(nn.Module):
     for group, stride in ((1, 1), (2, 2), (3, 2)):
       blocks = []
       for _ in range((depth - 4) // 6):
-        blocks.append(Block(features, 8 * width * 2 ** group, stride, make, units))
-        features, stride = 8 * width * 2 ** group, 1
+        blocks.append(Block(features, 8 * width * 2**group, stride, make, units))
+        features, stride = 8 * width * 2**group, 1
       n = len(blocks) // (parts or 1)
-      made = [Part(blocks[i:i + n]) for i in range(0, len(blocks), n)]
+      made = [Part(blocks[i : i + n]) for i in range(0, len(blocks), n)]
       setattr(self, f'block{group}', nn.ModuleList(made) if parts else made[0])
     self.bn1 = nn.BatchNorm2d(features)
     self.fc = nn.Linear(features, num_classes)
@@ -145,8 +145,8 @@ class ResNet(nn.Module):
     for i, number in enumerate(stages):
       blocks = []
       for j in range(number):
-        blocks.append(ResidualBlock(channels, 64 * 2 ** i, 2 if i and not j else 1, bottleneck))
-        channels = 64 * 2 ** i * (4 if bottleneck else 1)
+        blocks.append(ResidualBlock(channels, 64 * 2**i, 2 if i and not j else 1, bottleneck))
+        channels = 64 * 2**i * (4 if bottleneck else 1)
       setattr(self, f'layer{i + 1}', nn.Sequential(*blocks))
     self.fc = nn.Linear(channels, num_classes)
 
@@ -175,6 +175,7 @@ def randomise(network):
 @torch.no_grad()
 def logits(network, images, mean, std):
   """Of uint8 images (batch, height, width, channels), as `ToTensor` and `Normalize(mean, std)` give them to it."""
-  inputs = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(
-    std)[:, None, None]
+  inputs = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[
+    :, None, None
+  ]
   return network(inputs).numpy()

@@ -114,9 +114,15 @@ def profile(model: nn.Module, image_shape: Sequence[int]) -> Profile:
   for bits, number in (counted or {}).items():  # a kernel that is made of several arrays is that of the largest
     costs[max((leaf.size, owner) for i, (owner, _, leaf) in enumerate(leaves) if bits >> i & 2)[1]] += number
   layers = [
-    Layer('/'.join(owner), *seen.get(owner, ('-', ())), parameters[owner], trainable[owner],
-          None if counted is None else costs[owner])
-    for owner in [*(path for path in seen if path in parameters), *(path for path in parameters if path not in seen)]]
+    Layer(
+      '/'.join(owner),
+      *seen.get(owner, ('-', ())),
+      parameters[owner],
+      trainable[owner],
+      None if counted is None else costs[owner],
+    )
+    for owner in [*(path for path in seen if path in parameters), *(path for path in parameters if path not in seen)]
+  ]
   return Profile(layers, variables, _unless_loops(lambda: Activations(program).peak()))
 
 
@@ -129,8 +135,13 @@ def training_bytes(model: nn.Module, variables: dict[str, Any], image_shape: Seq
 
   def run(variables, images):
     def logits(params):
-      outputs, _ = model.apply({**variables, 'params': params}, images, train=True, rngs=jax.random.key(0),
-                               mutable=flax.core.DenyList('params'))
+      outputs, _ = model.apply(
+        {**variables, 'params': params},
+        images,
+        train=True,
+        rngs=jax.random.key(0),
+        mutable=flax.core.DenyList('params'),
+      )
       return jax.tree.leaves(outputs)[0]
 
     value, pullback = jax.vjp(logits, variables.get('params', {}))
@@ -208,10 +219,19 @@ def _kind(module: nn.Module) -> str:
   taps = kernel.shape[:-2]  # two for each axis where S-2x2 took the place of the original
   sizes, strides, dilations = (
     (each or 1,) * len(taps) if isinstance(each, int | None) else tuple(each)
-    for each in (module.kernel_size, module.strides, module.kernel_dilation))
-  dilations = tuple(d if here == there else (there - 1) * d
-                    for here, there, d in zip(taps, sizes, dilations, strict=True))
+    for each in (module.kernel_size, module.strides, module.kernel_dilation)
+  )
+  dilations = tuple(
+    d if here == there else (there - 1) * d for here, there, d in zip(taps, sizes, dilations, strict=True)
+  )
   words = {'stride {}': strides, 'dilation {}': dilations, '{} groups': (module.feature_group_count,)}
-  return ', '.join(['conv ' + 'x'.join(map(str, taps)), *(
-    word.format(numbers[0] if len(set(numbers)) == 1 else 'x'.join(map(str, numbers)))
-    for word, numbers in words.items() if set(numbers) != {1})])
+  return ', '.join(
+    [
+      'conv ' + 'x'.join(map(str, taps)),
+      *(
+        word.format(numbers[0] if len(set(numbers)) == 1 else 'x'.join(map(str, numbers)))
+        for word, numbers in words.items()
+        if set(numbers) != {1}
+      ),
+    ]
+  )

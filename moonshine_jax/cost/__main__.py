@@ -45,10 +45,14 @@ REPEATS = 15  # times that a latency is measured, after two calls that are not
 CHECKPOINT_EXTRAS = 16  # bytes: the step and the optimiser's count of steps, int32, and a key of two uint32
 
 NETWORK = flags.DEFINE_multi_string(
-  'network', [], 'A network, as "G(N/8)" for WRN-40-2, "WRN-16-2 S", "ResNet-18 G(N/8)" or "mine.py:function G(N/8)"; '
-  'may be repeated. All of the table without it.')
+  'network',
+  [],
+  'A network, as "G(N/8)" for WRN-40-2, "WRN-16-2 S", "ResNet-18 G(N/8)" or "mine.py:function G(N/8)"; '
+  'may be repeated. All of the table without it.',
+)
 WORKDIR = flags.DEFINE_multi_string(
-  'workdir', [], 'A workdir, for its network, with the classes and the images of its data; may be repeated.')
+  'workdir', [], 'A workdir, for its network, with the classes and the images of its data; may be repeated.'
+)
 TABLE = flags.DEFINE_enum('table', '3', list(TABLES), "The paper's table: 3 for CIFAR-10, 4 for CIFAR-100.")
 IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Pixels on a side, of 3 channels.', 1, 4096)
 NUM_CLASSES = flags.DEFINE_integer('num_classes', None, "Size of the logits; by default the table's.", 1, 10**6)
@@ -74,7 +78,6 @@ COLUMNS = {
 }
 
 
-
 @dataclasses.dataclass
 class Network:
   """What is counted.
@@ -97,9 +100,15 @@ class Network:
 
 
 def main() -> None:
-  budgets = [(flag, value, unit) for flag, value, unit in (
-    (MAX_PARAMS, 'parameters', 1), (MAX_MACS, 'multiply_adds', 1), (MAX_LATENCY_MS, 'latency', 1e-3))
-    if flag.value is not None]
+  budgets = [
+    (flag, value, unit)
+    for flag, value, unit in (
+      (MAX_PARAMS, 'parameters', 1),
+      (MAX_MACS, 'multiply_adds', 1),
+      (MAX_LATENCY_MS, 'latency', 1e-3),
+    )
+    if flag.value is not None
+  ]
   networks = read_networks()
   for network in networks:
     describe(network)
@@ -111,7 +120,8 @@ def main() -> None:
     if not within:
       least = min((network.row[value] for network in known), default=math.inf) / unit
       raise UserError(
-        f'--{flag.name}={flag.value:g}: expected at least {least:g}, the least of the {len(networks)} networks left')
+        f'--{flag.name}={flag.value:g}: expected at least {least:g}, the least of the {len(networks)} networks left'
+      )
     networks = within
   if LATENCY.value and MAX_LATENCY_MS.value is None:
     measure_latencies(networks)
@@ -120,8 +130,9 @@ def main() -> None:
     rows.sort(key=lambda row: row.get('paper_error', math.inf))
   if JSON.value:
     measured = {'environment': environment.environment()} if 'latency' in rows[0] else {}
-    shared = {name: rows[0][name] for name in ('image_shape', 'num_classes')
-              if all(row[name] == rows[0][name] for row in rows)}
+    shared = {
+      name: rows[0][name] for name in ('image_shape', 'num_classes') if all(row[name] == rows[0][name] for row in rows)
+    }
     print(json.dumps({**measured, **shared, 'rows': rows}, indent=1))
   else:
     tell(rows)
@@ -178,8 +189,10 @@ def count(network: Network) -> dict[str, Any]:
   """A row: all that is counted of a network."""
   config = network.config
   profile = cost.profile(network.model, network.image_shape)
-  nbytes = {collection: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-            for collection, tree in profile.variables.items()}
+  nbytes = {
+    collection: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    for collection, tree in profile.variables.items()
+  }
   multiply_adds = [layer.multiply_adds for layer in profile.layers]
   row = {
     'network': f'{models.name(config)} {config.block}',
@@ -195,8 +208,9 @@ def count(network: Network) -> dict[str, Any]:
     'inference_activation_bytes': profile.inference_bytes,
     'deployed_bytes': sum(nbytes.values()),
     # A run carries no other variables.
-    'checkpoint_bytes': (sum(nbytes.values()) + nbytes.get('params', 0) + CHECKPOINT_EXTRAS
-                         if nbytes.keys() <= steps.COLLECTIONS else None),
+    'checkpoint_bytes': (
+      sum(nbytes.values()) + nbytes.get('params', 0) + CHECKPOINT_EXTRAS if nbytes.keys() <= steps.COLLECTIONS else None
+    ),
   }
   for printed in TABLES[TABLE.value]:
     if str(Architecture(*printed[:3])) == row['network'] and not network.workdir:
@@ -222,15 +236,35 @@ def measure_latencies(networks: Sequence[Network]) -> None:
 def tell(rows: list[dict[str, Any]]) -> None:
   """Prints the networks, with a column for whatever one of them has, and the layers of each."""
   columns = {heading: column for heading, column in COLUMNS.items() if any(column[0] in row for row in rows)}
-  print(aligned([list(columns), *(
-    ['-' if row.get(value) is None else shown(row[value]) for value, shown in columns.values()] for row in rows)]))
+  print(
+    aligned(
+      [
+        list(columns),
+        *(['-' if row.get(value) is None else shown(row[value]) for value, shown in columns.values()] for row in rows),
+      ]
+    )
+  )
   for row in rows:
     if 'layers' in row:
       print(f'\n{row["network"]}')
-      print(aligned([['layer', 'kind', 'output', 'parameters', 'multiply-adds'], *(
-        [layer['path'] or '(itself)', layer['kind'], 'x'.join(map(str, layer['output_shape'])) or '-',
-         f'{layer["parameters"]:,}', '-' if layer['multiply_adds'] is None else f'{layer["multiply_adds"]:,}']
-        for layer in row['layers'])], left=2))
+      print(
+        aligned(
+          [
+            ['layer', 'kind', 'output', 'parameters', 'multiply-adds'],
+            *(
+              [
+                layer['path'] or '(itself)',
+                layer['kind'],
+                'x'.join(map(str, layer['output_shape'])) or '-',
+                f'{layer["parameters"]:,}',
+                '-' if layer['multiply_adds'] is None else f'{layer["multiply_adds"]:,}',
+              ]
+              for layer in row['layers']
+            ),
+          ],
+          left=2,
+        )
+      )
 
 
 if __name__ == '__main__':

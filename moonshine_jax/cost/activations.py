@@ -17,11 +17,59 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from moonshine_jax.cost.multiply_adds import LOOPS, UncountableError, called
 
 # Primitives that make every number of their output from one number of each input.
-ELEMENTWISE = frozenset((
-  'abs', 'add', 'and', 'atan2', 'broadcast_in_dim', 'cbrt', 'ceil', 'clamp', 'cos', 'div', 'eq', 'erf', 'erf_inv',
-  'erfc', 'exp', 'exp2', 'expm1', 'floor', 'ge', 'gt', 'integer_pow', 'is_finite', 'le', 'log', 'log1p', 'logistic',
-  'lt', 'max', 'min', 'mul', 'ne', 'neg', 'not', 'or', 'pow', 'reduce_precision', 'rem', 'round', 'rsqrt', 'select_n',
-  'sign', 'sin', 'sqrt', 'square', 'sub', 'tan', 'tanh', 'transpose', 'xor'))
+ELEMENTWISE = frozenset(
+  (
+    'abs',
+    'add',
+    'and',
+    'atan2',
+    'broadcast_in_dim',
+    'cbrt',
+    'ceil',
+    'clamp',
+    'cos',
+    'div',
+    'eq',
+    'erf',
+    'erf_inv',
+    'erfc',
+    'exp',
+    'exp2',
+    'expm1',
+    'floor',
+    'ge',
+    'gt',
+    'integer_pow',
+    'is_finite',
+    'le',
+    'log',
+    'log1p',
+    'logistic',
+    'lt',
+    'max',
+    'min',
+    'mul',
+    'ne',
+    'neg',
+    'not',
+    'or',
+    'pow',
+    'reduce_precision',
+    'rem',
+    'round',
+    'rsqrt',
+    'select_n',
+    'sign',
+    'sin',
+    'sqrt',
+    'square',
+    'sub',
+    'tan',
+    'tanh',
+    'transpose',
+    'xor',
+  )
+)
 # Primitives whose output is their input.
 SAME = frozenset(('convert_element_type', 'copy', 'copy_p', 'name', 'reshape', 'squeeze', 'stop_gradient'))
 
@@ -143,5 +191,8 @@ def _written(operations: Sequence[Operation]) -> set[int]:
     for array in operation.reads:
       readers[array].append(operation)
   return {IMAGES} | {
-    array for operation in operations for array in operation.writes
-    if not operation.elementwise or [each.elementwise for each in readers[array]] != [True]}
+    array
+    for operation in operations
+    for array in operation.writes
+    if not operation.elementwise or [each.elementwise for each in readers[array]] != [True]
+  }

@@ -67,9 +67,9 @@ def _equation(eqn: Any, inputs: list[int]) -> tuple[Counter[int], list[int]]:
     while True:  # what is carried depends on all that it ever comes from
       costs, found = _walk(params['jaxpr'].jaxpr, inputs)
       carried = [before | after for before, after in zip(inputs[constants:], found[:carry], strict=False)]
-      if carried == inputs[constants:constants + carry]:
+      if carried == inputs[constants : constants + carry]:
         return Counter({each: params['length'] * number for each, number in costs.items()}), found
-      inputs = [*inputs[:constants], *carried, *inputs[constants + carry:]]
+      inputs = [*inputs[:constants], *carried, *inputs[constants + carry :]]
   if name == 'cond':
     return max((_walk(branch.jaxpr, inputs[1:])[0] for branch in params['branches']), key=Counter.total), outputs
   if inner := called(eqn):

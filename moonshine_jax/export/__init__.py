@@ -118,7 +118,7 @@ def make(trained: Trained, numbers: str, runtime: ModuleType) -> Version:
   Raises:
     UserError: where the logits of a float32 version differ by more than TOLERANCE of the largest.
   """
-  batch, = jax_export.symbolic_shape('batch') if runtime.SYMBOLIC_BATCH else (1,)
+  (batch,) = jax_export.symbolic_shape('batch') if runtime.SYMBOLIC_BATCH else (1,)
   images = jax.ShapeDtypeStruct((batch, *trained.images.shape[1:]), jnp.uint8)
   calibration = trained.calibration if numbers == 'int8' else None
   contents, operations = {}, {}
@@ -141,13 +141,22 @@ def make(trained: Trained, numbers: str, runtime: ModuleType) -> Version:
     seconds = latencies({formulation: (run, trained.images[:1]) for formulation, run in runs.items()})
     medians = {formulation: statistics.median(each) for formulation, each in seconds.items()}
   chosen = choose(medians, {name: len(content) for name, content in contents.items()}) if medians else next(iter(runs))
-  version = Version(trained, numbers, medians, chosen, operations[chosen], contents[chosen], runs[chosen],
-                    **compare(trained.logits, runs[chosen](trained.images)))
+  version = Version(
+    trained,
+    numbers,
+    medians,
+    chosen,
+    operations[chosen],
+    contents[chosen],
+    runs[chosen],
+    **compare(trained.logits, runs[chosen](trained.images)),
+  )
   allowed = TOLERANCE[trained.config.model.dtype] * version.largest_logit
   if numbers == 'float32' and not version.difference <= allowed:
     raise UserError(
       f'{trained.workdir}: exported, its logits differ by {version.difference:.2g}, where the largest is '
-      f'{version.largest_logit:.2g}: expected at most {allowed:.2g}: nothing is written')
+      f'{version.largest_logit:.2g}: expected at most {allowed:.2g}: nothing is written'
+    )
   return version
 
 
@@ -159,8 +168,11 @@ def choose(seconds: dict[str, float], sizes: dict[str, int]) -> str:
 
 def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
   """'difference', 'largest_logit' and 'agreeing' of Version, from logits (images, classes)."""
-  return {'difference': float(np.abs(ours - theirs).max()), 'largest_logit': float(np.abs(ours).max()),
-          'agreeing': float((ours.argmax(-1) == theirs.argmax(-1)).mean())}
+  return {
+    'difference': float(np.abs(ours - theirs).max()),
+    'largest_logit': float(np.abs(ours).max()),
+    'agreeing': float((ours.argmax(-1) == theirs.argmax(-1)).mean()),
+  }
 
 
 def error_of(version: Version, examples: int | None) -> float:
@@ -169,7 +181,7 @@ def error_of(version: Version, examples: int | None) -> float:
   index = np.arange(len(test))[:examples]
   wrong = 0
   for start in range(0, len(index), BATCH):
-    images, labels = test.take(index[start:start + BATCH])
+    images, labels = test.take(index[start : start + BATCH])
     wrong += int((version.run(images).argmax(-1) != labels).sum())
   return 100 * wrong / len(index)
 

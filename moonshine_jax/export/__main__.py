@@ -44,11 +44,15 @@ def main() -> None:
   float32 = [export.make(trained, 'float32', runtime) for trained in [*others, *students]]
   int8 = [export.make(student, 'int8', runtime) for student in students] if INT8.value else []
   rows = measure([*float32, *int8])
-  for version, path in zip(int8 or float32[len(others):], paths, strict=True):
+  for version, path in zip(int8 or float32[len(others) :], paths, strict=True):
     files.write(path, version.content)
   if JSON.value:
-    print(json.dumps({'environment': environment(), 'runtime': runtime.version(), 'files': list(map(str, paths)),
-                      'rows': rows}, indent=1))
+    print(
+      json.dumps(
+        {'environment': environment(), 'runtime': runtime.version(), 'files': list(map(str, paths)), 'rows': rows},
+        indent=1,
+      )
+    )
   else:
     tell(rows, paths, runtime)
 
@@ -100,24 +104,29 @@ def measure(versions: list[export.Version]) -> list[dict[str, Any]]:
   """A row for each version, with its latency for one image, all taking turns."""
   seconds = export.latencies({i: (version.run, version.trained.images[:1]) for i, version in enumerate(versions)})
   # The teachers' among them, in float32, by workdir.
-  float32 = {Path(version.trained.workdir).absolute(): statistics.median(seconds[i])
-             for i, version in enumerate(versions) if version.numbers == 'float32'}
+  float32 = {
+    Path(version.trained.workdir).absolute(): statistics.median(seconds[i])
+    for i, version in enumerate(versions)
+    if version.numbers == 'float32'
+  }
   rows = []
   for i, version in enumerate(versions):
-    rows.append({
-      'workdir': version.trained.workdir,
-      'network': f'{models.name(version.trained.config.model)} {version.trained.config.model.block}',
-      'numbers': version.numbers,
-      'formulation': version.formulation,
-      'formulations': version.formulations,
-      'operations': version.operations,
-      'bytes': len(version.content),
-      'difference': version.difference,
-      'largest_logit': version.largest_logit,
-      'agreeing': version.agreeing,
-      'latency': statistics.median(seconds[i]),
-      'latencies': seconds[i],
-    })
+    rows.append(
+      {
+        'workdir': version.trained.workdir,
+        'network': f'{models.name(version.trained.config.model)} {version.trained.config.model.block}',
+        'numbers': version.numbers,
+        'formulation': version.formulation,
+        'formulations': version.formulations,
+        'operations': version.operations,
+        'bytes': len(version.content),
+        'difference': version.difference,
+        'largest_logit': version.largest_logit,
+        'agreeing': version.agreeing,
+        'latency': statistics.median(seconds[i]),
+        'latencies': seconds[i],
+      }
+    )
     if teacher_of(version.trained) in float32:
       rows[-1]['beside_teacher'] = rows[-1]['latency'] / float32[teacher_of(version.trained)]
     if INT8.value:
@@ -128,8 +137,10 @@ def measure(versions: list[export.Version]) -> list[dict[str, Any]]:
 def tell(rows: list[dict[str, Any]], paths: list[Path], runtime: ModuleType) -> None:
   """Prints what was compared, the table, and the files."""
   for row in rows:
-    print(f'{row["workdir"]}, {row["numbers"]}: logits differ by at most {row["difference"]:.2g} (the largest is '
-          f'{row["largest_logit"]:.2g}), {100 * row["agreeing"]:.1f}% of predictions agree')
+    print(
+      f'{row["workdir"]}, {row["numbers"]}: logits differ by at most {row["difference"]:.2g} (the largest is '
+      f'{row["largest_logit"]:.2g}), {100 * row["agreeing"]:.1f}% of predictions agree'
+    )
     if row['formulations']:
       tried = ', '.join(f'{name} {1e3 * seconds:.3f} ms' for name, seconds in row['formulations'].items())
       print(f'  grouped convolutions: {tried}: written as {row["formulation"]}')
@@ -139,14 +150,19 @@ def tell(rows: list[dict[str, Any]], paths: list[Path], runtime: ModuleType) -> 
     'numbers': lambda row: row['numbers'],
     'KiB': lambda row: f'{row["bytes"] / 1024:,.0f}',
     'ms': lambda row: f'{1e3 * row["latency"]:.3f}',
-    'beside the teacher': lambda row: '-' if 'beside_teacher' not in row else (
-      f'{row["beside_teacher"]:.2f}' + (', not faster' if row['beside_teacher'] >= 1 else '')),
+    'beside the teacher': lambda row: (
+      '-'
+      if 'beside_teacher' not in row
+      else (f'{row["beside_teacher"]:.2f}' + (', not faster' if row['beside_teacher'] >= 1 else ''))
+    ),
   }
   if INT8.value:
     columns['test error %'] = lambda row: f'{row["test_error"]:.2f}'
   print(aligned([list(columns), *([shown(row) for shown in columns.values()] for row in rows)], left=2))
-  print(f'{runtime.version()}, one image at a time, one thread, medians of {export.REPEATS} in turns, '
-        f'{environment()["processor"]}')
+  print(
+    f'{runtime.version()}, one image at a time, one thread, medians of {export.REPEATS} in turns, '
+    f'{environment()["processor"]}'
+  )
   for path in paths:
     print(f'written: {path}')
 

@@ -32,8 +32,12 @@ MAX_GROWTH = 4096  # numbers of a constant that is computed from fewer, so that 
 
 # The parameter that holds what a call calls.
 CALLS = {
-  primitives.jit_p: 'jaxpr', primitives.closed_call_p: 'call_jaxpr', primitives.remat_p: 'jaxpr',
-  primitives.custom_jvp_call_p: 'call_jaxpr', primitives.custom_vjp_call_p: 'call_jaxpr'}
+  primitives.jit_p: 'jaxpr',
+  primitives.closed_call_p: 'call_jaxpr',
+  primitives.remat_p: 'jaxpr',
+  primitives.custom_jvp_call_p: 'call_jaxpr',
+  primitives.custom_vjp_call_p: 'call_jaxpr',
+}
 NARROW = (np.dtype(jnp.bfloat16), np.dtype(np.float16))
 
 
@@ -59,7 +63,8 @@ def trace(network: Network, variables: Any, images: jax.ShapeDtypeStruct, formul
 def operations(graph: core.ClosedJaxpr) -> collections.Counter:
   """How often each operation is in a graph, by JAX's name for it; a convolution in groups is a 'grouped' one."""
   return collections.Counter(
-    'grouped' if eqn.params.get('feature_group_count', 1) > 1 else eqn.primitive.name for eqn in graph.jaxpr.eqns)
+    'grouped' if eqn.params.get('feature_group_count', 1) > 1 else eqn.primitive.name for eqn in graph.jaxpr.eqns
+  )
 
 
 def is_relu(eqn: core.JaxprEqn) -> bool:
@@ -99,8 +104,10 @@ def _inline(closed: core.ClosedJaxpr, inputs: list[Any]) -> list[Any]:
       return _inline(eqn.params['branches'][plain], inputs[1:])
     if eqn.primitive.name == 'optimization_barrier':  # for XLA alone
       return inputs
-    params = {name: np.dtype(np.float32) if isinstance(value, np.dtype) and value in NARROW else value
-              for name, value in eqn.params.items()}
+    params = {
+      name: np.dtype(np.float32) if isinstance(value, np.dtype) and value in NARROW else value
+      for name, value in eqn.params.items()
+    }
     known = not any(isinstance(value, jax.core.Tracer) for value in inputs)
     with jax.ensure_compile_time_eval() if known and _is_small(eqn) else contextlib.nullcontext():
       return eqn.primitive.bind(*inputs, **params)
@@ -168,8 +175,11 @@ def _fold(flat: core.ClosedJaxpr, images: Any, formulation: str) -> list[Any]:
   def scaled(atom, constant):
     """The value as a _Scaled that can take the constant in."""
     value = values[atom]
-    if isinstance(value, _Scaled) and readers[atom] == 1 and (
-        value.channel_axis is None or _varies_along(constant, value.channel_axis)):
+    if (
+      isinstance(value, _Scaled)
+      and readers[atom] == 1
+      and (value.channel_axis is None or _varies_along(constant, value.channel_axis))
+    ):
       return value
     source = read(atom)
     return _Scaled(lambda scale, offset: _multiply_add(source, scale, offset), None)
@@ -180,8 +190,13 @@ def _fold(flat: core.ClosedJaxpr, images: Any, formulation: str) -> list[Any]:
     is_float = jnp.issubdtype(getattr(out.aval, 'dtype', None), jnp.floating)
     if eqn.primitive is primitives.conv_general_dilated_p and constants == [False, True] and is_float:
       values[out] = _convolution(eqn, read(eqn.invars[0]), np.asarray(read(eqn.invars[1])), formulation)
-    elif eqn.primitive in AFTER and any(constants) and is_float and AFTER[eqn.primitive][constants[0]] and (
-        eqn.invars[constants[0]].aval.shape == out.aval.shape):
+    elif (
+      eqn.primitive in AFTER
+      and any(constants)
+      and is_float
+      and AFTER[eqn.primitive][constants[0]]
+      and (eqn.invars[constants[0]].aval.shape == out.aval.shape)
+    ):
       atom, constant = eqn.invars[constants[0]], np.asarray(read(eqn.invars[not constants[0]]))
       value = scaled(atom, constant)
       scale, offset = AFTER[eqn.primitive][constants[0]](value.scale, value.offset, constant)
@@ -242,18 +257,24 @@ def _convolution(eqn, x, kernel, formulation):
 
 def _convolve(eqn, x, kernel, formulation):
   params, groups, channels = eqn.params, eqn.params['feature_group_count'], x.shape[-1]
-  plain = (params['dimension_numbers'] == lax.conv_dimension_numbers(x.shape, kernel.shape, formulations.NHWC)
-           and all(dilation == 1 for dilation in params['lhs_dilation']) and params['batch_group_count'] == 1)
+  plain = (
+    params['dimension_numbers'] == lax.conv_dimension_numbers(x.shape, kernel.shape, formulations.NHWC)
+    and all(dilation == 1 for dilation in params['lhs_dilation'])
+    and params['batch_group_count'] == 1
+  )
   if groups == 1 or formulation == 'grouped' or not plain:
     return eqn.primitive.bind(x, kernel, **params)
   if formulation == 'by platform':
     return grouped_conv.conv_general_dilated(
-      x, kernel, dimension_numbers=formulations.NHWC, **{name: params[name] for name in formulations.Conv._fields})
+      x, kernel, dimension_numbers=formulations.NHWC, **{name: params[name] for name in formulations.Conv._fields}
+    )
   blocks = 1 if formulation == 'dense' else formulations.blocks_of(channels, groups, BLOCK_CHANNELS)
   with jax.ensure_compile_time_eval():
     kernel = np.asarray(jax.jit(formulations.merge, static_argnums=(1, 2))(kernel, groups, blocks))
   size = channels // blocks
   parts = [x] if blocks == 1 else [lax.slice_in_dim(x, i * size, (i + 1) * size, axis=3) for i in range(blocks)]
-  outputs = [eqn.primitive.bind(part, each, **{**params, 'feature_group_count': 1})
-             for part, each in zip(parts, np.split(kernel, blocks, axis=3), strict=True)]
+  outputs = [
+    eqn.primitive.bind(part, each, **{**params, 'feature_group_count': 1})
+    for part, each in zip(parts, np.split(kernel, blocks, axis=3), strict=True)
+  ]
   return outputs[0] if blocks == 1 else lax.concatenate(outputs, 3)

@@ -38,10 +38,14 @@ def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> b
 
     return graph_lib.run(graph, [images], apply)[0]
 
-  images, = graph.in_avals
+  (images,) = graph.in_avals
   model = jax2onnx.to_onnx(
-    call, [jax.ShapeDtypeStruct(images.shape, images.dtype)], model_name='network', input_names=['images'],
-    output_names=['logits'])
+    call,
+    [jax.ShapeDtypeStruct(images.shape, images.dtype)],
+    model_name='network',
+    input_names=['images'],
+    output_names=['logits'],
+  )
   # Without the biases of nothing, numbers without axes, that jax2onnx adds to products and the quantiser stumbles over.
   zeros = {each.name for each in model.graph.initializer if not numpy_helper.to_array(each).any()}
   for node in model.graph.node:
@@ -80,7 +84,7 @@ def _quantise(content, calibration):
 
   class Reader(quantization.CalibrationDataReader):
     def __init__(self):
-      self._batches = ({'images': calibration[i:i + BATCH]} for i in range(0, len(calibration), BATCH))
+      self._batches = ({'images': calibration[i : i + BATCH]} for i in range(0, len(calibration), BATCH))
 
     def get_next(self):
       return next(self._batches, None)

@@ -19,7 +19,8 @@ def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> b
   """The file of a graph."""
   assert calibration is None
   exported = jax_export.export(jax.jit(core.jaxpr_as_fun(graph)), platforms=PLATFORMS)(
-    *(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in graph.in_avals))
+    *(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in graph.in_avals)
+  )
   return bytes(exported.serialize())
 
 
@@ -32,7 +33,7 @@ def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
     if len(images) not in compiled:
       # One thread on a CPU, as the other runtimes are measured.
       compiled[len(images)] = call.lower(images).compile({'xla_cpu_multi_thread_eigen': False})
-    logits, = compiled[len(images)](images)
+    (logits,) = compiled[len(images)](images)
     return np.asarray(logits)
 
   return run

@@ -32,16 +32,18 @@ def _convert(graph, calibration):
   import tensorflow as tf
   from jax.experimental import jax2tf
 
-  images, = graph.in_avals
+  (images,) = graph.in_avals
   call = tf.function(
     lambda images: {'logits': jax2tf.convert(core.jaxpr_as_fun(graph), with_gradient=False)(images)[0]},
-    input_signature=[tf.TensorSpec(images.shape, tf.uint8, 'images')], autograph=False)
+    input_signature=[tf.TensorSpec(images.shape, tf.uint8, 'images')],
+    autograph=False,
+  )
   module = tf.Module()
   module.call = call
   converter = tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()], module)
   if calibration is not None:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([calibration[i:i + 1]] for i in range(len(calibration)))
+    converter.representative_dataset = lambda: ([calibration[i : i + 1]] for i in range(len(calibration)))
   return converter.convert()
 
 
@@ -71,7 +73,7 @@ def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
   def run(images):
     logits = []
     for i in range(len(images)):
-      interpreter.set_tensor(source['index'], images[i:i + 1])
+      interpreter.set_tensor(source['index'], images[i : i + 1])
       interpreter.invoke()
       logits.append(interpreter.get_tensor(target['index']))
     return np.concatenate(logits)

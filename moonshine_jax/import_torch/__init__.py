@@ -62,8 +62,10 @@ def import_network(
     source = datasets.open_source(config.data)
     image_shape, num_classes = source.image_shape, source.num_classes
     if found != (num_classes, image_shape[-1]):
-      raise ValueError(f'for {found[0]} classes and images of {found[1]} channels: data set {config.data.name} has '
-                       f'{num_classes} classes and images of {image_shape}')
+      raise ValueError(
+        f'for {found[0]} classes and images of {found[1]} channels: data set {config.data.name} has '
+        f'{num_classes} classes and images of {image_shape}'
+      )
   except ValueError as error:
     raise UserError(f'{path}: {error}') from error
 
@@ -80,8 +82,9 @@ def import_network(
   return config, facts, record
 
 
-def usual_config(path: str | os.PathLike, model: dict[str, str | int], num_classes: int,
-                 channels: int) -> ml_collections.ConfigDict:
+def usual_config(
+  path: str | os.PathLike, model: dict[str, str | int], num_classes: int, channels: int
+) -> ml_collections.ConfigDict:
   """The config of the data that such a network is nearly surely of, with a line that says which was taken.
 
   Raises UserError where it may be of any, and where `configs/` is not on Python's path.
@@ -93,8 +96,10 @@ def usual_config(path: str | os.PathLike, model: dict[str, str | int], num_class
   try:
     module = importlib.import_module(f'configs.{name}')
   except ModuleNotFoundError as error:
-    raise UserError(f'--config is missing: {what} would be of configs/{name}.py, which Python does not find from here: '
-                    'expected its path') from error
+    raise UserError(
+      f'--config is missing: {what} would be of configs/{name}.py, which Python does not find from here: '
+      'expected its path'
+    ) from error
   warn(f'{what} is taken to be of this data: --config={module.__file__}')
   return module.get_config()
 

@@ -21,8 +21,12 @@ Path = tuple[str, ...]  # in the variables of a Flax module: its collection, its
 # The leaves of each kind of module: PyTorch's name for it, and Flax's collection and name.
 CONVOLUTION = {'weight': ('params', 'kernel')}
 LINEAR = {'weight': ('params', 'kernel'), 'bias': ('params', 'bias')}
-BATCH_NORM = {'weight': ('params', 'scale'), 'bias': ('params', 'bias'),
-              'running_mean': ('batch_stats', 'mean'), 'running_var': ('batch_stats', 'var')}
+BATCH_NORM = {
+  'weight': ('params', 'scale'),
+  'bias': ('params', 'bias'),
+  'running_mean': ('batch_stats', 'mean'),
+  'running_var': ('batch_stats', 'var'),
+}
 
 # The modules of a Wide ResNet's block, as they are applied: BN with ReLU and a convolution in turn.
 BLOCKS = (
@@ -52,16 +56,20 @@ def recognise(arrays: Arrays) -> Architecture:
     return recognise_wide_resnet(arrays)
   if any(name.startswith('layer1.') for name in arrays):
     return recognise_resnet(arrays)
-  raise ValueError(f'the names are of no network that is known ({listed(arrays)}): expected those of a Wide ResNet, as '
-                   'block1.layer.0.conv1.weight, or of a ResNet of torchvision, as layer1.0.conv1.weight')
+  raise ValueError(
+    f'the names are of no network that is known ({listed(arrays)}): expected those of a Wide ResNet, as '
+    'block1.layer.0.conv1.weight, or of a ResNet of torchvision, as layer1.0.conv1.weight'
+  )
 
 
 def recognise_wide_resnet(arrays: Arrays) -> Architecture:
   """A Wide ResNet of any of the paper's blocks. Raises ValueError."""
   groups = [_blocks_of_group(arrays, group) for group in (1, 2, 3)]
   if len({len(blocks) for blocks in groups}) != 1:
-    raise ValueError(f'block1, block2 and block3 have {", ".join(str(len(blocks)) for blocks in groups)} layers: '
-                     'expected as many in each')
+    raise ValueError(
+      f'block1, block2 and block3 have {", ".join(str(len(blocks)) for blocks in groups)} layers: '
+      'expected as many in each'
+    )
   channels = _features_of_fc(arrays)
   if channels % 64:
     raise ValueError(f'fc.weight takes {channels} channels: expected 64 times the width of a Wide ResNet')
@@ -90,14 +98,20 @@ def recognise_wide_resnet(arrays: Arrays) -> Architecture:
 
 def recognise_resnet(arrays: Arrays) -> Architecture:
   """A ResNet-18, 34 or 50. Raises ValueError."""
-  stages = [len({match[1] for name in arrays if (match := re.match(rf'layer{stage}\.(\d+)\.', name))})
-            for stage in (1, 2, 3, 4)]
+  stages = [
+    len({match[1] for name in arrays if (match := re.match(rf'layer{stage}\.(\d+)\.', name))}) for stage in (1, 2, 3, 4)
+  ]
   bottleneck = 'layer1.0.conv3.weight' in arrays
-  depths = [depth for depth, blocks in resnet.BLOCKS_PER_STAGE.items()
-            if blocks == tuple(stages) and (depth in resnet.BOTTLENECK_DEPTHS) == bottleneck]
+  depths = [
+    depth
+    for depth, blocks in resnet.BLOCKS_PER_STAGE.items()
+    if blocks == tuple(stages) and (depth in resnet.BOTTLENECK_DEPTHS) == bottleneck
+  ]
   if not depths:
-    raise ValueError(f'layer1 to layer4 have {", ".join(map(str, stages))} {"bottleneck" if bottleneck else "basic"} '
-                     f'blocks: expected those of ResNet-{", ".join(map(str, resnet.BLOCKS_PER_STAGE))}')
+    raise ValueError(
+      f'layer1 to layer4 have {", ".join(map(str, stages))} {"bottleneck" if bottleneck else "basic"} '
+      f'blocks: expected those of ResNet-{", ".join(map(str, resnet.BLOCKS_PER_STAGE))}'
+    )
   paths = _module('conv1', CONVOLUTION, 'conv1') | _module('bn1', BATCH_NORM, 'bn1')
   for stage, blocks in enumerate(stages, start=1):
     for i in range(blocks):
@@ -155,13 +169,18 @@ def _features_of_fc(arrays: Arrays) -> int:
 def _check(arrays: Arrays, paths: dict[str, Path]) -> None:
   """Raises ValueError where names are missing or unknown, or an array is not of its kind's dimensions or not finite."""
   dimensions = {name: 1 if path[-1] != 'kernel' else 2 if path[-2] == 'fc' else 4 for name, path in paths.items()}
-  refuse({
-    'missing': [name for name in paths if name not in arrays],
-    'unknown': [name for name in arrays if name not in paths],
-    'of other dimensions': [f'{name} {arrays[name].shape}' for name in paths if name in arrays and
-                            (arrays[name].ndim != dimensions[name] or not arrays[name].size)],
-    'not finite': [name for name in paths if name in arrays and not np.isfinite(arrays[name]).all()],
-  })
+  refuse(
+    {
+      'missing': [name for name in paths if name not in arrays],
+      'unknown': [name for name in arrays if name not in paths],
+      'of other dimensions': [
+        f'{name} {arrays[name].shape}'
+        for name in paths
+        if name in arrays and (arrays[name].ndim != dimensions[name] or not arrays[name].size)
+      ],
+      'not finite': [name for name in paths if name in arrays and not np.isfinite(arrays[name]).all()],
+    }
+  )
 
 
 def refuse(mistakes: dict[str, list[str]]) -> None:

@@ -34,8 +34,9 @@ def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
   try:
     values = {name: np.asarray(value, np.float32) for name, value in load_file(path).items()}
   except Exception as error:  # safetensors' own, and KeyError for a type that NumPy has not
-    raise UserError(f'{path}: not a safetensors file that can be read ({shown(error)}): expected float32 arrays'
-                    ) from error
+    raise UserError(
+      f'{path}: not a safetensors file that can be read ({shown(error)}): expected float32 arrays'
+    ) from error
   return values or _refuse(path, 'nothing is in it')
 
 
@@ -43,8 +44,10 @@ def _read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
   try:
     import torch
   except ImportError as error:
-    raise UserError(f"{path}: reading it needs PyTorch: pip install 'moonshine-jax[torch]'; or save the state dict by "
-                    'safetensors.torch.save_file') from error
+    raise UserError(
+      f"{path}: reading it needs PyTorch: pip install 'moonshine-jax[torch]'; or save the state dict by "
+      'safetensors.torch.save_file'
+    ) from error
   try:
     values = torch.load(path, map_location='cpu', weights_only=True)
   except Exception as error:  # whatever unpickling meets in a file that it refuses, or that is torn
@@ -57,8 +60,14 @@ def _read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
       break
   if not isinstance(values, Mapping) or not values:
     _refuse(path, f'it holds {shown(values) if isinstance(values, Mapping) else "a " + type(values).__name__}')
-  other = [name for name, value in values.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)
-           or value.layout != torch.strided or value.is_quantized]
+  other = [
+    name
+    for name, value in values.items()
+    if not isinstance(name, str)
+    or not isinstance(value, torch.Tensor)
+    or value.layout != torch.strided
+    or value.is_quantized
+  ]
   if other:
     _refuse(path, f'{shown(other[0])} is no dense tensor, and none of {", ".join(WRAPPERS)} is there')
   return {name: value.detach().float().numpy() for name, value in values.items()}

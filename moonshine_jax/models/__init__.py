@@ -14,8 +14,12 @@ from moonshine_jax.models import resnet, wide_resnet
 NETWORKS = ('wide_resnet', 'resnet')
 
 
-def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name: str | None = None,
-                 image_shape: Sequence[int] = (32, 32, 3)) -> nn.Module:
+def create_model(
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  axis_name: str | None = None,
+  image_shape: Sequence[int] = (32, 32, 3),
+) -> nn.Module:
   """The network of `config.model`.
 
   Args:
@@ -35,8 +39,7 @@ def create_model(config: ml_collections.ConfigDict, num_classes: int, axis_name:
 
 
 def is_own(config: ml_collections.ConfigDict) -> bool:
-  """Whether the network of `config.model` is of a user's own function, 'package.module:function' or 'file.py:function'.
-  """
+  """Whether the network of `config.model` is a user's function, 'package.module:function' or 'file.py:function'."""
   return functions.is_name(config.network)
 
 
@@ -84,8 +87,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     own.check(config.network, config.block, config.dtype)
     return
   if config.network not in NETWORKS:
-    raise UserError(f'config.model.network={shown(config.network)}: expected {", ".join(NETWORKS)}, or a function of '
-                    'yours, as package.module:function or path/file.py:function')
+    raise UserError(
+      f'config.model.network={shown(config.network)}: expected {", ".join(NETWORKS)}, or a function of '
+      'yours, as package.module:function or path/file.py:function'
+    )
   if config.network == 'resnet':
     _check_resnet(config)
     return

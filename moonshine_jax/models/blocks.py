@@ -103,7 +103,8 @@ class Block:
     if groups is None:
       groups = ('N' if self.kind == 'G' else 'M') + (f'/{self.group_size}' if self.group_size > 1 else '')
     return {'G': f'G({groups})', 'B': f'B({self.bottleneck})', 'BG': f'BG({self.bottleneck},{groups})'}.get(
-      self.kind, self.kind)
+      self.kind, self.kind
+    )
 
   def convolutions(self, in_features: int, out_features: int, strides: int) -> tuple[Convolution, ...]:
     """The block's convolutions for these channels. Raises ValueError where they cannot be divided as it asks."""
@@ -137,15 +138,15 @@ class Block:
       return self.groups
     if channels > self.group_size and channels % self.group_size:
       raise ValueError(
-        f'block {self}: groups of {self.group_size} channels do not divide the {channels} channels that they split')
+        f'block {self}: groups of {self.group_size} channels do not divide the {channels} channels that they split'
+      )
     return max(channels // self.group_size, 1)
 
 
 def _positive_integer(text: str, notation: str) -> int:
   # The length is bounded because Python refuses to convert numbers of thousands of digits.
   if not re.fullmatch(r'0*[1-9][0-9]{0,8}', text, re.ASCII):
-    raise ValueError(
-      f'{shown(notation)} is not a block: {shown(text)} is not a positive integer; expected {NOTATIONS}')
+    raise ValueError(f'{shown(notation)} is not a block: {shown(text)} is not a positive integer; expected {NOTATIONS}')
   return int(text)
 
 

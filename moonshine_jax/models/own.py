@@ -36,8 +36,9 @@ class Paired(nn.Module):
 
 
 @functools.cache
-def create(network: str, block: str, num_classes: int, image_shape: tuple[int, ...], dtype: str,
-           axis_name: str | None) -> nn.Module:
+def create(
+  network: str, block: str, num_classes: int, image_shape: tuple[int, ...], dtype: str, axis_name: str | None
+) -> nn.Module:
   """The module of the function named `network`, of blocks other than 'S' with its convolutions replaced by that rule.
 
   The function is called with num_classes, and with dtype and axis_name if it has such parameters. Its module may return
@@ -50,13 +51,17 @@ def create(network: str, block: str, num_classes: int, image_shape: tuple[int, .
   given = {'num_classes': num_classes, 'dtype': jnp.dtype(dtype), 'axis_name': axis_name}
   function = _function(network, dtype)
   try:
-    module = function(**{name: value for name, value in given.items()
-                         if name == 'num_classes' or functions.accepts(function, name)})
+    module = function(
+      **{name: value for name, value in given.items() if name == 'num_classes' or functions.accepts(function, name)}
+    )
     if not isinstance(module, nn.Module):
       raise UserError(f'returned a {type(module).__name__}: expected a module of flax.linen')
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    evaluation = {name: not when_training for name, when_training in TRAIN_FLAGS.items()
-                  if functions.accepts(type(module).__call__, name)}
+    evaluation = {
+      name: not when_training
+      for name, when_training in TRAIN_FLAGS.items()
+      if functions.accepts(type(module).__call__, name)
+    }
     paired = 'train' in evaluation and _is_pair(module, images)
     if block != 'S':
       module = cheapen(module, block, images, **evaluation)
@@ -64,8 +69,10 @@ def create(network: str, block: str, num_classes: int, image_shape: tuple[int, .
   except UserError as error:
     raise UserError(f'{where}, config.model.block={shown(block)}: {error}') from error
   except Exception as error:  # whatever the user's code raises
-    raise UserError(f'{where}: {type(error).__name__}: {str(error)[:500]}: expected a network for {num_classes} '
-                    f'classes and images of {image_shape}') from error
+    raise UserError(
+      f'{where}: {type(error).__name__}: {str(error)[:500]}: expected a network for {num_classes} '
+      f'classes and images of {image_shape}'
+    ) from error
 
 
 def check(network: str, block: str, dtype: str) -> None:
@@ -74,8 +81,10 @@ def check(network: str, block: str, dtype: str) -> None:
   try:
     Block.parse(block)
   except ValueError as error:
-    raise UserError(f'config.model.block={shown(block)}: {error}; expected one for the whole network of '
-                    f'{functions.short_name(network)}') from error
+    raise UserError(
+      f'config.model.block={shown(block)}: {error}; expected one for the whole network of '
+      f'{functions.short_name(network)}'
+    ) from error
 
 
 def _function(network: str, dtype: str) -> Callable[..., Any]:
@@ -86,14 +95,20 @@ def _function(network: str, dtype: str) -> Callable[..., Any]:
   if not functions.accepts(function, 'num_classes'):
     raise UserError(f'config.model.network={network!r}: expected a function with a parameter num_classes')
   if dtype != 'float32' and not functions.accepts(function, 'dtype'):
-    raise UserError(f'config.model.dtype={dtype!r}: expected float32, as {functions.short_name(network)} has no '
-                    'parameter dtype')
+    raise UserError(
+      f'config.model.dtype={dtype!r}: expected float32, as {functions.short_name(network)} has no parameter dtype'
+    )
   return function
 
 
 def _is_pair(module: nn.Module, images: jax.ShapeDtypeStruct) -> bool:
   """Whether a module returns logits (batch, classes) and a sequence of images (batch, height, width, channels)."""
   outputs = jax.eval_shape(
-    lambda key, images: module.init_with_output(key, images, train=False)[0], jax.random.key(0), images)
-  return (isinstance(outputs, tuple | list) and len(outputs) == 2 and isinstance(outputs[1], tuple | list)
-          and [jnp.ndim(each) for each in [outputs[0], *outputs[1]]] == [2, *[4] * len(outputs[1])])
+    lambda key, images: module.init_with_output(key, images, train=False)[0], jax.random.key(0), images
+  )
+  return (
+    isinstance(outputs, tuple | list)
+    and len(outputs) == 2
+    and isinstance(outputs[1], tuple | list)
+    and [jnp.ndim(each) for each in [outputs[0], *outputs[1]]] == [2, *[4] * len(outputs[1])]
+  )

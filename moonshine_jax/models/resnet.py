@@ -124,8 +124,14 @@ class PostActivationBlock(nn.Module):
 
   def _batch_norm(self, x: jax.Array, train: bool, name: str) -> jax.Array:
     """BN that no ReLU follows."""
-    return nn.BatchNorm(use_running_average=not train, momentum=BN_MOMENTUM, epsilon=BN_EPSILON, dtype=self.dtype,
-                        axis_name=self.axis_name, name=name)(x)
+    return nn.BatchNorm(
+      use_running_average=not train,
+      momentum=BN_MOMENTUM,
+      epsilon=BN_EPSILON,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+      name=name,
+    )(x)
 
 
 class MaxPool(nn.Module):
@@ -151,8 +157,9 @@ def stage_blocks(block: str) -> tuple[Block, ...]:
   return blocks if len(blocks) == 4 else 4 * blocks
 
 
-def convolutions(depth: int, block: Block, in_features: int, out_features: int,
-                 strides: int) -> tuple[Convolution, ...]:
+def convolutions(
+  depth: int, block: Block, in_features: int, out_features: int, strides: int
+) -> tuple[Convolution, ...]:
   """Those of a residual block, by the table above. Raises ValueError where the channels cannot be divided so."""
   if depth not in BOTTLENECK_DEPTHS or block.kind in ('B', 'BG'):
     return block.convolutions(in_features, out_features, strides)

@@ -129,5 +129,7 @@ def check(depth: int, width: int, block: str | Sequence[str]) -> None:
         parameters += convolution.kernel**2 * in_features // convolution.groups * convolution.features
         in_features = convolution.features
   if parameters > MAX_PARAMETERS:
-    raise ValueError(f'WRN-{depth}-{width} of such blocks has {parameters:,} parameters in its convolutions: '
-                     f'expected at most {MAX_PARAMETERS:,}')
+    raise ValueError(
+      f'WRN-{depth}-{width} of such blocks has {parameters:,} parameters in its convolutions: '
+      f'expected at most {MAX_PARAMETERS:,}'
+    )

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def batch_norm_relu(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float,
-                    axis_name: str | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+def batch_norm_relu(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """y = relu((x - mean) / sqrt(variance + epsilon) * scale + bias) with the statistics of the batch.
 
   Reverse mode differentiates y with respect to x, scale and bias, the statistics included; the statistics that are
@@ -36,8 +37,9 @@ def batch_norm_relu(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: fl
   return _batch_norm_relu(x, scale, bias, epsilon, axis_name)
 
 
-def normalise_relu(x: jax.Array, mean: jax.Array, variance: jax.Array, scale: jax.Array, bias: jax.Array,
-                   epsilon: float) -> jax.Array:
+def normalise_relu(
+  x: jax.Array, mean: jax.Array, variance: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> jax.Array:
   """The same y with statistics that are given, as in evaluation."""
   wide = x.astype(jnp.float32)
   return jax.nn.relu((wide - mean) * (lax.rsqrt(variance + epsilon) * scale) + bias).astype(x.dtype)
@@ -61,7 +63,7 @@ def _backward(epsilon, axis_name, residuals, cotangents):
   reciprocal = lax.rsqrt(variance + epsilon)
   normalised = (x.astype(jnp.float32) - mean) * reciprocal
   _, relu_transpose = jax.vjp(jax.nn.relu, normalised * scale + bias)
-  dy, = relu_transpose(cotangents[0].astype(jnp.float32))
+  (dy,) = relu_transpose(cotangents[0].astype(jnp.float32))
   dbias, dscale = _channel_mean(dy), _channel_mean(dy * normalised)
   # The statistics take from dx its mean over the whole batch and its component along x.
   mean_dbias, mean_dscale = _over_replicas((dbias, dscale), axis_name)

@@ -32,6 +32,7 @@ NHWC = ('NHWC', 'HWIO', 'NHWC')
 
 class Conv(NamedTuple):
   """What is static in a convolution, hashable: as the arguments of `lax.conv_general_dilated` of these names."""
+
   window_strides: tuple[int, int]
   padding: tuple[tuple[int, int], tuple[int, int]]
   rhs_dilation: tuple[int, int]
@@ -41,6 +42,7 @@ class Conv(NamedTuple):
 
 class Formulation(NamedTuple):
   """One way to compute a convolution and its gradients; the signatures are in the module's docstring."""
+
   forward: Callable
   input_gradient: Callable
   weight_gradient: Callable
@@ -55,15 +57,19 @@ def lax_forward(x, kernel, conv):
 
 def input_transpose(forward):
   """The input gradient as the transpose of a forward function, which is linear in x."""
+
   def input_gradient(dy, kernel, x_shape, conv):
     return jax.vjp(lambda x: forward(x, kernel, conv), jnp.zeros(x_shape, dy.dtype))[1](dy)[0]
+
   return input_gradient
 
 
 def weight_transpose(forward):
   """The weight gradient as the transpose of a forward function, which is linear in the kernel."""
+
   def weight_gradient(x, dy, kernel_shape, conv):
     return jax.vjp(lambda kernel: forward(x, kernel, conv), jnp.zeros(kernel_shape, x.dtype))[1](dy)[0]
+
   return weight_gradient
 
 
@@ -76,9 +82,15 @@ LAX = Formulation(lax_forward, input_transpose(lax_forward), weight_transpose(la
 def dense_input_gradient(dy, kernel, x_shape, conv):
   """Of one group: dy, dilated by the strides, convolved with the reversed kernel, its channels exchanged."""
   return lax.conv_general_dilated(
-      dy, jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2), (1, 1), _input_padding(x_shape, kernel.shape, dy.shape, conv),
-      lhs_dilation=conv.window_strides, rhs_dilation=conv.rhs_dilation, dimension_numbers=NHWC,
-      precision=conv.precision)
+    dy,
+    jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2),
+    (1, 1),
+    _input_padding(x_shape, kernel.shape, dy.shape, conv),
+    lhs_dilation=conv.window_strides,
+    rhs_dilation=conv.rhs_dilation,
+    dimension_numbers=NHWC,
+    precision=conv.precision,
+  )
 
 
 def dense_weight_gradient(x, dy, kernel_shape, conv):
@@ -88,21 +100,28 @@ def dense_weight_gradient(x, dy, kernel_shape, conv):
   kernel; strides and dilation change places. Returns (C, KH, KW, O).
   """
   padding = [
-      (low, _extent(k, dilation) + _extent(out, stride) - 1 - size - low)
-      for size, k, out, stride, dilation, (low, _) in zip(
-          x.shape[1:3], kernel_shape[:2], dy.shape[:2], conv.window_strides, conv.rhs_dilation, conv.padding,
-          strict=True)]
+    (low, _extent(k, dilation) + _extent(out, stride) - 1 - size - low)
+    for size, k, out, stride, dilation, (low, _) in zip(
+      x.shape[1:3], kernel_shape[:2], dy.shape[:2], conv.window_strides, conv.rhs_dilation, conv.padding, strict=True
+    )
+  ]
   return lax.conv_general_dilated(
-      x, dy, conv.rhs_dilation, padding, rhs_dilation=conv.window_strides, dimension_numbers=NHWC,
-      precision=conv.precision)
+    x,
+    dy,
+    conv.rhs_dilation,
+    padding,
+    rhs_dilation=conv.window_strides,
+    dimension_numbers=NHWC,
+    precision=conv.precision,
+  )
 
 
 def _input_padding(x_shape, kernel_shape, dy_shape, conv):
   """The padding of dy, dilated by the strides, with which the reversed kernel brings it back to the size of x."""
   padding = []
   for size, k, out, stride, dilation, (low, _) in zip(
-      x_shape[1:3], kernel_shape[:2], dy_shape[1:3], conv.window_strides, conv.rhs_dilation, conv.padding,
-      strict=True):
+    x_shape[1:3], kernel_shape[:2], dy_shape[1:3], conv.window_strides, conv.rhs_dilation, conv.padding, strict=True
+  ):
     before = _extent(k, dilation) - 1 - low
     padding.append((before, size + _extent(k, dilation) - 1 - _extent(out, stride) - before))
   return tuple(padding)
@@ -124,8 +143,9 @@ def merged_forward(x, kernel, conv, blocks):
 
 def merged_input_gradient(dy, kernel, x_shape, conv, blocks):
   kernels = jnp.split(merge(kernel, conv.feature_group_count, blocks), blocks, axis=3)
-  return jnp.concatenate([
-      dense_input_gradient(*pair, x_shape, conv) for pair in zip(_split(dy, blocks), kernels, strict=True)], axis=3)
+  return jnp.concatenate(
+    [dense_input_gradient(*pair, x_shape, conv) for pair in zip(_split(dy, blocks), kernels, strict=True)], axis=3
+  )
 
 
 def merged_weight_gradient(x, dy, kernel_shape, conv, blocks):
@@ -137,8 +157,9 @@ def merged_weight_gradient(x, dy, kernel_shape, conv, blocks):
 @functools.cache
 def merged(blocks):
   """The formulation in `blocks` blocks, a divisor of the number of groups; one block is one dense convolution."""
-  return Formulation(*(functools.partial(f, blocks=blocks)
-                       for f in (merged_forward, merged_input_gradient, merged_weight_gradient)))
+  return Formulation(
+    *(functools.partial(f, blocks=blocks) for f in (merged_forward, merged_input_gradient, merged_weight_gradient))
+  )
 
 
 def blocks_of(channels, groups, least):
@@ -168,8 +189,7 @@ def unmerge(dkernel, groups, blocks):
 def _same_group(shape, groups, per_block):
   """(I, O), whether input and output channel of a merged kernel of this shape belong to the same group."""
   _, _, inputs, outputs = shape
-  return (jnp.arange(inputs)[:, None] // (inputs // per_block)
-          == jnp.arange(outputs) // (outputs // groups) % per_block)
+  return jnp.arange(inputs)[:, None] // (inputs // per_block) == jnp.arange(outputs) // (outputs // groups) % per_block
 
 
 def _split(x, blocks):
@@ -187,8 +207,10 @@ def shifts_forward(x, kernel, conv):
   dtype, inputs = _accumulator(x.dtype), kernel.shape[2]
   padded, kernel = _pad(x.astype(dtype), conv), kernel.astype(dtype)
   return sum(
-      image * kernel[i, j, c] for c in range(inputs)
-      for (i, j), image in _shifts(_repeat(padded, c, kernel.shape, conv), kernel.shape, conv)).astype(x.dtype)
+    image * kernel[i, j, c]
+    for c in range(inputs)
+    for (i, j), image in _shifts(_repeat(padded, c, kernel.shape, conv), kernel.shape, conv)
+  ).astype(x.dtype)
 
 
 def shifts_input_gradient(dy, kernel, x_shape, conv):
@@ -199,8 +221,8 @@ def shifts_input_gradient(dy, kernel, x_shape, conv):
   kernel = jnp.flip(kernel, (0, 1)).reshape(height, width, inputs, groups, outputs).transpose(0, 1, 4, 3, 2)
   dy = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *((0, 0, s - 1) for s in conv.window_strides), (0, 0, 0)))
   return shifts_forward(
-      dy, kernel.reshape(height, width, outputs, groups * inputs),
-      conv._replace(window_strides=(1, 1), padding=padding))
+    dy, kernel.reshape(height, width, outputs, groups * inputs), conv._replace(window_strides=(1, 1), padding=padding)
+  )
 
 
 def shifts_weight_gradient(x, dy, kernel_shape, conv):
@@ -211,8 +233,10 @@ def shifts_weight_gradient(x, dy, kernel_shape, conv):
   def add_image(sums, images):
     image, dimage = (image[None].astype(dtype) for image in images)
     products = [
-        shifted * dimage for c in range(inputs)
-        for _, shifted in _shifts(_repeat(image, c, kernel_shape, conv), kernel_shape, conv)]
+      shifted * dimage
+      for c in range(inputs)
+      for _, shifted in _shifts(_repeat(image, c, kernel_shape, conv), kernel_shape, conv)
+    ]
     return [total + product for total, product in zip(sums, products, strict=True)], None
 
   zero = jnp.zeros((1, *dy.shape[1:]), dtype)
@@ -236,6 +260,7 @@ def _repeat(x, c, kernel_shape, conv):
 
 def _shifts(x, kernel_shape, conv):
   """[((i, j), the part of the padded x that the kernel's position (i, j) meets)], in the kernel's order."""
+
   def span(i, axis):
     start, reach = i * conv.rhs_dilation[axis], (kernel_shape[axis] - 1) * conv.rhs_dilation[axis]
     return slice(start, x.shape[1 + axis] - reach + start, conv.window_strides[axis])
@@ -268,7 +293,8 @@ def matmul_weight_gradient(x, dy, kernel_shape, conv):
   (row, column) = conv.window_strides
   x, dy = (each.reshape(len(each), -1, each.shape[3]) for each in (x[:, ::row, ::column], dy))
   products = lax.dot_general(
-      x, dy, (((1,), (1,)), ((0,), (0,))), precision=conv.precision, preferred_element_type=_accumulator(x.dtype))
+    x, dy, (((1,), (1,)), ((0,), (0,))), precision=conv.precision, preferred_element_type=_accumulator(x.dtype)
+  )
   return products.sum(0).astype(x.dtype).reshape(kernel_shape)
 
 

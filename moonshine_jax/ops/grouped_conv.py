@@ -89,9 +89,20 @@ def plain() -> Iterator[None]:
     _plain.reset(token)
 
 
-def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None, rhs_dilation=None,
-                         dimension_numbers=None, feature_group_count=1, batch_group_count=1, precision=None,
-                         preferred_element_type=None, out_sharding=None):
+def conv_general_dilated(
+  lhs,
+  rhs,
+  window_strides,
+  padding,
+  lhs_dilation=None,
+  rhs_dilation=None,
+  dimension_numbers=None,
+  feature_group_count=1,
+  batch_group_count=1,
+  precision=None,
+  preferred_element_type=None,
+  out_sharding=None,
+):
   """`lax.conv_general_dilated`: the same arguments, result, dtype and errors, to float32 rounding the same values.
 
   The rule applies to real floating-point images and kernels of one dtype, (N, H, W, C) and (KH, KW, C / groups, O),
@@ -112,17 +123,32 @@ def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None, r
     The convolution, (N, H', W', O).
   """
   original = functools.partial(
-      lax.conv_general_dilated, window_strides=window_strides, padding=padding, lhs_dilation=lhs_dilation,
-      rhs_dilation=rhs_dilation, dimension_numbers=dimension_numbers, feature_group_count=feature_group_count,
-      batch_group_count=batch_group_count, precision=precision, preferred_element_type=preferred_element_type,
-      out_sharding=out_sharding)
+    lax.conv_general_dilated,
+    window_strides=window_strides,
+    padding=padding,
+    lhs_dilation=lhs_dilation,
+    rhs_dilation=rhs_dilation,
+    dimension_numbers=dimension_numbers,
+    feature_group_count=feature_group_count,
+    batch_group_count=batch_group_count,
+    precision=precision,
+    preferred_element_type=preferred_element_type,
+    out_sharding=out_sharding,
+  )
   out = jax.eval_shape(original, lhs, rhs)  # So that lax refuses what it would refuse, in its own words.
   layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-  if (_plain.get() or lhs.ndim != 4 or layout != lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
-      or any(dilation != 1 for dilation in lhs_dilation or ()) or batch_group_count != 1
-      or preferred_element_type is not None or out_sharding is not None
-      or lhs.dtype != rhs.dtype or not jnp.issubdtype(lhs.dtype, jnp.floating)
-      or 0 in (lhs.size, rhs.size, out.size)):
+  if (
+    _plain.get()
+    or lhs.ndim != 4
+    or layout != lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
+    or any(dilation != 1 for dilation in lhs_dilation or ())
+    or batch_group_count != 1
+    or preferred_element_type is not None
+    or out_sharding is not None
+    or lhs.dtype != rhs.dtype
+    or not jnp.issubdtype(lhs.dtype, jnp.floating)
+    or 0 in (lhs.size, rhs.size, out.size)
+  ):
     return original(lhs, rhs)
 
   rhs_dilation = tuple(rhs_dilation or (1, 1))
@@ -165,4 +191,5 @@ def _run(part, shapes, *operands):
     return lambda *operands: getattr(formulation, part)(*operands, *static)
 
   return lax.platform_dependent(
-      *operands, default=run_by(lax_rule), **{platform: run_by(rule) for platform, rule in RULES.items()})
+    *operands, default=run_by(lax_rule), **{platform: run_by(rule) for platform, rule in RULES.items()}
+  )

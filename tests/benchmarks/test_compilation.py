@@ -43,5 +43,4 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(capsys):
   with pytest.raises(SystemExit) as end:
     compilation.main(['--batch=1'])
   assert end.value.code == 2
-  assert capsys.readouterr().err.endswith(
-    f'--batch=1: expected a multiple of the {jax.local_device_count()} devices\n')
+  assert capsys.readouterr().err.endswith(f'--batch=1: expected a multiple of the {jax.local_device_count()} devices\n')

@@ -8,10 +8,10 @@ from benchmarks import host_memory
 
 
 def test_resident_counts_pages_once_they_are_touched_and_remembers_the_peak():
-  before, size = host_memory.resident('VmRSS'), 2 ** 26
+  before, size = host_memory.resident('VmRSS'), 2**26
   with mmap.mmap(-1, size) as pages:
     assert host_memory.resident('VmRSS') - before < size / 2
-    pages[::mmap.PAGESIZE] = bytes(size // mmap.PAGESIZE)
+    pages[:: mmap.PAGESIZE] = bytes(size // mmap.PAGESIZE)
     assert host_memory.resident('VmRSS') - before > 0.9 * size
   assert host_memory.resident('VmRSS') - before < size / 2
   assert host_memory.resident('VmHWM') - before > 0.9 * size
@@ -19,7 +19,13 @@ def test_resident_counts_pages_once_they_are_touched_and_remembers_the_peak():
 
 def test_each_run_adds_one_thing():
   assert host_memory.attribute([300, 450, 600], data_bytes=100) == {
-    'programs': 300, 'activations': 150, 'data': 150, 'total': 600, 'data_set': 100, 'data_sets': 1.5}
+    'programs': 300,
+    'activations': 150,
+    'data': 150,
+    'total': 600,
+    'data_set': 100,
+    'data_sets': 1.5,
+  }
 
 
 def test_the_runs_differ_in_one_thing_at_a_time():

@@ -13,7 +13,11 @@ def test_every_way_is_measured(tmp_path, monkeypatch, capsys):
   image_feed.main(['--image_size=16', '--batch=4', '--batches=1', '--repeats=1', f'--json={path}'])
   written = json.loads(path.read_text())
   assert [row['run'] for row in written['rows']] == [
-    'random crops, one core', 'middles, one core', 'random crops, the feed', 'middles, the feed']
+    'random crops, one core',
+    'middles, one core',
+    'random crops, the feed',
+    'middles, the feed',
+  ]
   assert all(row['lowest'] == row['highest'] > 0 for row in written['rows']) and written['processes'] >= 1
   assert 'JPEGs of 500x375 pixels and ' in capsys.readouterr().out
 

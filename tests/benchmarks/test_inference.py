@@ -16,7 +16,7 @@ def test_command(tmp_path, capsys):
   pytest.importorskip('matplotlib')
   path, plot = tmp_path / 'rows.json', tmp_path / 'plot.svg'
   inference.main([*SMALL, f'--json={path}', f'--plot={plot}'])
-  row, = json.loads(path.read_text())['rows']
+  (row,) = json.loads(path.read_text())['rows']
   assert (row['network'], row['parameters']) == ('WRN-10-1 S', 78330)
   assert row['latency'] > 0 and row['images_per_second'] > 0
   assert len(row['latencies']) == len(row['seconds_an_image']) == 2

@@ -15,8 +15,13 @@ def test_describes_what_replicas_put_on_devices(number):
   devices = jax.devices()[:number]
   described, real = DescribedReplicas(devices), Replicas(devices)
   tree = {'image': np.zeros((8, 12), np.uint8), 'label': np.zeros(8, np.int32)}
-  pairs = [(described.replicate(tree), real.replicate(tree)), (described.shard(tree), real.shard(tree)),
-           (described.shard({'index': np.zeros((3, 8), np.int32)}, axis=1),
-            real.shard({'index': np.zeros((3, 8), np.int32)}, axis=1))]
+  pairs = [
+    (described.replicate(tree), real.replicate(tree)),
+    (described.shard(tree), real.shard(tree)),
+    (
+      described.shard({'index': np.zeros((3, 8), np.int32)}, axis=1),
+      real.shard({'index': np.zeros((3, 8), np.int32)}, axis=1),
+    ),
+  ]
   for ours, theirs in pairs:
     assert jax.tree.map(lambda x: (x.shape, x.dtype), ours) == jax.tree.map(lambda x: (x.shape, x.dtype), theirs)

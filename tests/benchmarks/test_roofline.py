@@ -13,8 +13,9 @@ H200 = {'S': (25, 54), 'G(N/8)': (7, 97), 'G(N)': (3, 97), 'BG(2,M/8)': (3, 56)}
 
 def test_near_the_figures_for_an_h200(tmp_path):
   path = tmp_path / 'floors.json'
-  roofline.main(['--dtype=bfloat16', '--device=H200', '--tflops=790', '--bandwidth=4300', f'--json={path}',
-                 '--networks', *H200])
+  roofline.main(
+    ['--dtype=bfloat16', '--device=H200', '--tflops=790', '--bandwidth=4300', f'--json={path}', '--networks', *H200]
+  )
   for row, (arithmetic, memory) in zip(json.loads(path.read_text())['rows'], H200.values(), strict=True):
     assert roofline.EPOCHS_IMAGES * row['arithmetic'] == pytest.approx(arithmetic, abs=0.5)
     assert roofline.EPOCHS_IMAGES * row['memory'] == pytest.approx(memory, rel=0.15)
@@ -25,8 +26,15 @@ def test_passes_counted_by_hand():
   # WRN-10-1 S on 8x8 images: 64 pixels, then 16, then 4; 16, 32 and 64 channels.
   image, stem = 64 * 3, 64 * 16
   conv2, conv3, conv4 = 64 * 16, 16 * 32, 4 * 64
-  convolutions = (image + stem) + (stem + conv2) + 2 * conv2 + (2 * conv2 + 2 * conv3) + 2 * conv3 + (
-    2 * conv3 + 2 * conv4) + 2 * conv4  # where the strides begin, the shortcut's and the branch's
+  convolutions = (
+    (image + stem)
+    + (stem + conv2)
+    + 2 * conv2
+    + (2 * conv2 + 2 * conv3)
+    + 2 * conv3
+    + (2 * conv3 + 2 * conv4)
+    + 2 * conv4
+  )  # where the strides begin, the shortcut's and the branch's
   norms = (stem + conv2) + (conv2 + conv3) + (conv3 + conv4) + conv4
   blocks = conv2 + conv3 + conv4
   assert roofline.activation_passes(WideResNet(10, 1, 'S', 10), (8, 8, 3)) == 3 * convolutions + 8 * norms + 6 * blocks
@@ -35,8 +43,10 @@ def test_passes_counted_by_hand():
 def test_bytes_follow_the_dtype():
   parser = command.make_parser('', repeats=5)
   parser.add_argument('--batch', type=int, default=128)
-  rows = [roofline.floor(command.TEACHER, parser.parse_args([f'--dtype={dtype}']), 790, 4300)
-          for dtype in ('float32', 'bfloat16')]
+  rows = [
+    roofline.floor(command.TEACHER, parser.parse_args([f'--dtype={dtype}']), 790, 4300)
+    for dtype in ('float32', 'bfloat16')
+  ]
   assert rows[0]['bytes_moved'] == 2 * rows[1]['bytes_moved']
 
 
@@ -48,8 +58,20 @@ def test_a_device_elsewhere_needs_both_figures(capsys):
 
 def test_share_of_a_measured_step(tmp_path):
   path = tmp_path / 'rows.json'
-  roofline.main(['--networks', 'WRN-10-1 S', '--batch=4', '--image_size=8', '--repeats=1', '--devices', '1',
-                 '--tflops=1', '--bandwidth=10', f'--json={path}'])
-  row, = json.loads(path.read_text())['rows']
+  roofline.main(
+    [
+      '--networks',
+      'WRN-10-1 S',
+      '--batch=4',
+      '--image_size=8',
+      '--repeats=1',
+      '--devices',
+      '1',
+      '--tflops=1',
+      '--bandwidth=10',
+      f'--json={path}',
+    ]
+  )
+  (row,) = json.loads(path.read_text())['rows']
   assert row['devices'] == 1
   assert row['share'] == pytest.approx(row['floor'] * row['images_per_second'])

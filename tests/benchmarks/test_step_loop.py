@@ -29,7 +29,11 @@ def test_every_choice_beside_its_counterpart(tmp_path, capsys, monkeypatch):
   step_loop.main([*NETWORKS, '--batch=2', '--images=7', '--image_size=8', '--repeats=2', f'--json={path}'])
   written = json.loads(path.read_text())
   assert [(row['choice'], row['counterpart']) for row in written['rows']] == [
-    (RESIDENT, STREAMED), (MANY_STEPS, ONE_STEP), ('bfloat16', 'float32'), (TOGETHER, IN_SEQUENCE)]
+    (RESIDENT, STREAMED),
+    (MANY_STEPS, ONE_STEP),
+    ('bfloat16', 'float32'),
+    (TOGETHER, IN_SEQUENCE),
+  ]
   seconds = written['seconds']
   assert seconds[RESIDENT] == seconds[MANY_STEPS] == seconds['float32'] != seconds['bfloat16']
   alone = [seconds[f'student {i}, WRN-10-1 B(2)'] for i in (1, 2)]
@@ -56,12 +60,16 @@ def test_what_sharing_saves_beside_the_teacher():
   assert step_loop.sharing(times, 3) == pytest.approx({'saved': 200 / 9, 'teacher': 100 / 3, 'spared': 200 / 9})
 
 
-@pytest.mark.parametrize('arguments, message', [
-  (['--networks', 'S', 'G(N/8)'], '--networks: expected a teacher and at least two students'),
-  (['--batch=12'], '--batch=12: expected a multiple of the 8 devices'),
-  (['--batch=0'], '--batch=0: expected a multiple'),
-  (['--batch=16', '--images=8'], '--images=8: expected at least the 16 of a batch'),
-  (['--repeats=0'], '--repeats=0: expected at least 1')])
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['--networks', 'S', 'G(N/8)'], '--networks: expected a teacher and at least two students'),
+    (['--batch=12'], '--batch=12: expected a multiple of the 8 devices'),
+    (['--batch=0'], '--batch=0: expected a multiple'),
+    (['--batch=16', '--images=8'], '--images=8: expected at least the 16 of a batch'),
+    (['--repeats=0'], '--repeats=0: expected at least 1'),
+  ],
+)
 def test_what_does_not_fit_is_told_before_any_work(arguments, message, capsys, monkeypatch):
   monkeypatch.setattr(step_loop, 'make_runs', lambda *args: pytest.fail('work was begun'))
   monkeypatch.setattr(step_loop, 'Replicas', lambda: [object()] * 8)

@@ -62,7 +62,7 @@ def our_network(block):
     if name in ('scale', 'var'):
       return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
     fan_in = np.prod(leaf.shape[:-1]) if name == 'kernel' else 100
-    return rng.normal(0, fan_in ** -0.5, leaf.shape).astype(np.float32)
+    return rng.normal(0, fan_in**-0.5, leaf.shape).astype(np.float32)
 
   return model, jax.tree_util.tree_map_with_path(draw, shapes)
 
@@ -74,8 +74,11 @@ def load(network, variables, block):
   load_bn(network.bn, params['bn'], stats['bn'])
   copy(network.fc.weight, params['fc']['kernel'].T)
   copy(network.fc.bias, params['fc']['bias'])
-  names = [f'conv{group + 2}_block{i + 1}' for group in range(len(GROUP_STRIDES))
-           for i in range(len(group_blocks(16, block)[group]))]
+  names = [
+    f'conv{group + 2}_block{i + 1}'
+    for group in range(len(GROUP_STRIDES))
+    for i in range(len(group_blocks(16, block)[group]))
+  ]
   for module, name in zip(network.blocks, names, strict=True):
     for i, (bn, convolution) in enumerate(zip(module.bns, module.convolutions, strict=True), start=1):
       load_bn(bn, params[name][f'bn{i}'], stats[name][f'bn{i}'])

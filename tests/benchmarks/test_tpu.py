@@ -47,10 +47,12 @@ def four_devices():
 
 def describe_collectives(train, evaluation):
   """In place of the steps of a network: programs of one collective."""
+
   def describe(architecture, flags, replicas):
     x = replicas.replicate(np.zeros(16, np.float32))
     programs = [replicas.compile(lambda x, step=step: step(x, parallel.AXIS)) for step in (train, evaluation)]
     return tuple(functools.partial(program.lower, x) for program in programs)
+
   return describe
 
 
@@ -58,12 +60,14 @@ def test_ends_well_with_all_reduces_alone_and_with_status_1_beside_an_all_gather
   devices, path = four_devices(), tmp_path / 'rows.json'
   monkeypatch.setattr(tpu, 'find_devices', lambda parser, topology: devices)
   for train, status, message in [
-      (lax.psum, 0, ''), (lax.all_gather, 1, 'WRN-10-1 S, rule: expected all-reduces alone\n')]:
+    (lax.psum, 0, ''),
+    (lax.all_gather, 1, 'WRN-10-1 S, rule: expected all-reduces alone\n'),
+  ]:
     monkeypatch.setattr(tpu, 'describe_steps', describe_collectives(train, lax.psum))
     with pytest.raises(SystemExit) as end:
       tpu.main(['--networks', 'WRN-10-1 S', f'--json={path}'])
     assert (end.value.code, capsys.readouterr().err) == (status, message)
-    row, = json.loads(path.read_text())['rows']
+    (row,) = json.loads(path.read_text())['rows']
     assert row['evaluation']['collectives'] == {'all-reduce': 1}
     assert row['train']['collectives'] == ({'all-gather': 1} if status else {'all-reduce': 1})
 
@@ -82,15 +86,20 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
   with pytest.raises(SystemExit) as end:
     tpu.main([])
   assert end.value.code == 2
-  assert capsys.readouterr().err.splitlines()[-1].endswith(
-    'libtpu, the compiler for TPUs, is not installed: expected it as launch/setup.sh tpu installs it')
+  assert (
+    capsys.readouterr()
+    .err.splitlines()[-1]
+    .endswith('libtpu, the compiler for TPUs, is not installed: expected it as launch/setup.sh tpu installs it')
+  )
 
 
 def groups_on_a_tpu():
   """The groups of the convolutions in a forward and backward pass that is lowered for a TPU, of one in 4 groups."""
+
   def loss(x, kernel):
     return grouped_conv.conv_general_dilated(
-      x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=4).sum()
+      x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=4
+    ).sum()
 
   x, kernel = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32), jax.ShapeDtypeStruct((3, 3, 4, 16), jnp.float32)
   text = jax.jit(jax.grad(loss, (0, 1))).trace(x, kernel).lower(lowering_platforms=('tpu',)).as_text()

@@ -26,7 +26,7 @@ def no_torch(monkeypatch):
 
 
 def test_ours_alone_on_two_devices(tmp_path, capsys, no_torch):
-  row, = rows_of(tmp_path, '--networks', 'WRN-10-1 S', '--devices', '2')
+  (row,) = rows_of(tmp_path, '--networks', 'WRN-10-1 S', '--devices', '2')
   assert 'PyTorch is not installed' in capsys.readouterr().out
   assert list(row['images_per_second']) == ['ours, 2 devices']
   assert row['ratios'] == {}
@@ -35,7 +35,7 @@ def test_ours_alone_on_two_devices(tmp_path, capsys, no_torch):
 
 def test_beside_pytorch(tmp_path, capsys):
   pytest.importorskip('torch')
-  row, = rows_of(tmp_path, '--networks', 'WRN-10-1 S', '--devices', '1')
+  (row,) = rows_of(tmp_path, '--networks', 'WRN-10-1 S', '--devices', '1')
   speeds = row['images_per_second']
   assert list(speeds) == ['ours, 1 device', train_step.NCHW, train_step.CHANNELS_LAST]
   for name in (train_step.NCHW, train_step.CHANNELS_LAST):

@@ -13,9 +13,9 @@ LAUNCH = Path(__file__).parents[2] / 'launch'
 # All that the scripts may use of a machine besides what they ask for by name: no real gcloud, sbatch or pip.
 TOOLS = ('bash cat chmod dirname env git gzip head id mkdir nohup pkill rm sed sh sleep tail tar touch').split()
 
-RECORD = r'''#!/usr/bin/env bash
+RECORD = r"""#!/usr/bin/env bash
 { printf '%s\x1f' "${0##*/}" "$@"; echo; } >> "$CALLS"
-'''
+"""
 
 
 class Clone:
@@ -28,10 +28,18 @@ class Clone:
     for tool in TOOLS:
       (self.bin / tool).symlink_to(shutil.which(tool))
     (self.bin / 'python3').symlink_to(sys.executable)
-    self.env = {'PATH': str(self.bin), 'HOME': str(folder), 'CALLS': str(self.log), 'RETRY_SECONDS': '0',
-                'POLL_SECONDS': '0', 'TMPDIR': str(folder)}
+    self.env = {
+      'PATH': str(self.bin),
+      'HOME': str(folder),
+      'CALLS': str(self.log),
+      'RETRY_SECONDS': '0',
+      'POLL_SECONDS': '0',
+      'TMPDIR': str(folder),
+    }
     # The interpreter that trains: pip finds the package; a run takes the next of `statuses`, or waits for SIGTERM.
-    self.stub(self.root / '.venv/bin/python', r'''
+    self.stub(
+      self.root / '.venv/bin/python',
+      r'''
       [ "$2" = pip ] && exit
       trap 'echo TERM >> "$CALLS.signals"; exit 75' TERM
       trap 'echo INT >> "$CALLS.signals"; exit 1' INT
@@ -39,7 +47,8 @@ class Clone:
       sed -i 1d "$CALLS.statuses"
       echo "the run says $status"
       [ "$status" != wait ] || while true; do sleep 0.05; done
-      exit "$status"''')
+      exit "$status"''',
+    )
 
   def stub(self, path: str | Path, body: str = '') -> None:
     """A command that records its arguments; one without a folder is on PATH."""
@@ -56,9 +65,15 @@ class Clone:
   def start(self, script: str, *arguments: str, **variables: str) -> subprocess.Popen:
     # Where the tests run in the background, SIGINT is ignored, and bash never traps what was ignored when it began.
     return subprocess.Popen(
-      [self.root / 'launch' / script, *arguments], env=self.env | variables, cwd=self.root, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+      [self.root / 'launch' / script, *arguments],
+      env=self.env | variables,
+      cwd=self.root,
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      start_new_session=True,
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
   def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     process = self.start(script, *arguments, **variables)

@@ -10,8 +10,7 @@ def test_progress_is_weighted_by_multiply_adds(monkeypatch, tmp_path):
   base = digits.get_config()
   base.epochs = 2
   teacher = sweep.make_run(base, tmp_path / 'teacher')
-  student = sweep.make_run(
-    base, tmp_path / 'student', model__block='G(N)', distill__teacher=str(tmp_path / 'teacher'))
+  student = sweep.make_run(base, tmp_path / 'student', model__block='G(N)', distill__teacher=str(tmp_path / 'teacher'))
   assert progress.work(student.config, teacher.config, together=4) == 2 * (3 * 4_565_632 + 26_657_408 / 4)
   now = [0.0]
   monkeypatch.setattr(time, 'monotonic', lambda: now[0])

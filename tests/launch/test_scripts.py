@@ -15,8 +15,12 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted([*ROOT.glob('launch/*.sh'), *ROOT.glob('launch/*.sbatch'), ROOT / '.ci/run'])
 
 # What a shell, YAML and Kubernetes would all like to have a word with.
-FLAGS = ['--config=configs/cifar10.py', '--workdir=/runs/a b', "--config.distill.students=('block=G(N/8) alpha=0', )",
-         '--config.data.name=$(HOME) $HOME "x" \\ * #']
+FLAGS = [
+  '--config=configs/cifar10.py',
+  '--workdir=/runs/a b',
+  "--config.distill.students=('block=G(N/8) alpha=0', )",
+  '--config.data.name=$(HOME) $HOME "x" \\ * #',
+]
 
 # Of each launcher: the arguments before the flags, and the variables that it needs.
 LAUNCHERS = {
@@ -59,13 +63,17 @@ def test_a_dry_run_prints_the_command_and_runs_nothing(clone, script):
     assert re.search('.*'.join(re.findall(r'[\w./=-]+', flag)), result.stdout), flag
 
 
-@pytest.mark.parametrize(('script', 'tool'), [
-  ('tpu.sh', 'gcloud'), ('kubernetes.sh', 'kubectl'), ('skypilot.sh', 'sky')])
+@pytest.mark.parametrize(
+  ('script', 'tool'), [('tpu.sh', 'gcloud'), ('kubernetes.sh', 'kubectl'), ('skypilot.sh', 'sky')]
+)
 def test_what_is_missing_is_named_in_one_line(clone, script, tool):
   before, variables = LAUNCHERS[script]
   cases = [(FLAGS, variables, f'error: {tool} is not installed: ')]
-  cases += [(FLAGS, variables | {name: ''}, f'error: the variable {name} is missing: set it as in {name}=')
-            for name in ('ZONE', 'IMAGE', 'CLAIM') if name in variables]
+  cases += [
+    (FLAGS, variables | {name: ''}, f'error: the variable {name} is missing: set it as in {name}=')
+    for name in ('ZONE', 'IMAGE', 'CLAIM')
+    if name in variables
+  ]
   cases += [(FLAGS[1:], variables, 'error: --config is missing'), (FLAGS[:1], variables, 'error: --workdir is missing')]
   for i, (flags, values, message) in enumerate(cases):
     result = clone.run(script, *before, *flags, **values)
@@ -85,9 +93,18 @@ def test_a_number_of_tries_that_is_none(clone, script):
 # On one machine -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(('statuses', 'runs', 'expected'), [
-  ([0], 1, 0), ([2, 0], 1, 2), ([75, 75, 0], 3, 0), ([1, 0], 2, 0), ([1, 139, 1, 0], 3, 1), ([1, 1, 75, 1, 1, 0], 6, 0),
-  ([75, 2, 0], 2, 2)])
+@pytest.mark.parametrize(
+  ('statuses', 'runs', 'expected'),
+  [
+    ([0], 1, 0),
+    ([2, 0], 1, 2),
+    ([75, 75, 0], 3, 0),
+    ([1, 0], 2, 0),
+    ([1, 139, 1, 0], 3, 1),
+    ([1, 1, 75, 1, 1, 0], 6, 0),
+    ([75, 2, 0], 2, 2),
+  ],
+)
 def test_a_run_is_started_again_as_its_status_says(clone, statuses, runs, expected):
   clone.statuses(*statuses)
   result = clone.run('train.sh', *FLAGS)
@@ -95,8 +112,11 @@ def test_a_run_is_started_again_as_its_status_says(clone, statuses, runs, expect
   assert clone.trainings() == [FLAGS] * runs
 
 
-@pytest.mark.parametrize('send', [
-  lambda pid: os.kill(pid, signal.SIGTERM), lambda pid: os.killpg(pid, signal.SIGINT)], ids=['SIGTERM', 'Ctrl-C'])
+@pytest.mark.parametrize(
+  'send',
+  [lambda pid: os.kill(pid, signal.SIGTERM), lambda pid: os.killpg(pid, signal.SIGINT)],
+  ids=['SIGTERM', 'Ctrl-C'],
+)
 def test_a_signal_reaches_the_run_once_and_ends_both(clone, send):
   clone.statuses('wait', 0)
   process = clone.start('train.sh', *FLAGS)
@@ -121,8 +141,10 @@ def test_it_installs_where_the_package_is_not(clone):
 # Slurm ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(('statuses', 'requeued', 'expected'), [
-  ([0], False, 0), ([75], True, 0), ([2], False, 2), ([1, 0], False, 0), ([1, 1, 9], False, 9), ([1, 75], True, 0)])
+@pytest.mark.parametrize(
+  ('statuses', 'requeued', 'expected'),
+  [([0], False, 0), ([75], True, 0), ([2], False, 2), ([1, 0], False, 0), ([1, 1, 9], False, 9), ([1, 75], True, 0)],
+)
 def test_slurm_requeues_a_run_that_saved(clone, statuses, requeued, expected):
   clone.stub('srun', 'exec "${@:2}"')
   clone.stub('scontrol')
@@ -142,31 +164,41 @@ def test_slurm_outside_of_a_job_or_a_clone(clone, tmp_path):
 # A TPU slice ----------------------------------------------------------------------------------------------------------
 
 # `describe` says the next of the states, `follow` exits with the next of the statuses; the last stays.
-GCLOUD = r'''
+GCLOUD = r"""
 next() { head -n 1 "$1"; [ "$(sed -n '$=' "$1")" = 1 ] || sed -i 1d "$1"; }
 case "$*" in
   *describe*) next "$CALLS.states" ;;
   *" follow"*) exit "$(next "$CALLS.statuses")" ;;
-esac'''
+esac"""
 
 
 def steps_of(clone):
   """The commands that changed something, by their main word."""
   words = ('create', 'scp', 'tar', 'install', 'start', 'follow', 'delete')
   calls = [[word for each in call[4:] for word in each.split()] for call in clone.calls('gcloud')]
-  found = [next((word for word in words if word in [call[3], *rest]), None)
-           for call, rest in zip(clone.calls('gcloud'), calls, strict=True)]
+  found = [
+    next((word for word in words if word in [call[3], *rest]), None)
+    for call, rest in zip(clone.calls('gcloud'), calls, strict=True)
+  ]
   return [word for word in found if word]
 
 
-@pytest.mark.parametrize(('states', 'statuses', 'expected_steps', 'expected'), [
-  (['', 'WAITING_FOR_RESOURCES', 'ACTIVE'], [0], 'create scp tar install start follow delete', 0),
-  (['ACTIVE'], [2], 'scp tar install start follow', 2),  # it is there already, and stays for the user to look at
-  (['ACTIVE', 'ACTIVE', 'ACTIVE'], [255, 0], 'scp tar install start follow follow delete', 0),
-  (['ACTIVE', 'ACTIVE', 'SUSPENDED', 'SUSPENDED', '', 'ACTIVE'], [255, 0],
-   'scp tar install start follow delete create scp tar install start follow delete', 0),
-  (['', 'SUSPENDED', 'ACTIVE'], [0], 'create delete create scp tar install start follow delete', 0),
-  (['', 'FAILED'], [0], 'create', 2)])
+@pytest.mark.parametrize(
+  ('states', 'statuses', 'expected_steps', 'expected'),
+  [
+    (['', 'WAITING_FOR_RESOURCES', 'ACTIVE'], [0], 'create scp tar install start follow delete', 0),
+    (['ACTIVE'], [2], 'scp tar install start follow', 2),  # it is there already, and stays for the user to look at
+    (['ACTIVE', 'ACTIVE', 'ACTIVE'], [255, 0], 'scp tar install start follow follow delete', 0),
+    (
+      ['ACTIVE', 'ACTIVE', 'SUSPENDED', 'SUSPENDED', '', 'ACTIVE'],
+      [255, 0],
+      'scp tar install start follow delete create scp tar install start follow delete',
+      0,
+    ),
+    (['', 'SUSPENDED', 'ACTIVE'], [0], 'create delete create scp tar install start follow delete', 0),
+    (['', 'FAILED'], [0], 'create', 2),
+  ],
+)
 def test_a_slice_is_made_used_made_anew_and_deleted(clone, states, statuses, expected_steps, expected):
   clone.stub('gcloud', GCLOUD)
   clone.statuses(*statuses)
@@ -178,13 +210,26 @@ def test_a_slice_is_made_used_made_anew_and_deleted(clone, states, statuses, exp
   assert all('--zone=z' in call for call in clone.calls('gcloud'))
   if expected_steps.startswith('create'):
     assert clone.calls('gcloud')[1][1:] == [
-      'compute', 'tpus', 'queued-resources', 'create', 'moonshine', '--zone=z', '--node-id=moonshine',
-      '--accelerator-type=v6e-16', '--runtime-version=r', '--spot']
+      'compute',
+      'tpus',
+      'queued-resources',
+      'create',
+      'moonshine',
+      '--zone=z',
+      '--node-id=moonshine',
+      '--accelerator-type=v6e-16',
+      '--runtime-version=r',
+      '--spot',
+    ]
   if 'start' in expected_steps:
     start = next(call for call in clone.calls('gcloud') if ' start ' in call[-1])
     assert start[-2] == '--worker=all'
     assert shell_words(start[-1].removeprefix('--command=')) == [
-      'moonshine/launch/tpu_host.sh', 'start', '--distributed', *FLAGS]
+      'moonshine/launch/tpu_host.sh',
+      'start',
+      '--distributed',
+      *FLAGS,
+    ]
 
 
 def test_a_host_starts_one_run_shows_its_log_and_ends_with_its_status(clone):
@@ -213,7 +258,8 @@ def test_a_host_mounts_the_bucket_and_installs(clone):
   result = clone.run('tpu_host.sh', 'install', 'b')
   assert result.returncode == 0 and result.stdout == 'PYTHON=/uv/python\n', result.stderr
   assert clone.calls('gcsfuse') == [
-    ['gcsfuse', '--implicit-dirs', '--only-dir=runs', '--rename-dir-limit=100000', 'b', '/mnt/runs']]
+    ['gcsfuse', '--implicit-dirs', '--only-dir=runs', '--rename-dir-limit=100000', 'b', '/mnt/runs']
+  ]
   assert clone.calls('setup.sh') == [['setup.sh', 'tpu']]
 
 
@@ -230,11 +276,15 @@ def test_the_manifest_that_kubectl_gets(clone):
   spec, pod = job['spec'], job['spec']['template']['spec']
   assert (spec['completionMode'], spec['completions'], spec['parallelism']) == ('Indexed', 2, 2)
   assert (pod['restartPolicy'], pod['subdomain']) == ('Never', service['metadata']['name'])
-  container, = pod['containers']
+  (container,) = pod['containers']
   assert container['command'] == ['python', '-m', 'moonshine_jax.main']
   assert container['args'] == [
-    '--distributed', '--coordinator_address=moonshine-0.moonshine:8476', '--num_processes=2',
-    '--process_id=$(JOB_COMPLETION_INDEX)', *[flag.replace('$', '$$') for flag in FLAGS]]
+    '--distributed',
+    '--coordinator_address=moonshine-0.moonshine:8476',
+    '--num_processes=2',
+    '--process_id=$(JOB_COMPLETION_INDEX)',
+    *[flag.replace('$', '$$') for flag in FLAGS],
+  ]
   assert container['resources']['limits'] == {'nvidia.com/gpu': '8'}
   rules = [rule for rule in spec['podFailurePolicy']['rules'] if 'onExitCodes' in rule]
   assert {(*rule['onExitCodes']['values'],): rule['action'] for rule in rules} == {(2,): 'FailJob', (75,): 'Ignore'}
@@ -245,7 +295,7 @@ def test_the_manifest_that_kubectl_gets(clone):
 def test_skypilot_gives_every_node_the_same_command(clone):
   clone.stub('sky')
   assert clone.run('skypilot.sh', *FLAGS, **LAUNCHERS['skypilot.sh'][1]).returncode == 0
-  call, = clone.calls('sky')
+  (call,) = clone.calls('sky')
   assert call[1:3] == ['jobs', 'launch'] and call[-1] == 'launch/skypilot.yaml'
   assert {'--num-nodes=2', '--env=BUCKET=gs://b'} <= set(call)
   quoted = next(each.removeprefix('--env=FLAGS=') for each in call if each.startswith('--env=FLAGS='))
@@ -253,8 +303,13 @@ def test_skypilot_gives_every_node_the_same_command(clone):
   assert task['file_mounts']['/bucket'] == {'source': '${BUCKET}', 'mode': 'MOUNT'}
   assert task['resources']['job_recovery']['recover_on_exit_codes'] == [75]
   clone.statuses(0)
-  node = {'FLAGS': quoted, 'SKYPILOT_NODE_IPS': '10.0.0.1\n10.0.0.2', 'SKYPILOT_NUM_NODES': '2',
-          'SKYPILOT_NODE_RANK': '1'}
+  node = {
+    'FLAGS': quoted,
+    'SKYPILOT_NODE_IPS': '10.0.0.1\n10.0.0.2',
+    'SKYPILOT_NUM_NODES': '2',
+    'SKYPILOT_NODE_RANK': '1',
+  }
   subprocess.run(['bash', '-c', task['run']], env=clone.env | node, cwd=clone.root, check=True)
   assert clone.trainings() == [
-    ['--distributed', '--coordinator_address=10.0.0.1:8476', '--num_processes=2', '--process_id=1', *FLAGS]]
+    ['--distributed', '--coordinator_address=10.0.0.1:8476', '--num_processes=2', '--process_id=1', *FLAGS]
+  ]

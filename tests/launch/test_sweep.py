@@ -52,15 +52,21 @@ def test_every_student_by_every_regime_with_every_seed():
   assert config_lib.regime(networks[OUT / 'seed-0/block-B-2-alpha-0-beta-0']) == 'none'
 
 
-@pytest.mark.parametrize(('module', 'table', 'depths'), [
-  (table3, paper.TABLE_3, {40: 40, 16: 16}), (table4, paper.TABLE_4, {40: 40, 16: 16}),
-  (table3_digits, paper.TABLE_3, {40: 16, 16: 10})])
+@pytest.mark.parametrize(
+  ('module', 'table', 'depths'),
+  [
+    (table3, paper.TABLE_3, {40: 40, 16: 16}),
+    (table4, paper.TABLE_4, {40: 40, 16: 16}),
+    (table3_digits, paper.TABLE_3, {40: 16, 16: 10}),
+  ],
+)
 def test_the_tables_of_the_paper(module, table, depths):
   config = module.get_config()
   config_lib.check(config)
   models = [student.model for student in config_lib.students(config).values()]
   assert [(model.depth, model.width, model.block) for model in (config.model, *models)] == [
-    (depths[row.depth], row.width, row.block) for row in table]
+    (depths[row.depth], row.width, row.block) for row in table
+  ]
   words = sweep.students(config, [], sweep.ways(REGIMES, [], []))
   assert sum(len(run.networks) for run in plan(config, words)) == 75
   assert [words.split()[2] for words in sweep.students(config, ['S', 'G(N)'], [''])] == ['block=S'] * 3 + ['block=G(N)']
@@ -70,8 +76,13 @@ def test_the_tables_of_the_paper(module, table, depths):
 
 def test_forms_of_the_losses_belong_to_the_regimes_that_have_them():
   assert sweep.ways(['none', 'KD', 'AT', 'KD+AT'], ['released', 'hinton'], ['equation']) == [
-    'alpha=0 beta=0', 'beta=0 kd_form=released', 'beta=0 kd_form=hinton', 'alpha=0 at_form=equation',
-    'kd_form=released at_form=equation', 'kd_form=hinton at_form=equation']
+    'alpha=0 beta=0',
+    'beta=0 kd_form=released',
+    'beta=0 kd_form=hinton',
+    'alpha=0 at_form=equation',
+    'kd_form=released at_form=equation',
+    'kd_form=hinton at_form=equation',
+  ]
 
 
 def test_a_command_makes_the_config_that_was_planned(monkeypatch):
@@ -89,8 +100,7 @@ def test_a_command_makes_the_config_that_was_planned(monkeypatch):
 def test_what_is_done_is_left_out_and_a_run_has_students_of_one_step():
   base = digits.get_config()
   words = sweep.students(base, ['S'], ['alpha=0', 'beta=0', '', 'alpha=0.5'])
-  paths = [OUT / 'seed-0' / name for name in (
-    'block-S-alpha-0', 'block-S-beta-0', 'block-S', 'block-S-alpha-0.5')]
+  paths = [OUT / 'seed-0' / name for name in ('block-S-alpha-0', 'block-S-beta-0', 'block-S', 'block-S-alpha-0.5')]
   assert [list(run.networks) for run in plan(base, words)] == [paths[:3], paths[3:]]
   runs = plan(base, words, reached={paths[0]: 20, paths[2]: 40, paths[3]: 20}, done={paths[2]})
   assert [list(run.networks) for run in runs] == [[paths[0], paths[3]], [paths[1]]]
@@ -114,8 +124,15 @@ def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
       tell()
 
   monkeypatch.setattr(processes, 'run_all', finish)
-  arguments = ['sweep', '--config=configs/digits.py', '--blocks=B(2)', '--seeds=1', '--regimes=KD',
-               '--kd_forms=released,hinton', f'--out={tmp_path}']
+  arguments = [
+    'sweep',
+    '--config=configs/digits.py',
+    '--blocks=B(2)',
+    '--seeds=1',
+    '--regimes=KD',
+    '--kd_forms=released,hinton',
+    f'--out={tmp_path}',
+  ]
   monkeypatch.setattr(sys, 'argv', arguments)
   flags.FLAGS(arguments)
 
@@ -126,8 +143,11 @@ def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
   first = run_sweep()
   assert first[0].startswith('1 of 3 networks, ') and first[1].startswith('3 of 3 networks, 100.0% of the ')
   assert first[2] == '' and [[cell.strip() for cell in line.split('|')[5:-1]] for line in first[3:]] == [
-    ['Error, none', 'Error, KD, kd_form=hinton', 'Error, KD, kd_form=released'], ANY, ['4.50 (1)', '-', '-'],
-    ['missing', '4.50 (1)', '4.50 (1)']]
+    ['Error, none', 'Error, KD, kd_form=hinton', 'Error, KD, kd_form=released'],
+    ANY,
+    ['4.50 (1)', '-', '-'],
+    ['missing', '4.50 (1)', '4.50 (1)'],
+  ]
   assert run_sweep() == ['3 of 3 networks are done: left out', *first[2:]]
   flags.FLAGS.dry_run = True
   assert len(run_sweep()) == 2
@@ -140,7 +160,8 @@ def test_a_task_of_the_array_takes_its_line(clone):
   run = plan(digits.get_config(), ['block=G(N/8) alpha=0', 'block=S beta=0'])[0]
   given = run.flags('configs/digits.py', {'data.data_dir': "a b'c $HOME"})
   (clone.root / 'sweep.txt').write_text(
-    'python -m moonshine_jax.main --first\n' + shlex.join(['python', '-m', 'moonshine_jax.main', *given]) + '\n')
+    'python -m moonshine_jax.main --first\n' + shlex.join(['python', '-m', 'moonshine_jax.main', *given]) + '\n'
+  )
   clone.stub('srun', 'exec "${@:2}"')
   clone.stub('scontrol')
   clone.statuses(75)
@@ -150,10 +171,15 @@ def test_a_task_of_the_array_takes_its_line(clone):
   assert clone.calls('scontrol') == [['scontrol', 'requeue', '17']]
 
 
-@pytest.mark.parametrize(('arguments', 'variables', 'message'), [
-  ([], {}, 'the file of commands is missing'), (['none.txt'], {}, 'none.txt: no such file'),
-  (['launch/common.sh'], {}, 'not in a Slurm array: expected sbatch --array=1 '),
-  (['launch/common.sh'], {'SLURM_ARRAY_TASK_ID': '1'}, 'launch/common.sh, line 1: expected a command of')])
+@pytest.mark.parametrize(
+  ('arguments', 'variables', 'message'),
+  [
+    ([], {}, 'the file of commands is missing'),
+    (['none.txt'], {}, 'none.txt: no such file'),
+    (['launch/common.sh'], {}, 'not in a Slurm array: expected sbatch --array=1 '),
+    (['launch/common.sh'], {'SLURM_ARRAY_TASK_ID': '1'}, 'launch/common.sh, line 1: expected a command of'),
+  ],
+)
 def test_a_task_that_has_no_line(clone, arguments, variables, message):
   result = clone.run('sweep_slurm.sbatch', *arguments, **variables)
   assert result.returncode == 2 and result.stderr.startswith(f'error: {message}')

@@ -17,7 +17,7 @@ def convolution(x, kernel, strides=1, groups=1, dilation=1):
     ins, outs = slice(group * channels, (group + 1) * channels), slice(group * out_channels, (group + 1) * out_channels)
     for row in range(k):
       for column in range(k):
-        shifted = padded[:, row * dilation:, column * dilation:][:, ::strides, ::strides][:, :height, :width, ins]
+        shifted = padded[:, row * dilation :, column * dilation :][:, ::strides, ::strides][:, :height, :width, ins]
         out[..., outs] += shifted @ kernel[row, column][:, outs]
   return out
 

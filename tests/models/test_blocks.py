@@ -3,8 +3,9 @@ import pytest
 from moonshine_jax.models.blocks import Block, Convolution
 
 
-@pytest.mark.parametrize('notation', [
-  'S', 'S-2x2', 'G(1)', 'G(16)', 'G(N)', 'G(N/8)', 'B(2)', 'BG(2,4)', 'BG(2,M)', 'BG(4,M/16)'])
+@pytest.mark.parametrize(
+  'notation', ['S', 'S-2x2', 'G(1)', 'G(16)', 'G(N)', 'G(N/8)', 'B(2)', 'BG(2,4)', 'BG(2,M)', 'BG(4,M/16)']
+)
 def test_notation_round_trip(notation):
   assert str(Block.parse(notation)) == notation
 
@@ -14,10 +15,39 @@ def test_notation_ignores_spaces_and_names_one_group_size_once():
   assert str(Block.parse('G(N/1)')) == 'G(N)'
 
 
-@pytest.mark.parametrize('notation', [
-  '', 'X', 's', 'S(2)', 'S-3x3', 'G', 'G()', 'G(0)', 'G(-2)', 'G(2.0)', 'G(M)', 'G(M/2)', 'G(N/0)', 'G(N/)', 'G(n)',
-  'G(2', 'G(2))', 'G(2,2)', 'B()', 'B(N)', 'B(2,2)', 'BG(2)', 'BG(2,N)', 'BG(M,2)', 'BG(2,2,2)', 'BG(,2)', 'G(٣)',
-  'G(' + '9' * 5000 + ')'])
+@pytest.mark.parametrize(
+  'notation',
+  [
+    '',
+    'X',
+    's',
+    'S(2)',
+    'S-3x3',
+    'G',
+    'G()',
+    'G(0)',
+    'G(-2)',
+    'G(2.0)',
+    'G(M)',
+    'G(M/2)',
+    'G(N/0)',
+    'G(N/)',
+    'G(n)',
+    'G(2',
+    'G(2))',
+    'G(2,2)',
+    'B()',
+    'B(N)',
+    'B(2,2)',
+    'BG(2)',
+    'BG(2,N)',
+    'BG(M,2)',
+    'BG(2,2,2)',
+    'BG(,2)',
+    'G(٣)',
+    'G(' + '9' * 5000 + ')',
+  ],
+)
 def test_what_is_no_block_is_refused_with_the_notations(notation):
   with pytest.raises(ValueError, match='is not a block.*expected S, S-2x2, G'):
     Block.parse(notation)
@@ -30,21 +60,32 @@ def test_lists_are_split_outside_of_parentheses():
 def test_convolutions_of_a_strided_widening_block():
   assert Block.parse('S').convolutions(16, 32, 2) == (Convolution(3, 32, 2), Convolution(3, 32))
   assert Block.parse('G(N/8)').convolutions(16, 32, 2) == (
-    Convolution(3, 16, 2, groups=2), Convolution(1, 32), Convolution(3, 32, groups=4), Convolution(1, 32))
+    Convolution(3, 16, 2, groups=2),
+    Convolution(1, 32),
+    Convolution(3, 32, groups=4),
+    Convolution(1, 32),
+  )
   assert Block.parse('BG(2,M/4)').convolutions(16, 64, 2) == (
-    Convolution(1, 32), Convolution(3, 32, 2, groups=8), Convolution(1, 64))
+    Convolution(1, 32),
+    Convolution(3, 32, 2, groups=8),
+    Convolution(1, 64),
+  )
 
 
 def test_one_group_where_the_fraction_is_below_one():
   assert [each.groups for each in Block.parse('G(N/64)').convolutions(16, 32, 1)] == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(('notation', 'message'), [
-  ('G(3)', '3 groups do not divide the 16 channels'),
-  ('G(N/3)', 'groups of 3 channels do not divide the 16 channels'),
-  ('B(3)', '3 does not divide the 32 channels'),
-  ('BG(2,3)', '3 groups do not divide the 16 channels'),
-  ('G(32)', '32 groups do not divide the 16 channels')])
+@pytest.mark.parametrize(
+  ('notation', 'message'),
+  [
+    ('G(3)', '3 groups do not divide the 16 channels'),
+    ('G(N/3)', 'groups of 3 channels do not divide the 16 channels'),
+    ('B(3)', '3 does not divide the 32 channels'),
+    ('BG(2,3)', '3 groups do not divide the 16 channels'),
+    ('G(32)', '32 groups do not divide the 16 channels'),
+  ],
+)
 def test_channels_that_cannot_be_divided(notation, message):
   with pytest.raises(ValueError, match=message):
     Block.parse(notation).convolutions(16, 32, 1)

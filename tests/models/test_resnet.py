@@ -19,15 +19,21 @@ ONE, EIGHTHS = (lambda c: 1), (lambda c: c // 8)
 MIXED = {
   18: {
     'S': [(3, 64, True, ONE, 1), (3, 64, False, ONE, 1)],
-    'G(N/8)': [(3, None, True, EIGHTHS, 1), (1, 128, False, ONE, 1), (3, 128, False, EIGHTHS, 1),
-               (1, 128, False, ONE, 1)],
+    'G(N/8)': [
+      (3, None, True, EIGHTHS, 1),
+      (1, 128, False, ONE, 1),
+      (3, 128, False, EIGHTHS, 1),
+      (1, 128, False, ONE, 1),
+    ],
     'BG(2,M/8)': [(1, 128, False, ONE, 1), (3, 128, True, EIGHTHS, 1), (1, 256, False, ONE, 1)],
-    'S-2x2': [(2, 512, True, ONE, 2), (2, 512, False, ONE, 2)]},
+    'S-2x2': [(2, 512, True, ONE, 2), (2, 512, False, ONE, 2)],
+  },
   50: {
     'S': [(1, 64, False, ONE, 1), (3, 64, True, ONE, 1), (1, 256, False, ONE, 1)],
     'G(N/8)': [(1, 128, False, ONE, 1), (3, 128, True, EIGHTHS, 1), (1, 512, False, ONE, 1)],
     'BG(8,M/8)': [(1, 128, False, ONE, 1), (3, 128, True, EIGHTHS, 1), (1, 1024, False, ONE, 1)],
-    'S-2x2': [(1, 512, False, ONE, 1), (2, 512, True, ONE, 2), (1, 2048, False, ONE, 1)]},
+    'S-2x2': [(1, 512, False, ONE, 1), (2, 512, True, ONE, 2), (1, 2048, False, ONE, 1)],
+  },
 }
 
 
@@ -55,9 +61,20 @@ def reference_network(depth, variables, images, train):
       for j, (kernel, features, strided, groups, dilation) in enumerate(convolutions, start=1):
         channels = branch.shape[-1]
         assert block(params)[f'conv{j}']['kernel'].shape == (
-          kernel, kernel, channels // groups(channels), features or channels)
-        branch = convolve_and_normalise(branch, block, f'conv{j}', f'bn{j}', strides=stride if strided else 1,
-                                        groups=groups(channels), dilation=dilation)
+          kernel,
+          kernel,
+          channels // groups(channels),
+          features or channels,
+        )
+        branch = convolve_and_normalise(
+          branch,
+          block,
+          f'conv{j}',
+          f'bn{j}',
+          strides=stride if strided else 1,
+          groups=groups(channels),
+          dilation=dilation,
+        )
         if j < len(convolutions):
           branch = np.maximum(branch, 0)
       if i == 0 and (stage > 0 or depth == 50):
@@ -84,8 +101,10 @@ def test_forward_pass_equals_the_numpy_reference(depth, train):
 
 
 # Of torchvision: the parameters, and GFLOPs as its documentation gives them (multiply-adds at 224x224).
-@pytest.mark.parametrize(('depth', 'trainable', 'giga_multiply_adds'), [
-  (18, 11_689_512, 1.814), (34, 21_797_672, 3.664), (50, 25_557_032, 4.089)])
+@pytest.mark.parametrize(
+  ('depth', 'trainable', 'giga_multiply_adds'),
+  [(18, 11_689_512, 1.814), (34, 21_797_672, 3.664), (50, 25_557_032, 4.089)],
+)
 def test_counts_are_torchvisions(depth, trainable, giga_multiply_adds):
   layers = cost.profile(ResNet(depth, 'S', 1000), (224, 224, 3)).layers
   assert sum(layer.trainable for layer in layers) == trainable
@@ -97,9 +116,12 @@ def test_counts_are_torchvisions(depth, trainable, giga_multiply_adds):
 
 
 def test_notations_of_a_bottleneck_block_that_are_one_network():
-  shapes = [jax.tree.leaves_with_path(jax.eval_shape(
-    ResNet(50, block, 10).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)))
-    for block in ('S', 'B(4)', 'G(N/8)', 'BG(4,M/8)')]
+  shapes = [
+    jax.tree.leaves_with_path(
+      jax.eval_shape(ResNet(50, block, 10).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+    )
+    for block in ('S', 'B(4)', 'G(N/8)', 'BG(4,M/8)')
+  ]
   assert shapes[0] == shapes[1] != shapes[2] == shapes[3]
 
 
@@ -108,22 +130,27 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters_statistics_a
   images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
   variables = jax.eval_shape(model.init, jax.random.key(0), images)
   (logits, activations), updates = jax.eval_shape(
-    lambda *args: model.apply(*args, True, mutable=['batch_stats']), variables, images)
+    lambda *args: model.apply(*args, True, mutable=['batch_stats']), variables, images
+  )
   assert {x.dtype for x in jax.tree.leaves((variables, updates, logits))} == {jnp.dtype('float32')}
   assert {x.dtype for x in activations} == {jnp.dtype('bfloat16')}
 
 
-@pytest.mark.parametrize(('values', 'message'), [
-  ({'depth': 40}, 'config.model.depth=40: expected 18, 34, 50 for a resnet'),
-  ({'width': 2}, 'config.model.width=2: expected 1 for a resnet'),
-  ({'block': 'S,S,S'}, r"config.model.block='S,S,S': 3 blocks: expected 1 or 4 \(one for each stage\)"),
-  ({'block': 'G(48)'}, r"config.model.block='G\(48\)': block G\(48\): 48 groups do not divide the 64 channels"),
-  ({'block': 'S,S,S,G(N/512)'}, None),
-  ({'block': 'G(128)', 'depth': 50}, r'.*128 groups do not divide the 64 channels'),
-  ({'block': 'S,S,S,G(512)', 'depth': 18}, r'.*512 groups do not divide the 256 channels'),
-  ({'block': 'S,S,S,G(512)', 'depth': 50}, None),
-  ({'block': 'X'}, "config.model.block='X': 'X' is not a block: expected S, S-2x2"),
-  ({'network': 'resnext'}, "config.model.network='resnext': expected wide_resnet, resnet")])
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    ({'depth': 40}, 'config.model.depth=40: expected 18, 34, 50 for a resnet'),
+    ({'width': 2}, 'config.model.width=2: expected 1 for a resnet'),
+    ({'block': 'S,S,S'}, r"config.model.block='S,S,S': 3 blocks: expected 1 or 4 \(one for each stage\)"),
+    ({'block': 'G(48)'}, r"config.model.block='G\(48\)': block G\(48\): 48 groups do not divide the 64 channels"),
+    ({'block': 'S,S,S,G(N/512)'}, None),
+    ({'block': 'G(128)', 'depth': 50}, r'.*128 groups do not divide the 64 channels'),
+    ({'block': 'S,S,S,G(512)', 'depth': 18}, r'.*512 groups do not divide the 256 channels'),
+    ({'block': 'S,S,S,G(512)', 'depth': 50}, None),
+    ({'block': 'X'}, "config.model.block='X': 'X' is not a block: expected S, S-2x2"),
+    ({'network': 'resnext'}, "config.model.network='resnext': expected wide_resnet, resnet"),
+  ],
+)
 def test_networks_that_cannot_be_built_are_refused(values, message):
   config = cifar10.get_config()
   config.model.update({'network': 'resnet', 'depth': 18, 'width': 1, **values})

@@ -16,7 +16,11 @@ REFERENCE_BLOCKS = {
   'S-2x2': [(True, lambda c: 1, 2), (False, lambda c: 1, 2)],
   'G(4)': [(True, lambda c: 4, 1), (False, lambda c: 1, 1), (False, lambda c: 4, 1), (False, lambda c: 1, 1)],
   'G(N/8)': [
-    (True, lambda c: c // 8, 1), (False, lambda c: 1, 1), (False, lambda c: c // 8, 1), (False, lambda c: 1, 1)],
+    (True, lambda c: c // 8, 1),
+    (False, lambda c: 1, 1),
+    (False, lambda c: c // 8, 1),
+    (False, lambda c: 1, 1),
+  ],
   'G(N)': [(True, lambda c: c, 1), (False, lambda c: 1, 1), (False, lambda c: c, 1), (False, lambda c: 1, 1)],
   'B(2)': [(False, lambda c: 1, 1), (True, lambda c: 1, 1), (False, lambda c: 1, 1)],
   'BG(2,M/4)': [(False, lambda c: 1, 1), (True, lambda c: c // 4, 1), (False, lambda c: 1, 1)],
@@ -38,15 +42,19 @@ def reference_network(variables, images, notations, train):
       if i > 1:
         branch = np.maximum(batch_norm(branch, params[name][f'bn{i}'], stats[name][f'bn{i}'], train), 0)
       branch = convolution(
-        branch, params[name][f'conv{i}']['kernel'], stride if strided else 1, groups(branch.shape[-1]), dilation)
+        branch, params[name][f'conv{i}']['kernel'], stride if strided else 1, groups(branch.shape[-1]), dilation
+      )
     x = shortcut + branch
     activations.append(x)
   x = np.maximum(batch_norm(x, params['bn'], stats['bn'], train), 0).mean((1, 2))
   return x @ params['fc']['kernel'] + params['fc']['bias'], activations
 
 
-@pytest.mark.parametrize('notations', [
-  ('S', 'S', 'S'), ('S-2x2', 'S-2x2', 'S-2x2'), ('G(4)', 'G(N/8)', 'G(N)'), ('B(2)', 'BG(2,M/4)', 'B(2)')], ids=str)
+@pytest.mark.parametrize(
+  'notations',
+  [('S', 'S', 'S'), ('S-2x2', 'S-2x2', 'S-2x2'), ('G(4)', 'G(N/8)', 'G(N)'), ('B(2)', 'BG(2,M/4)', 'B(2)')],
+  ids=str,
+)
 @pytest.mark.parametrize('train', [False, True])
 def test_forward_pass_equals_the_numpy_reference(notations, train):
   model = WideResNet(10, 1, notations, num_classes=7)
@@ -76,7 +84,8 @@ def test_running_statistics_move_a_tenth_of_the_way():
 
 
 @pytest.mark.parametrize(
-  ('table', 'num_classes'), [(paper.TABLE_3, 10), (paper.TABLE_4, 100)], ids=['table 3', 'table 4'])
+  ('table', 'num_classes'), [(paper.TABLE_3, 10), (paper.TABLE_4, 100)], ids=['table 3', 'table 4']
+)
 def test_parameters_of_every_network_of_the_paper(table, num_classes):
   assert len(table) == 26
   for row in table:
@@ -86,8 +95,9 @@ def test_parameters_of_every_network_of_the_paper(table, num_classes):
 
 
 def test_initial_values_are_those_of_the_released_code():
-  params = WideResNet(16, 2, 'G(4)', 10).lazy_init(
-    jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))['params']
+  params = WideResNet(16, 2, 'G(4)', 10).lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))[
+    'params'
+  ]
   block = params['conv4_block2']
   for name, expected in [('conv1', np.sqrt(2 / (9 * 128))), ('conv2', np.sqrt(2 / 128))]:  # groups not divided out
     np.testing.assert_allclose(block[name]['kernel'].std(), expected, rtol=0.05)
@@ -112,14 +122,18 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters_statistics_a
 
 def test_blocks_may_be_mixed_by_group_and_by_block():
   assert [[str(b) for b in group] for group in wide_resnet.group_blocks(16, 'S,G(2),BG(2,M/8)')] == [
-    ['S', 'S'], ['G(2)', 'G(2)'], ['BG(2,M/8)', 'BG(2,M/8)']]
+    ['S', 'S'],
+    ['G(2)', 'G(2)'],
+    ['BG(2,M/8)', 'BG(2,M/8)'],
+  ]
   assert [[str(b) for b in group] for group in wide_resnet.group_blocks(16, ['S', 'B(2)'] * 3)] == [['S', 'B(2)']] * 3
   with pytest.raises(ValueError, match='2 blocks: expected 1, 3 .* or 6'):
     wide_resnet.group_blocks(16, 'S,G(2)')
 
 
 @pytest.mark.parametrize(
-  ('depth', 'nearest'), [(0, '10 and 16'), (4, '10 and 16'), (41, '40 and 46'), (-7, '10 and 16')])
+  ('depth', 'nearest'), [(0, '10 and 16'), (4, '10 and 16'), (41, '40 and 46'), (-7, '10 and 16')]
+)
 def test_depths_that_are_none(depth, nearest):
   with pytest.raises(ValueError, match=nearest):
     wide_resnet.blocks_per_group(depth)
@@ -131,8 +145,9 @@ def test_check_finds_a_block_that_does_not_fit_the_stem():
     wide_resnet.check(10, 2, 'G(32)')
 
 
-@pytest.mark.parametrize('name, expected', [
-  ('S', (40, 2, 'S')), ('BG(2,M/8)', (40, 2, 'BG(2,M/8)')), ('WRN-16-1 S-2x2', (16, 1, 'S-2x2'))])
+@pytest.mark.parametrize(
+  'name, expected', [('S', (40, 2, 'S')), ('BG(2,M/8)', (40, 2, 'BG(2,M/8)')), ('WRN-16-1 S-2x2', (16, 1, 'S-2x2'))]
+)
 def test_parses_what_it_prints(name, expected):
   architecture = Architecture.parse(name)
   assert architecture == expected

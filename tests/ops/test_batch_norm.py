@@ -36,7 +36,11 @@ def flax_module(x, scale, bias, axis_name=None):
 def value_and_gradients(function, x, scale, bias, dy, axis_name=None):
   y, transpose, statistics = jax.vjp(
     lambda *operands: (lambda y, *statistics: (y, statistics))(*function(*operands, axis_name)),
-    x, scale, bias, has_aux=True)
+    x,
+    scale,
+    bias,
+    has_aux=True,
+  )
   return y, statistics, transpose(dy)
 
 
@@ -52,9 +56,12 @@ def test_bfloat16_is_float32_inside():
   expected = value_and_gradients(ours, x.astype(jnp.float32), scale, bias, dy.astype(jnp.float32))
   assert y.dtype == gradients[0].dtype == jnp.bfloat16
   assert {each.dtype for each in (*statistics, *gradients[1:])} == {jnp.dtype(jnp.float32)}
-  half_a_digit = 2.0 ** -8  # bfloat16 rounds the results alone, so float32's are the same to the last digit
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(np.float32(a), b, rtol=half_a_digit, atol=1e-6),
-               (y, statistics, gradients), expected)
+  half_a_digit = 2.0**-8  # bfloat16 rounds the results alone, so float32's are the same to the last digit
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(np.float32(a), b, rtol=half_a_digit, atol=1e-6),
+    (y, statistics, gradients),
+    expected,
+  )
 
 
 def test_replicas_share_their_statistics_and_the_gradient_through_them():
@@ -62,10 +69,12 @@ def test_replicas_share_their_statistics_and_the_gradient_through_them():
   expected = value_and_gradients(ours, x, scale, bias, dy)
   shares = [jnp.stack(jnp.split(each, 4)) for each in (x, dy)]
   y, statistics, (dx, dscale, dbias) = jax.pmap(
-    lambda x, dy: value_and_gradients(ours, x, scale, bias, dy, AXIS), AXIS, devices=jax.devices()[:4])(*shares)
+    lambda x, dy: value_and_gradients(ours, x, scale, bias, dy, AXIS), AXIS, devices=jax.devices()[:4]
+  )(*shares)
   found = y.reshape(x.shape), [each[0] for each in statistics], (dx.reshape(x.shape), dscale.sum(0), dbias.sum(0))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), jax.tree.leaves(found),
-               jax.tree.leaves(expected))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), jax.tree.leaves(found), jax.tree.leaves(expected)
+  )
 
 
 def test_one_read_of_x_is_all_that_is_kept():

@@ -22,13 +22,22 @@ def numpy_conv(x, kernel, conv):
   x = np.pad(x, ((0, 0), *conv.padding, (0, 0)))
   (height, width, inputs, outputs), groups = kernel.shape, conv.feature_group_count
   (row_stride, column_stride), (row_dilation, column_dilation) = conv.window_strides, conv.rhs_dilation
-  y = np.zeros((
-      len(x), (x.shape[1] - (height - 1) * row_dilation - 1) // row_stride + 1,
-      (x.shape[2] - (width - 1) * column_dilation - 1) // column_stride + 1, outputs))
+  y = np.zeros(
+    (
+      len(x),
+      (x.shape[1] - (height - 1) * row_dilation - 1) // row_stride + 1,
+      (x.shape[2] - (width - 1) * column_dilation - 1) // column_stride + 1,
+      outputs,
+    )
+  )
   for row, column, group in np.ndindex(y.shape[1], y.shape[2], groups):
     top, left = row * row_stride, column * column_stride
-    window = x[:, top:top + height * row_dilation:row_dilation, left:left + width * column_dilation:column_dilation,
-               group * inputs:(group + 1) * inputs]
+    window = x[
+      :,
+      top : top + height * row_dilation : row_dilation,
+      left : left + width * column_dilation : column_dilation,
+      group * inputs : (group + 1) * inputs,
+    ]
     own = slice(group * outputs // groups, (group + 1) * outputs // groups)
     y[:, row, column, own] = np.tensordot(window, kernel[..., own], axes=3)
   return y
@@ -44,19 +53,34 @@ def operands(x_shape, kernel_shape, conv, dtype=jnp.float32):
 
 def parts(formulation, x, kernel, dy, conv):
   """(y, dx, dkernel) in one compilation."""
-  return jax.jit(lambda x, kernel, dy: (
+  return jax.jit(
+    lambda x, kernel, dy: (
       formulation.forward(x, kernel, conv),
       formulation.input_gradient(dy, kernel, x.shape, conv),
-      formulation.weight_gradient(x, dy, kernel.shape, conv)))(x, kernel, dy)
+      formulation.weight_gradient(x, dy, kernel.shape, conv),
+    )
+  )(x, kernel, dy)
 
 
 def differentiated_parts(convolve, x, kernel, dy, conv):
   """(y, dx, dkernel) of a function with the signature of `lax.conv_general_dilated`, by JAX's differentiation."""
+
   def run(x, kernel, dy):
-    y, vjp = jax.vjp(lambda x, kernel: convolve(
-        x, kernel, conv.window_strides, conv.padding, rhs_dilation=conv.rhs_dilation, dimension_numbers=NHWC,
-        feature_group_count=conv.feature_group_count), x, kernel)
+    y, vjp = jax.vjp(
+      lambda x, kernel: convolve(
+        x,
+        kernel,
+        conv.window_strides,
+        conv.padding,
+        rhs_dilation=conv.rhs_dilation,
+        dimension_numbers=NHWC,
+        feature_group_count=conv.feature_group_count,
+      ),
+      x,
+      kernel,
+    )
     return y, *vjp(dy)
+
   return jax.jit(run)(x, kernel, dy)
 
 
@@ -80,10 +104,15 @@ def random_cases(count):
     height, width = (int(k) for k in rng.integers(1, 4, 2))
     image = (int(size) for size in rng.integers(6, 10, 2))
     yield (
-        (2, *image, groups * inputs), (height, width, inputs, groups * outputs),
-        Conv(tuple(int(s) for s in rng.integers(1, 4, 2)),
-             tuple((int(low), int(high)) for low, high in rng.integers(-1, 3, (2, 2))),
-             tuple(int(d) for d in rng.integers(1, 3, 2)), groups))
+      (2, *image, groups * inputs),
+      (height, width, inputs, groups * outputs),
+      Conv(
+        tuple(int(s) for s in rng.integers(1, 4, 2)),
+        tuple((int(low), int(high)) for low, high in rng.integers(-1, 3, (2, 2))),
+        tuple(int(d) for d in rng.integers(1, 3, 2)),
+        groups,
+      ),
+    )
 
 
 def formulations(kernel_shape, conv):
@@ -94,11 +123,11 @@ def formulations(kernel_shape, conv):
 
 
 FIXED_CASES = (
-    ((2, 5, 7, 4), (1, 1, 4, 6), Conv((1, 1), NONE, (1, 1), 1)),  # A shortcut of a Wide ResNet,
-    ((2, 8, 7, 4), (1, 1, 4, 6), Conv((2, 2), NONE, (1, 1), 1)),  # with stride,
-    ((2, 8, 8, 4), (2, 2, 4, 4), Conv((1, 1), SAME, (2, 2), 1)),  # S-2x2,
-    ((2, 8, 8, 8), (3, 3, 1, 8), Conv((2, 2), SAME, (1, 1), 8)),  # G(N), depthwise with stride,
-    ((2, 8, 8, 8), (3, 3, 2, 8), Conv((2, 2), SAME, (1, 1), 4)),  # G(N/2).
+  ((2, 5, 7, 4), (1, 1, 4, 6), Conv((1, 1), NONE, (1, 1), 1)),  # A shortcut of a Wide ResNet,
+  ((2, 8, 7, 4), (1, 1, 4, 6), Conv((2, 2), NONE, (1, 1), 1)),  # with stride,
+  ((2, 8, 8, 4), (2, 2, 4, 4), Conv((1, 1), SAME, (2, 2), 1)),  # S-2x2,
+  ((2, 8, 8, 8), (3, 3, 1, 8), Conv((2, 2), SAME, (1, 1), 8)),  # G(N), depthwise with stride,
+  ((2, 8, 8, 8), (3, 3, 2, 8), Conv((2, 2), SAME, (1, 1), 4)),  # G(N/2).
 )
 
 
@@ -132,7 +161,8 @@ def test_equals_numpy(x_shape, kernel_shape, conv):
   z, direction = jnp.flip(x, 1), jnp.flip(kernel, 0)
   np.testing.assert_allclose(np.vdot(dx, z), np.vdot(dy, numpy_conv(z, kernel, conv)), rtol=1e-3, atol=1e-3)
   np.testing.assert_allclose(
-      np.vdot(dkernel, direction), np.vdot(dy, numpy_conv(x, direction, conv)), rtol=1e-3, atol=1e-3)
+    np.vdot(dkernel, direction), np.vdot(dy, numpy_conv(x, direction, conv)), rtol=1e-3, atol=1e-3
+  )
 
 
 @pytest.mark.parametrize('padding', ['SAME', 'SAME_LOWER', 'VALID'])
@@ -140,8 +170,9 @@ def test_padding_by_name(padding):
   x, kernel, _ = operands((2, 7, 8, 4), (3, 2, 1, 4), Conv((1, 1), NONE, (1, 1), 4))
   arguments = dict(rhs_dilation=(2, 1), dimension_numbers=NHWC, feature_group_count=4)
   assert_equal_parts(
-      [grouped_conv.conv_general_dilated(x, kernel, (2, 1), padding, **arguments)],
-      [lax.conv_general_dilated(x, kernel, (2, 1), padding, **arguments)])
+    [grouped_conv.conv_general_dilated(x, kernel, (2, 1), padding, **arguments)],
+    [lax.conv_general_dilated(x, kernel, (2, 1), padding, **arguments)],
+  )
 
 
 @pytest.mark.parametrize('groups', [1, 2, 8, 16])
@@ -151,7 +182,7 @@ def test_bfloat16_is_float32_rounded_once(groups):
   exact = lax_parts(*(a.astype(jnp.float32) for a in (x, kernel, dy)), conv)
   ours = our_parts(x, kernel, dy, conv)
   assert all(part.dtype == jnp.bfloat16 for part in ours)
-  assert_equal_parts([part.astype(jnp.float32) for part in ours], exact, tolerance=2 ** -8)
+  assert_equal_parts([part.astype(jnp.float32) for part in ours], exact, tolerance=2**-8)
 
 
 def test_float64():
@@ -173,10 +204,12 @@ def test_gradient_inside_scan_and_checkpoint(groups):
   def descend(conv_general_dilated, checkpoint):
     def step(kernel, x):
       return kernel - jax.grad(lambda k: checkpoint(lambda k: loss(conv_general_dilated, k, x, groups))(k))(kernel), ()
+
     return jax.jit(lambda kernel: lax.scan(step, kernel, jnp.stack([x, 2 * x]))[0])(kernel)
 
   assert_equal_parts(
-      [descend(grouped_conv.conv_general_dilated, jax.checkpoint)], [descend(lax.conv_general_dilated, lambda f: f)])
+    [descend(grouped_conv.conv_general_dilated, jax.checkpoint)], [descend(lax.conv_general_dilated, lambda f: f)]
+  )
 
 
 @pytest.mark.parametrize('groups', [1, 8])
@@ -202,15 +235,21 @@ def test_as_the_convolution_of_a_flax_module():
   assert ours.apply(variables, x[0]).shape == (4, 4, 16)
 
 
-@pytest.mark.parametrize('x_shape, kernel_shape, arguments', [
+@pytest.mark.parametrize(
+  'x_shape, kernel_shape, arguments',
+  [
     ((2, 4, 8, 8), (4, 2, 3, 3), dict(feature_group_count=2)),  # NCHW, OIHW
     ((2, 9, 4), (3, 2, 4), dict(feature_group_count=2, dimension_numbers=('NHC', 'HIO', 'NHC'))),
     ((2, 8, 8, 4), (3, 3, 2, 4), dict(feature_group_count=2, dimension_numbers=NHWC, lhs_dilation=(2, 2))),
     ((2, 8, 8, 4), (3, 3, 4, 4), dict(batch_group_count=2, dimension_numbers=NHWC)),
-    ((2, 8, 8, 4), (3, 3, 2, 4), dict(
-        feature_group_count=2, dimension_numbers=NHWC, preferred_element_type=jnp.float32)),
+    (
+      (2, 8, 8, 4),
+      (3, 3, 2, 4),
+      dict(feature_group_count=2, dimension_numbers=NHWC, preferred_element_type=jnp.float32),
+    ),
     ((0, 8, 8, 4), (3, 3, 2, 4), dict(feature_group_count=2, dimension_numbers=NHWC)),  # No images
-])
+  ],
+)
 def test_everything_else_falls_through_to_lax(x_shape, kernel_shape, arguments):
   rng = np.random.default_rng(0)
   x, kernel = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (x_shape, kernel_shape))

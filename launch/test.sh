@@ -4,6 +4,7 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 launch/setup.sh test
+.venv/bin/python -m ruff format --check .
 .venv/bin/python -m ruff check .
 # Two at a time: most of it is compiling, on one core. A file's tests share what it has compiled.
 .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"

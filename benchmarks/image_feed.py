@@ -27,7 +27,7 @@ from PIL import Image
 from benchmarks.command import write_json
 from configs import imagenet
 from moonshine_jax import datasets, decoding, feeds
-from moonshine_jax.parallel import Replicas
+from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.timing import in_turns
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 97

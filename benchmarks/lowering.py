@@ -12,7 +12,7 @@ from benchmarks.command import make_config, make_network
 from moonshine_jax import feeds, optim, steps
 from moonshine_jax.datasets import Split
 from moonshine_jax.models.wide_resnet import Architecture
-from moonshine_jax.parallel import Replicas
+from moonshine_jax.runtime.devices import Replicas
 
 EXAMPLES = 50_000  # of the resident training set
 

@@ -34,9 +34,10 @@ import jax.numpy as jnp
 
 from benchmarks.command import make_config, make_network, make_parser, write_json
 from benchmarks.train_step import add_step_arguments, check_devices, measure, name_of, our_train_step, ours
-from moonshine_jax import cost, parallel
+from moonshine_jax import cost
 from moonshine_jax.models.blocks import BatchNormReLU, ResidualBlock
 from moonshine_jax.models.wide_resnet import Architecture
+from moonshine_jax.runtime import devices
 from moonshine_jax.timing import in_turns
 
 EPOCHS_IMAGES = 200 * 50_000  # of the recipe on CIFAR-10
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.error('--device: expected --tflops and --bandwidth with it')
   here = not flags.device
   if here:
-    parallel.use_all_cores(flags.batch)
+    devices.use_all_cores(flags.batch)
     check_devices(parser, flags)
   tflops = flags.tflops or measure_tflops(flags.dtype, flags.repeats)
   bandwidth = flags.bandwidth or measure_bandwidth(flags.repeats)

@@ -35,7 +35,7 @@ from moonshine_jax import feeds, optim, steps, train
 from moonshine_jax.config import DTYPES
 from moonshine_jax.datasets import Split
 from moonshine_jax.models.wide_resnet import Architecture
-from moonshine_jax.parallel import Replicas, use_all_cores
+from moonshine_jax.runtime.devices import Replicas, use_all_cores
 from moonshine_jax.timing import in_turns
 
 STUDENTS = ('G(N/8)', 'BG(2,M/8)', 'B(2)')

@@ -33,10 +33,11 @@ from benchmarks.command import (
   make_parser,
   write_json,
 )
-from moonshine_jax import cost, optim, parallel, steps
+from moonshine_jax import cost, optim, steps
 from moonshine_jax.datasets import Split
 from moonshine_jax.feeds import ResidentFeed
 from moonshine_jax.models.wide_resnet import Architecture
+from moonshine_jax.runtime.devices import Replicas, use_all_cores
 from moonshine_jax.timing import in_turns
 
 REFERENCE = 'S'  # ours of the teacher's network
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser = make_parser(__doc__, repeats=7)
   add_step_arguments(parser)
   flags = parser.parse_args(arguments)
-  parallel.use_all_cores(flags.batch)
+  use_all_cores(flags.batch)
   check_devices(parser, flags)
   torch_device = find_torch()
 
@@ -93,7 +94,7 @@ def name_of(devices: int) -> str:
 def our_train_step(architecture: Architecture, flags: argparse.Namespace, devices: int) -> Callable[[], None]:
   """Our step on so many devices: a function that takes `calls_a_sample` steps, in one dispatch, and waits for them."""
   config = make_config(architecture, flags.batch, flags.dtype)
-  replicas = parallel.Replicas(jax.local_devices()[:devices])
+  replicas = Replicas(jax.local_devices()[:devices])
   network = make_network(config, replicas.axis_name)
   images, labels = synthetic_batch(flags.batch, flags.image_size)
   feed = ResidentFeed(Split(images, labels), replicas)

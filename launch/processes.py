@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from moonshine_jax import files, preemption
 from moonshine_jax.errors import RESUME_ME, Preempted, UserError
+from moonshine_jax.runtime import files, signals
 
 POLL_SECONDS = 0.2
 TELL_SECONDS = 60.0  # between two words of how far all are
@@ -46,14 +46,14 @@ def run_all(
   """
   waiting, free, running, failed, stopped = collections.deque(commands), list(environments), {}, [], False
   told = time.monotonic()
-  with preemption.Signals() as signals:
+  with signals.Signals() as caught:
     try:
       while running or (waiting and not stopped):
         while waiting and free and not stopped:
           log, environment = waiting.popleft(), free.pop(0)
           running[log] = (_start(commands[log], log, environment), environment)
         time.sleep(POLL_SECONDS)
-        if signals.received and not stopped:
+        if caught.received and not stopped:
           stopped = True
           _terminate(running)
         ended = [log for log, (process, _) in running.items() if process.poll() is not None]

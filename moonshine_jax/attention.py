@@ -16,8 +16,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from moonshine_jax import checkpoint, config, datasets, files, losses, models
+from moonshine_jax import checkpoint, config, datasets, losses, models
 from moonshine_jax.errors import UserError, require_flags
+from moonshine_jax.runtime import files
 from moonshine_jax.steps import Network
 
 FORMATS = ('.png', '.svg', '.pdf')

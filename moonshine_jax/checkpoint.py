@@ -21,10 +21,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import files
 from moonshine_jax.datasets import Facts
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models import create_model
+from moonshine_jax.runtime import files
 from moonshine_jax.steps import Network, TrainState
 
 KEPT = 2  # the newest, and one to fall back on

@@ -10,9 +10,10 @@ from typing import Any
 
 import ml_collections
 
-from moonshine_jax import files, losses, models
+from moonshine_jax import losses, models
 from moonshine_jax.errors import UserError, shown
 from moonshine_jax.models import wide_resnet
+from moonshine_jax.runtime import files
 
 FILE = 'config.json'  # in a workdir
 MAY_DIFFER = {'data.data_dir', 'data.feed', 'steps_per_dispatch'}  # fields that change no bit of a run

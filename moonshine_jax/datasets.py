@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import ml_collections
 import numpy as np
 
-from moonshine_jax import files, functions
 from moonshine_jax.decoding import Decoders
 from moonshine_jax.errors import UserError, warn
+from moonshine_jax.runtime import files, user_functions
 
 SPLITS = "{'train': (images, labels), 'test': (images, labels)}"  # what a user's own function returns
 MAX_CLASSES = 10**6  # of a user's own data: above any that was published
@@ -112,11 +112,11 @@ class Source(Protocol):
 
 def open_source(config: ml_collections.ConfigDict) -> Source:
   """The source of `config.data`. Raises UserError for a data set that is unknown or not of images and labels."""
-  if config.image_size and (functions.is_name(config.name) or config.name == 'digits'):
+  if config.image_size and (user_functions.is_name(config.name) or config.name == 'digits'):
     raise UserError(
       f'config.data.image_size={config.image_size}: expected 0 for {config.name}, whose images are of one size'
     )
-  if functions.is_name(config.name):
+  if user_functions.is_name(config.name):
     return FunctionSource(config.name)
   if config.name == 'digits':
     return DigitsSource()
@@ -136,7 +136,7 @@ def reopen_source(config: ml_collections.ConfigDict, facts: Facts, where: str | 
 
 def title(name: str) -> str:
   """What a data set is called in a sentence."""
-  return functions.short_name(name) if functions.is_name(name) else name
+  return user_functions.short_name(name) if user_functions.is_name(name) else name
 
 
 def measure(source: Source, train: Split | CroppedSplit) -> Facts:
@@ -187,7 +187,7 @@ class FunctionSource:
     """Raises UserError, in a line that names the function and the split, for anything else."""
     where = f'config.data.name={name!r}'
     try:
-      splits = functions.load(name)()
+      splits = user_functions.load(name)()
     except UserError as error:
       raise UserError(f'config.data.name={error}') from error
     except Exception as error:  # whatever the user's code raises

@@ -10,9 +10,10 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from moonshine_jax import checkpoint, datasets, functions, given, paper, results, steps, tables, train
+from moonshine_jax import checkpoint, datasets, given, paper, results, steps, tables, train
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime import user_functions
 
 # The paper's recipe, and what it does not say, as in configs/cifar10.py.
 DEFAULTS = {
@@ -102,7 +103,7 @@ def distil(
   overrides = dict(overrides or {})
   if unknown := sorted(overrides.keys() - DEFAULTS.keys()):
     raise UserError(f'overrides: {unknown[0]!r}: no such field: expected some of {", ".join(DEFAULTS)}')
-  named = {'model.network': functions.name_of(network), 'data.name': functions.name_of(data)}
+  named = {'model.network': user_functions.name_of(network), 'data.name': user_functions.name_of(data)}
   blocks = (blocks,) if isinstance(blocks, str) else tuple(blocks)
   words = tuple(block if '=' in block else f'block={block}' for block in blocks)
   teacher, workdir = Path(workdir) / 'teacher', Path(workdir)

@@ -16,9 +16,9 @@ import jaxlib
 import ml_collections
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import files
 from moonshine_jax.datasets import Facts
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime import files
 
 FILE = 'environment.jsonl'  # in a workdir
 

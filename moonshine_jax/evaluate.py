@@ -5,13 +5,14 @@ from typing import Any
 
 from absl import flags
 
-from moonshine_jax import checkpoint, config, cost, datasets, distributed, errors, models, train
-from moonshine_jax.parallel import Replicas
+from moonshine_jax import checkpoint, config, cost, datasets, errors, models, train
+from moonshine_jax.runtime import exchange, processes
+from moonshine_jax.runtime.devices import Replicas
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The workdir of a training run.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data is, in place of the config's data.data_dir.")
 JSON = flags.DEFINE_bool('json', False, 'Prints JSON.')
-distributed.define_flags()
+processes.define_flags()
 
 
 def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
@@ -25,13 +26,13 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
     UserError: where there is no checkpoint or no data.
   """
   replicas = Replicas()
-  variables, metadata = distributed.from_first(lambda: checkpoint.Checkpoints(workdir).network()[1:], replicas)
+  variables, metadata = exchange.from_first(lambda: checkpoint.Checkpoints(workdir).network()[1:], replicas)
   network = metadata.network
   run, facts = metadata.config, metadata.facts
   if data_dir is not None:
     run.data.data_dir = data_dir
   source = datasets.reopen_source(run.data, facts, workdir)
-  split = distributed.first_before_others(lambda: source.read(run.data.test_split))
+  split = exchange.first_before_others(lambda: source.read(run.data.test_split))
   result = train.evaluate_split(network, variables, split, run, replicas)
   counted = cost.count(network.model, facts.image_shape)
   return {
@@ -49,7 +50,7 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
 
 
 def main() -> None:
-  with distributed.processes():
+  with processes.processes():
     evaluate_and_tell()
 
 

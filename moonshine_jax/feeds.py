@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from moonshine_jax.datasets import CroppedSplit, Split
-from moonshine_jax.parallel import Replicas
+from moonshine_jax.runtime.devices import Replicas
 
 AHEAD = 2  # batches that are on their way to the device while a step runs
 

@@ -11,12 +11,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from moonshine_jax import checkpoint, environment, files, metrics, steps, train
+from moonshine_jax import checkpoint, environment, metrics, steps, train
 from moonshine_jax import config as config_lib
 from moonshine_jax.datasets import Facts, Split
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
-from moonshine_jax.parallel import Replicas
+from moonshine_jax.runtime import files
+from moonshine_jax.runtime.devices import Replicas
 
 
 def write_network(

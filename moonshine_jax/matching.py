@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from moonshine_jax import checkpoint, datasets, distributed, models, steps
+from moonshine_jax import checkpoint, datasets, models, steps
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import UserError, warn
-from moonshine_jax.parallel import Replicas
+from moonshine_jax.runtime import exchange
+from moonshine_jax.runtime.devices import Replicas
 
 
 def load_teacher(
@@ -28,7 +29,7 @@ def load_teacher(
   if any(config_lib.regime(student) != 'none' for student in students):
     path = config.distill.teacher
     try:
-      variables, metadata = distributed.from_first(lambda: checkpoint.Checkpoints(path).network()[1:], replicas)
+      variables, metadata = exchange.from_first(lambda: checkpoint.Checkpoints(path).network()[1:], replicas)
       facts, network, of_network = metadata.facts, metadata.network, metadata.config.model.network
     except UserError as error:
       raise UserError(f'config.distill.teacher={path!r}: {error}') from error

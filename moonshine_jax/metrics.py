@@ -12,8 +12,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from moonshine_jax import files
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime import files
 
 FILE = 'metrics.jsonl'
 

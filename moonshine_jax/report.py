@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 from absl import flags
 
-from moonshine_jax import files, page, results, tables
+from moonshine_jax import page, results, tables
 from moonshine_jax.errors import UserError, run_command, warn
 from moonshine_jax.models.blocks import Block
+from moonshine_jax.runtime import files
 from moonshine_jax.tables import Table
 
 

@@ -12,8 +12,9 @@ import ml_collections
 import numpy as np
 import optax
 
-from moonshine_jax import augment, losses, parallel
+from moonshine_jax import augment, losses
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime import devices
 
 # What an evaluation counts, before the first batch: the sum of the cross entropy, wrong predictions, and examples.
 NO_EXAMPLES = {'loss': np.float32(0), 'wrong': np.float32(0), 'examples': np.float32(0)}
@@ -96,7 +97,7 @@ def make_train_step(
   teacher: Network | None,
   tx: optax.GradientTransformation,
   gather: Callable,
-  replicas: parallel.Replicas,
+  replicas: devices.Replicas,
 ) -> Callable:
   """The step (states, teacher's variables, data, batch) -> (states, metrics) of one replica, for one or more students.
 
@@ -115,7 +116,7 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.wrap_key_data(states[0].rng), states[0].step)
     # Drawn for the whole batch, so that an example's choices do not depend on the number of devices.
     choices = augment.draw(key, shared.batch_size, shared.data.pad, shared.data.flip)
-    choices = parallel.own_share(choices, len(labels), axis_name)
+    choices = devices.own_share(choices, len(labels), axis_name)
     images = augment.crop_and_flip(batch['image'], choices, shared.data.pad)
     targets = jax.lax.stop_gradient(teacher(teacher_variables, images, train=False)) if teacher else None
     results = [update(state, images, labels, targets) for update, state in zip(updates, states, strict=True)]
@@ -142,7 +143,7 @@ def make_update(
 
   def update(state, images, labels, targets):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    rngs = parallel.own_key(jax.random.fold_in(key, DROPOUT), axis_name)
+    rngs = devices.own_key(jax.random.fold_in(key, DROPOUT), axis_name)
 
     def loss_fn(params):
       (logits, activations), updates = student(
@@ -160,7 +161,7 @@ def make_update(
       return loss, (metrics, updates.get('batch_stats', {}))
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, metrics = parallel.mean((grads, metrics), axis_name)
+    grads, metrics = devices.mean((grads, metrics), axis_name)
     metrics['gradient_norm'] = optax.tree.norm(grads)
     changes, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, changes)
@@ -182,7 +183,7 @@ def make_train_loop(train_step: Callable) -> Callable:
   return train_loop
 
 
-def make_eval_step(network: Network, gather: Callable, replicas: parallel.Replicas) -> Callable:
+def make_eval_step(network: Network, gather: Callable, replicas: devices.Replicas) -> Callable:
   """The step (variables, data, batch, sums) -> sums, with the whole batch's examples under its mask, of one replica.
 
   The sums, of NO_EXAMPLES at first, are added up on the devices: nothing is fetched before the end, and each step waits
@@ -198,6 +199,6 @@ def make_eval_step(network: Network, gather: Callable, replicas: parallel.Replic
       'wrong': ((logits.argmax(-1) != labels) * mask).sum(),
       'examples': mask.sum(),
     }
-    return jax.tree.map(jnp.add, sums, parallel.total(own, replicas.axis_name))
+    return jax.tree.map(jnp.add, sums, devices.total(own, replicas.axis_name))
 
   return eval_step

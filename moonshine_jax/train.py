@@ -14,27 +14,14 @@ import ml_collections
 import numpy as np
 import optax
 
-from moonshine_jax import (
-  checkpoint,
-  datasets,
-  distributed,
-  environment,
-  feeds,
-  files,
-  matching,
-  metrics,
-  optim,
-  preemption,
-  steps,
-)
+from moonshine_jax import checkpoint, datasets, environment, feeds, matching, metrics, optim, steps
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import Preempted, UserError, warn
 from moonshine_jax.models import create_model
-from moonshine_jax.parallel import Replicas
+from moonshine_jax.runtime import exchange, files
+from moonshine_jax.runtime import signals as signal_handlers
+from moonshine_jax.runtime.devices import IN_FLIGHT, Replicas
 
-# Dispatches that the host is ahead of the devices: enough to keep them busy, few enough to be told of. With 32 and more
-# a CPU of several devices stops for ever: XLA then blocks the threads in which the devices would catch up.
-IN_FLIGHT = 4
 MAX_STEPS = 2**31 - 1  # a state counts them in an int32
 
 
@@ -92,11 +79,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
       f'config.data.pad={config.data.pad}: expected at most {min(source.image_shape[:2])}, the side of an image'
     )
   teacher, teacher_variables = matching.load_teacher(config, runs.values(), source, replicas)
-  if distributed.is_first():
+  if exchange.is_first():
     for path, each in runs.items():
       check_workdir(each, path)
 
-  train_split, test_split = distributed.first_before_others(
+  train_split, test_split = exchange.first_before_others(
     lambda: (source.read(config.data.train_split), source.read(config.data.test_split))
   )
   if config.batch_size > len(train_split):
@@ -112,7 +99,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
   learning_rate_fn = optim.create_learning_rate_fn(config, steps_per_epoch)
   tx = optim.create_optimizer(config, steps_per_epoch)
 
-  with preemption.signals() as signals, contextlib.ExitStack() as opened:
+  with signal_handlers.catch() as signals, contextlib.ExitStack() as opened:
     students, states = open_students(runs, facts, tx, replicas, steps_per_epoch, opened)
     step = int(states[0].step)
     _, order_key, _ = split_keys(config.seed)
@@ -231,7 +218,7 @@ def open_students(
       opened.callback(writers[path].close)
     return restored, epoch_metrics, {path: writer.records for path, writer in writers.items()}
 
-  states, epoch_metrics, records = distributed.from_first(open_workdirs, replicas)
+  states, epoch_metrics, records = exchange.from_first(open_workdirs, replicas)
   students = [
     Student(
       config,
@@ -288,17 +275,10 @@ def common_step(saved: dict[Path, list[int]], last_step: int) -> int:
   return step
 
 
-def cache_compilations(folder: str | os.PathLike) -> None:
-  """Keeps compiled steps in a folder from run to run, unless the user named another ($JAX_COMPILATION_CACHE_DIR)."""
-  if not jax.config.jax_compilation_cache_dir:
-    jax.config.update('jax_compilation_cache_dir', str(Path(folder).absolute()))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # an initialiser compiles once for each shape
-
-
 def check_alike(config: ml_collections.ConfigDict, replicas: Replicas) -> None:
   """Raises UserError in a process whose config is not the first one's: only where its data is may differ."""
   own = config_lib.flatten(config)
-  for name, value in distributed.from_first(lambda: own, replicas).items():
+  for name, value in exchange.from_first(lambda: own, replicas).items():
     if name != 'data.data_dir' and own[name] != value:
       raise UserError(f'config.{name}={own[name]!r} (in process 0: {value!r}): expected the same in all processes')
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from configs import cifar10
 from moonshine_jax import config as config_lib
-from moonshine_jax import environment, files, metrics, paper, results
+from moonshine_jax import environment, metrics, paper, results
 from moonshine_jax.datasets import Facts
+from moonshine_jax.runtime import files
 
 START = {
   'time': '2026-01-02T03:04:05+0000',

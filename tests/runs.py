@@ -19,7 +19,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from moonshine_jax import errors, files, train
+from moonshine_jax import errors, train
+from moonshine_jax.runtime import files
 
 FLAGS = (
   '--config=configs/digits.py',

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from moonshine_jax import datasets, functions
+from moonshine_jax import datasets
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime import user_functions
 from tests import own
 
 
@@ -235,10 +236,10 @@ def images(shape=(4, 8, 8, 1), dtype=np.uint8):
 )
 def test_data_of_a_users_own_that_is_none(splits, message, monkeypatch):
   monkeypatch.setattr(own, 'images', splits)
-  functions.load.cache_clear()
+  user_functions.load.cache_clear()
   with pytest.raises(UserError, match="^config.data.name='tests.own:images'" + message):
     datasets.FunctionSource('tests.own:images')
-  functions.load.cache_clear()
+  user_functions.load.cache_clear()
 
 
 @pytest.mark.parametrize(

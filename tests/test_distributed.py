@@ -18,8 +18,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from moonshine_jax import distributed, errors, files, train
+from moonshine_jax import errors, train
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime import files, processes, watchdog
 from tests import runs
 
 EPOCHS = 3
@@ -113,7 +114,7 @@ def _command(command, arguments, path, devices, pause, silence):
     with open(f'{path}.{name}', 'w') as file:
       os.dup2(file.fileno(), stream.fileno())
   jax.nn.relu = jax.nn.silu  # smooth: rounding flips ReLU's derivative at 0
-  distributed.SILENCE_SECONDS = silence
+  watchdog.SILENCE_SECONDS = silence
   run_epoch = train.run_epoch
   train.run_epoch = lambda train_loop, *args, **kwargs: run_epoch(
     lambda *each: (time.sleep(pause), train_loop(*each))[1], *args, **kwargs
@@ -235,7 +236,7 @@ def test_four_processes_of_every_feed_with_students_and_the_true_limits(alone, f
   )
   one = Processes(folder / 'students', 1, 4, *flags)
   assert one.finish() == [0], one.errors
-  workdir, silence = folder / 'students-of-four', distributed.SILENCE_SECONDS
+  workdir, silence = folder / 'students-of-four', watchdog.SILENCE_SECONDS
   rng = random.Random(kills)
   for _ in range(kills):
     processes = Processes(workdir, 4, 1, *flags, pause=0.5, silence=silence)
@@ -284,4 +285,4 @@ def test_evaluation_by_two_processes(together):
 )
 def test_flags_that_do_not_fit(given, message):
   with pytest.raises(UserError, match=message):
-    distributed._check_flags(*given)
+    processes._check_flags(*given)

@@ -7,7 +7,7 @@ import pytest
 
 from moonshine_jax import datasets, feeds
 from moonshine_jax.datasets import Split
-from moonshine_jax.parallel import Replicas
+from moonshine_jax.runtime.devices import Replicas
 
 SPLIT = Split(np.random.default_rng(0).integers(0, 256, (21, 4, 4, 3), np.uint8), np.arange(21, dtype=np.int32))
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from moonshine_jax import files
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime import files
 
 
 def test_a_workdir_is_for_one_process_at_a_time(tmp_path):

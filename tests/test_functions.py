@@ -4,23 +4,23 @@ import sys
 
 import pytest
 
-from moonshine_jax import functions
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime import user_functions
 from tests import own
 
 
 def test_what_is_a_name():
-  assert all(map(functions.is_name, ['a:b', 'a.b:c', '/tmp/a-b.py:c.d']))
+  assert all(map(user_functions.is_name, ['a:b', 'a.b:c', '/tmp/a-b.py:c.d']))
   for text in ('wide_resnet', 'cifar10', 'mnist:3.0.1', 'mnist:3.*.*', 'a:', ':b', 'a:b c', ''):
-    assert not functions.is_name(text)
+    assert not user_functions.is_name(text)
 
 
 def test_functions_of_modules_and_files(tmp_path):
-  assert functions.load('tests.own:with_norm') is own.with_norm
-  assert functions.load('tests.own:Convnet') is own.Convnet
+  assert user_functions.load('tests.own:with_norm') is own.with_norm
+  assert user_functions.load('tests.own:Convnet') is own.Convnet
   path = tmp_path / 'json.py'  # of a name that is taken
   path.write_text('import sys\nsys.times = getattr(sys, "times", 0) + 1\ndef one(): return 1\nclass A:\n  two = int\n')
-  assert functions.load(f'{path}:one')() == 1 and functions.load(f'{path}:A.two') is int
+  assert user_functions.load(f'{path}:one')() == 1 and user_functions.load(f'{path}:A.two') is int
   assert sys.times == 1 and sys.modules['json'] is json
 
 
@@ -37,15 +37,15 @@ def test_functions_of_modules_and_files(tmp_path):
 def test_functions_that_are_not_there(name, message, tmp_path):
   (tmp_path / 'raises.py').write_text('1 / 0')
   with pytest.raises(UserError, match='^' + message.replace('@', str(tmp_path))):
-    functions.load(name.replace('@', str(tmp_path)))
+    user_functions.load(name.replace('@', str(tmp_path)))
 
 
 def test_names_of_functions():
-  assert functions.name_of('any:name') == 'any:name'
-  assert functions.name_of(own.images) == 'tests.own:images'
+  assert user_functions.name_of('any:name') == 'any:name'
+  assert user_functions.name_of(own.images) == 'tests.own:images'
   for function in (lambda: 1, own.Convnet(3).apply):
     with pytest.raises(UserError, match='expected a function that can be found again by its name'):
-      functions.name_of(function)
+      user_functions.name_of(function)
 
 
 def test_a_script_names_its_own_functions_and_is_not_run_twice(tmp_path):

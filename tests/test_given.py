@@ -9,7 +9,7 @@ import pytest
 from moonshine_jax import checkpoint, datasets, evaluate, given, matching, results, steps, tables, train
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
-from moonshine_jax.parallel import Replicas
+from moonshine_jax.runtime.devices import Replicas
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from configs import imagenet
-from moonshine_jax import evaluate, feeds, metrics, optim, parallel, preemption, steps, train
+from moonshine_jax import evaluate, feeds, metrics, optim, steps, train
 from moonshine_jax.errors import Preempted
 from moonshine_jax.models import create_model
+from moonshine_jax.runtime import devices, signals
 from tests import runs
 from tests.conftest import small_config
 
@@ -19,7 +20,7 @@ def test_a_run_that_is_stopped_inside_an_epoch_goes_on_with_the_same_crops(varie
   config.data.update(name='varied_images', feed='stream', image_size=8, pad=0, flip=True)
   ((whole, record),) = train.train_and_evaluate(config, tmp_path / 'whole').items()
 
-  class Signals(preemption.Signals):
+  class Signals(signals.Signals):
     asked = 0
 
     @property
@@ -31,7 +32,7 @@ def test_a_run_that_is_stopped_inside_an_epoch_goes_on_with_the_same_crops(varie
     def received(self, value):
       pass
 
-  monkeypatch.setattr(preemption, 'Signals', Signals)
+  monkeypatch.setattr(signals, 'Signals', Signals)
   with pytest.raises(Preempted, match='^SIGTERM after step 3 of 4 in '):
     train.train_and_evaluate(config, tmp_path / 'stopped')
   monkeypatch.undo()
@@ -65,7 +66,7 @@ def test_a_step_of_a_student_beside_its_teacher_has_all_terms():
   )
   batch = {'image': jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.uint8), 'label': jax.ShapeDtypeStruct((4,), jnp.int32)}
   train_step = steps.make_train_step(
-    [config], [student], teacher, tx, feeds.StreamFeed.gather, parallel.Replicas(jax.devices()[:1])
+    [config], [student], teacher, tx, feeds.StreamFeed.gather, devices.Replicas(jax.devices()[:1])
   )
   (after,), (terms,) = jax.eval_shape(train_step, (state,), state.variables, {}, batch)
   assert {'ce', 'kd', 'at'} < terms.keys()

@@ -7,23 +7,11 @@ import numpy as np
 import pytest
 
 from configs import digits
-from moonshine_jax import (
-  attention,
-  datasets,
-  evaluate,
-  feeds,
-  matching,
-  optim,
-  parallel,
-  report,
-  results,
-  steps,
-  tables,
-  train,
-)
+from moonshine_jax import attention, datasets, evaluate, feeds, matching, optim, report, results, steps, tables, train
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
+from moonshine_jax.runtime import devices
 from tests import runs
 
 pytestmark = pytest.mark.usefixtures('small_runs')
@@ -98,7 +86,7 @@ def loss_at(config, devices, step):
   """Of the initial parameters of a network with dropout, on so many devices."""
   config.model.network = 'tests.own:with_dropout'
   source = datasets.open_source(config.data)
-  replicas = parallel.Replicas(jax.devices()[:devices])
+  replicas = devices.Replicas(jax.devices()[:devices])
   student = steps.Network(create_model(config.model, 3, replicas.axis_name, (8, 8, 2)), (0.0,) * 2, (255.0,) * 2)
   tx = optim.create_optimizer(config, 1)
   state = steps.create_train_state(student, (8, 8, 2), tx, jax.random.key(0), jax.random.key(1))
@@ -176,7 +164,7 @@ def test_a_workdir_whose_function_is_gone(folder, tmp_path):
 def test_maps_of_another_size_are_told_of(folder, config, capsys):
   config.model.network, config.distill.teacher = 'tests.own:larger', str(folder / 'teacher')
   source = datasets.open_source(config.data)
-  teacher, _ = matching.load_teacher(config, [config] * 2, source, parallel.Replicas())
+  teacher, _ = matching.load_teacher(config, [config] * 2, source, devices.Replicas())
   told = capsys.readouterr().err.splitlines()
   assert [line for line in told if 'map' in line] == [
     f'warning: an attention map of the student is {ours}, of the teacher {theirs}: the larger is averaged to the '

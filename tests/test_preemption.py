@@ -6,23 +6,23 @@ import time
 
 import pytest
 
-from moonshine_jax import preemption
+from moonshine_jax.runtime import signals
 
 
 @pytest.mark.parametrize('which', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_noted_and_the_handlers_come_back(which, capsys):
-  before = [signal.getsignal(each) for each in preemption.SIGNALS]
+  before = [signal.getsignal(each) for each in signals.SIGNALS]
   threads = threading.active_count()
-  with preemption.Signals() as signals:
-    assert signals.received == ''
+  with signals.Signals() as caught:
+    assert caught.received == ''
     signal.raise_signal(which)
     for _ in range(1000):
-      if signals.received:
+      if caught.received:
         break
       time.sleep(0.01)
-    assert signals.received == which.name
+    assert caught.received == which.name
   assert capsys.readouterr().err.startswith(f'warning: {which.name}: saving ')
-  assert [signal.getsignal(each) for each in preemption.SIGNALS] == before
+  assert [signal.getsignal(each) for each in signals.SIGNALS] == before
   assert signal.set_wakeup_fd(-1) == -1 and threading.active_count() == threads
 
 
@@ -48,10 +48,10 @@ def test_another_thread_leaves_the_signals_alone():
   found = []
 
   def enter():
-    with preemption.Signals():
-      found.append([signal.getsignal(each) for each in preemption.SIGNALS])
+    with signals.Signals():
+      found.append([signal.getsignal(each) for each in signals.SIGNALS])
 
   thread = threading.Thread(target=enter)
   thread.start()
   thread.join()
-  assert found == [[signal.getsignal(each) for each in preemption.SIGNALS]]
+  assert found == [[signal.getsignal(each) for each in signals.SIGNALS]]

@@ -9,7 +9,7 @@ from configs import digits
 from moonshine_jax import augment, feeds, losses, optim, steps
 from moonshine_jax.datasets import Split
 from moonshine_jax.models import create_model
-from moonshine_jax.parallel import Replicas
+from moonshine_jax.runtime.devices import Replicas
 
 SHAPE = (8, 8, 3)
 BATCH = 128

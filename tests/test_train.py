@@ -13,21 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from moonshine_jax import (
-  checkpoint,
-  datasets,
-  evaluate,
-  feeds,
-  files,
-  metrics,
-  parallel,
-  preemption,
-  results,
-  tables,
-  train,
-)
+from moonshine_jax import checkpoint, datasets, evaluate, feeds, metrics, results, tables, train
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import Preempted, UserError
+from moonshine_jax.runtime import devices, files, signals
 from tests import runs
 
 pytestmark = pytest.mark.usefixtures('small_runs')
@@ -92,7 +81,7 @@ def test_a_run_that_is_preempted_anywhere_goes_on_inside_its_epoch(config, teach
   workdir = tmp_path / 'preempted'
 
   def stop_at(question):
-    class Signals(preemption.Signals):
+    class Signals(signals.Signals):
       asked = 0
 
       @property
@@ -104,7 +93,7 @@ def test_a_run_that_is_preempted_anywhere_goes_on_inside_its_epoch(config, teach
       def received(self, value):
         pass
 
-    monkeypatch.setattr(preemption, 'Signals', Signals)
+    monkeypatch.setattr(signals, 'Signals', Signals)
 
   reached = []
   for question, step in [(1, 0), (2, 1), (2, 2), (2, 2), (3, 3), (2, 4)]:
@@ -172,7 +161,7 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
 
 def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
   """Of steps that count themselves: what is dispatched, and after which dispatches the host hears of it."""
-  feed = feeds.ResidentFeed(datasets.Split(np.zeros((22, 1), np.uint8), np.arange(22)), parallel.Replicas())
+  feed = feeds.ResidentFeed(datasets.Split(np.zeros((22, 1), np.uint8), np.arange(22)), devices.Replicas())
   events = []
 
   def train_loop(state, teacher_variables, data, batches):
@@ -215,8 +204,8 @@ def test_an_evaluation_is_never_far_ahead_either(monkeypatch):
 
   monkeypatch.setattr(train.steps, 'NO_EXAMPLES', {'step': 0})
   feed = types.SimpleNamespace(data=None, batches=iter)
-  found = train.evaluate(eval_step, {}, feed, 40, 4, parallel.Replicas(jax.devices()[:1]))
-  assert len(ahead) == 10 and max(ahead) == train.IN_FLIGHT - 1
+  found = train.evaluate(eval_step, {}, feed, 40, 4, devices.Replicas(jax.devices()[:1]))
+  assert len(ahead) == 10 and max(ahead) == devices.IN_FLIGHT - 1
   assert found == {'test_error': 25.0, 'test_loss': 0.75}
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_jax import files, metrics, train
+from moonshine_jax import metrics, train
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime import files
 from tests import runs
 
 pytestmark = pytest.mark.usefixtures('small_runs')

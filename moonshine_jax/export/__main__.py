@@ -14,11 +14,12 @@ from typing import Any
 
 from absl import flags
 
-from moonshine_jax import errors, export, files, models
+from moonshine_jax import errors, export, models
 from moonshine_jax.columns import aligned
 from moonshine_jax.environment import environment
 from moonshine_jax.errors import UserError
 from moonshine_jax.export import onnx, stablehlo, tflite
+from moonshine_jax.runtime import files
 
 FORMATS = {'stablehlo': stablehlo, 'onnx': onnx, 'tflite': tflite}
 

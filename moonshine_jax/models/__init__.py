@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections
 
-from moonshine_jax import functions
 from moonshine_jax.errors import UserError, shown
 from moonshine_jax.models import resnet, wide_resnet
+from moonshine_jax.runtime import user_functions
 
 NETWORKS = ('wide_resnet', 'resnet')
 
@@ -40,13 +40,13 @@ def create_model(
 
 def is_own(config: ml_collections.ConfigDict) -> bool:
   """Whether the network of `config.model` is a user's function, 'package.module:function' or 'file.py:function'."""
-  return functions.is_name(config.network)
+  return user_functions.is_name(config.network)
 
 
 def name(config: ml_collections.ConfigDict) -> str:
   """What the network of `config.model` is called, whatever its blocks: 'WRN-40-2', 'ResNet-18', its function's name."""
   if is_own(config):
-    return functions.short_name(config.network)
+    return user_functions.short_name(config.network)
   if config.network == 'resnet':
     return f'ResNet-{config.depth}'
   return f'WRN-{config.depth}-{config.width}'
@@ -59,7 +59,7 @@ def parse(text: str) -> ml_collections.ConfigDict:
   either also without a block, which then is S. Raises UserError where there is no such network.
   """
   fields = {'network': 'wide_resnet', 'depth': 1, 'width': 1, 'dtype': 'float32'}
-  if found := re.fullmatch(rf'({functions.NAME.pattern})(?: +(\S.*))?', text):
+  if found := re.fullmatch(rf'({user_functions.NAME.pattern})(?: +(\S.*))?', text):
     fields |= {'network': found[1], 'block': found[2] or 'S'}
   elif found := re.fullmatch(r'ResNet-(\d{1,9})(?: +(\S.*))?', text):
     fields |= {'network': 'resnet', 'depth': int(found[1]), 'block': found[2] or 'S'}

@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moonshine_jax import functions
 from moonshine_jax.capture import TRAIN_FLAGS, with_capture
 from moonshine_jax.errors import UserError, shown
 from moonshine_jax.models.blocks import Block
+from moonshine_jax.runtime import user_functions
 from moonshine_jax.substitution import cheapen
 from moonshine_jax.wrapping import Unbound, adapt
 
@@ -52,7 +52,9 @@ def create(
   function = _function(network, dtype)
   try:
     module = function(
-      **{name: value for name, value in given.items() if name == 'num_classes' or functions.accepts(function, name)}
+      **{
+        name: value for name, value in given.items() if name == 'num_classes' or user_functions.accepts(function, name)
+      }
     )
     if not isinstance(module, nn.Module):
       raise UserError(f'returned a {type(module).__name__}: expected a module of flax.linen')
@@ -60,7 +62,7 @@ def create(
     evaluation = {
       name: not when_training
       for name, when_training in TRAIN_FLAGS.items()
-      if functions.accepts(type(module).__call__, name)
+      if user_functions.accepts(type(module).__call__, name)
     }
     paired = 'train' in evaluation and _is_pair(module, images)
     if block != 'S':
@@ -83,20 +85,20 @@ def check(network: str, block: str, dtype: str) -> None:
   except ValueError as error:
     raise UserError(
       f'config.model.block={shown(block)}: {error}; expected one for the whole network of '
-      f'{functions.short_name(network)}'
+      f'{user_functions.short_name(network)}'
     ) from error
 
 
 def _function(network: str, dtype: str) -> Callable[..., Any]:
   try:
-    function = functions.load(network)
+    function = user_functions.load(network)
   except UserError as error:
     raise UserError(f'config.model.network={error}') from error
-  if not functions.accepts(function, 'num_classes'):
+  if not user_functions.accepts(function, 'num_classes'):
     raise UserError(f'config.model.network={network!r}: expected a function with a parameter num_classes')
-  if dtype != 'float32' and not functions.accepts(function, 'dtype'):
+  if dtype != 'float32' and not user_functions.accepts(function, 'dtype'):
     raise UserError(
-      f'config.model.dtype={dtype!r}: expected float32, as {functions.short_name(network)} has no parameter dtype'
+      f'config.model.dtype={dtype!r}: expected float32, as {user_functions.short_name(network)} has no parameter dtype'
     )
   return function
 

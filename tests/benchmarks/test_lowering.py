@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.lowering import DescribedReplicas
-from moonshine_jax.parallel import Replicas
+from moonshine_jax.runtime.devices import Replicas
 
 
 @pytest.mark.parametrize('number', [1, 4])

@@ -12,8 +12,8 @@ import pytest
 from jax import lax
 
 from benchmarks import tpu
-from moonshine_jax import parallel
 from moonshine_jax.ops import grouped_conv
+from moonshine_jax.runtime import devices
 
 # Lines of programs compiled for a v5e, shortened.
 HLO = """
@@ -50,7 +50,7 @@ def describe_collectives(train, evaluation):
 
   def describe(architecture, flags, replicas):
     x = replicas.replicate(np.zeros(16, np.float32))
-    programs = [replicas.compile(lambda x, step=step: step(x, parallel.AXIS)) for step in (train, evaluation)]
+    programs = [replicas.compile(lambda x, step=step: step(x, devices.AXIS)) for step in (train, evaluation)]
     return tuple(functools.partial(program.lower, x) for program in programs)
 
   return describe
@@ -119,7 +119,7 @@ def test_compiles_for_a_topology():
   pytest.importorskip('libtpu')
   replicas = tpu.DescribedReplicas(tpu.find_devices(argparse.ArgumentParser(), 'v5e:2x4'))
   x = replicas.replicate(np.zeros((128, 128), np.float32))
-  read = tpu.compile_and_read(replicas.compile(lambda x: parallel.total((x @ x).sum(), replicas.axis_name)).lower(x))
+  read = tpu.compile_and_read(replicas.compile(lambda x: devices.total((x @ x).sum(), replicas.axis_name)).lower(x))
   assert read['collectives'] == {'all-reduce': 1}
   assert read['cycles'] > 0 and read['bytes_held'] >= 128 * 128 * 4 and read['bytes_moved'] >= 128 * 128 * 4
 

@@ -13,9 +13,10 @@ from ml_collections import config_flags
 from configs import cifar10, digits, table3, table3_digits, table4
 from launch import processes, sweep
 from moonshine_jax import config as config_lib
-from moonshine_jax import environment, files, metrics, paper
+from moonshine_jax import environment, metrics, paper
 from moonshine_jax.datasets import Facts
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime import files
 from tests.made_runs import START
 
 OUT = Path('out')

@@ -11,6 +11,7 @@ import collections
 import functools
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -126,3 +127,15 @@ def own_share(tree: Any, size: int, axis_name: str | None) -> Any:
     return tree
   start = lax.axis_index(axis_name) * size
   return jax.tree.map(functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size), tree)
+
+
+# Dispatches that the host is ahead of the devices: enough to keep them busy, few enough to be told of. With 32 and more
+# a CPU of several devices stops for ever: XLA then blocks the threads in which the devices would catch up.
+IN_FLIGHT = 4
+
+
+def cache_compilations(folder: str | os.PathLike) -> None:
+  """Keeps compiled steps in a folder from run to run, unless the user named another ($JAX_COMPILATION_CACHE_DIR)."""
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', str(Path(folder).absolute()))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # an initialiser compiles once for each shape

@@ -4,15 +4,15 @@ import os
 import signal
 import threading
 
-from moonshine_jax import distributed
 from moonshine_jax.errors import warn
+from moonshine_jax.runtime import exchange
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def signals() -> 'Signals | JointSignals':
-  """Those of the only process, or of several."""
-  return Signals() if distributed.num_processes() == 1 else JointSignals()
+def catch() -> 'Signals | JointSignals':
+  """Returns the signal handler for one process or several."""
+  return Signals() if exchange.num_processes() == 1 else JointSignals()
 
 
 class Signals:
@@ -63,7 +63,7 @@ class JointSignals:
 
   def __init__(self):
     self._own = Signals()
-    self._agree = distributed.Agreement()
+    self._agree = exchange.Agreement()
     self._received = ''
 
   def __enter__(self) -> 'JointSignals':

@@ -26,7 +26,8 @@ import ml_collections
 from benchmarks.command import write_json
 from configs import cifar10
 from moonshine_jax import config as config_lib
-from moonshine_jax import datasets, train
+from moonshine_jax import train
+from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError
 
 FEW = 640  # images: five of the recipe's batches
@@ -77,7 +78,7 @@ def few(config: ml_collections.ConfigDict, batch_size: int) -> ml_collections.Co
 
 def decode(config: ml_collections.ConfigDict) -> int:
   """The bytes of the pixels of a run, which are decoded where that was not done yet, so that no run does it."""
-  source = datasets.open_source(config.data)
+  source = sources.open_source(config.data)
   return sum(source.read(split).images.nbytes for split in (config.data.train_split, config.data.test_split))
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from benchmarks.command import write_json
 from configs import imagenet
-from moonshine_jax import datasets, decoding, feeds
+from moonshine_jax.data import decoding, feeds, sources
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.timing import in_turns
 
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     Photographs(data_dir=data_dir, file_format='array_record').download_and_prepare()
     config = imagenet.get_config().data
     config.name, config.data_dir, config.image_size = 'photographs', data_dir, flags.image_size
-    feed = feeds.StreamFeed(datasets.open_source(config).read('train'), Replicas(jax.local_devices()[:1]))
+    feed = feeds.StreamFeed(sources.open_source(config).read('train'), Replicas(jax.local_devices()[:1]))
     files = photographs()
     index = np.resize(np.arange(PHOTOGRAPHS), (flags.batches, flags.batch))
     keys = {'random crops': (0, 0), 'middles': None}

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from benchmarks.command import make_config, make_network
-from moonshine_jax import feeds, optim, steps
-from moonshine_jax.datasets import Split
+from moonshine_jax import optim, steps
+from moonshine_jax.data import feeds
+from moonshine_jax.data.splits import Split
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import Replicas
 

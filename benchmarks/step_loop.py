@@ -31,9 +31,10 @@ import ml_collections
 
 from benchmarks.command import make_config, make_network, make_parser, write_json
 from benchmarks.train_step import synthetic_batch
-from moonshine_jax import feeds, optim, steps, train
+from moonshine_jax import optim, steps, train
 from moonshine_jax.config import DTYPES
-from moonshine_jax.datasets import Split
+from moonshine_jax.data import feeds
+from moonshine_jax.data.splits import Split
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import Replicas, use_all_cores
 from moonshine_jax.timing import in_turns

@@ -34,8 +34,8 @@ from benchmarks.command import (
   write_json,
 )
 from moonshine_jax import cost, optim, steps
-from moonshine_jax.datasets import Split
-from moonshine_jax.feeds import ResidentFeed
+from moonshine_jax.data.feeds import ResidentFeed
+from moonshine_jax.data.splits import Split
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import Replicas, use_all_cores
 from moonshine_jax.timing import in_turns

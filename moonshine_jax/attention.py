@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from moonshine_jax import checkpoint, config, datasets, losses, models
+from moonshine_jax import checkpoint, config, losses, models
+from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError, require_flags
 from moonshine_jax.runtime import files
 from moonshine_jax.steps import Network
@@ -87,7 +88,7 @@ def draw(
     plt.close(figure)
 
 
-def read(workdirs: Sequence[str]) -> tuple[datasets.Split | datasets.CroppedSplit, list[tuple[str, Network, Any]]]:
+def read(workdirs: Sequence[str]) -> tuple[splits.Split | splits.CroppedSplit, list[tuple[str, Network, Any]]]:
   """The test split, and the title, the network and the variables of each workdir.
 
   Raises UserError where there is no checkpoint, or where the networks are not of one data set.
@@ -103,7 +104,7 @@ def read(workdirs: Sequence[str]) -> tuple[datasets.Split | datasets.CroppedSpli
     regime = config.regime(run)
     title = f'{Path(workdir).name}: {models.name(run.model)} {run.model.block}'
     found.append((title if regime == 'none' else f'{title}, {regime}', network, variables))
-  source = datasets.reopen_source(*shared[1:], f'--workdirs: {workdirs[0]}')
+  source = sources.reopen_source(*shared[1:], f'--workdirs: {workdirs[0]}')
   return source.read(shared[1].test_split), found
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from moonshine_jax import config as config_lib
-from moonshine_jax.datasets import Facts
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models import create_model
 from moonshine_jax.runtime import files

@@ -10,8 +10,9 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from moonshine_jax import checkpoint, datasets, given, paper, results, steps, tables, train
+from moonshine_jax import checkpoint, given, paper, results, steps, tables, train
 from moonshine_jax import config as config_lib
+from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import user_functions
 
@@ -113,8 +114,8 @@ def distil(
     config.optimizer.decay_epochs = in_proportion(config.epochs)
   config_lib.students(config)
 
-  source = datasets.open_source(config.data)
-  facts = datasets.measure(source, source.read(config.data.train_split))
+  source = sources.open_source(config.data)
+  facts = sources.measure(source, source.read(config.data.train_split))
   mean = facts.mean if mean is None else of_channels('mean', mean, facts.image_shape[-1])
   std = facts.std if std is None else of_channels('std', std, facts.image_shape[-1])
   # Of the recipe nothing is the teacher's: other students may have another one.
@@ -122,7 +123,7 @@ def distil(
   given.write_network(
     teacher,
     make_config(of_teacher | named),
-    datasets.Facts(facts.image_shape, facts.num_classes, mean, std),
+    splits.Facts(facts.image_shape, facts.num_classes, mean, std),
     variables,
     source.read(config.data.test_split),
   )

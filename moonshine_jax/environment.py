@@ -16,7 +16,7 @@ import jaxlib
 import ml_collections
 
 from moonshine_jax import config as config_lib
-from moonshine_jax.datasets import Facts
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import files
 

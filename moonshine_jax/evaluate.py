@@ -5,7 +5,8 @@ from typing import Any
 
 from absl import flags
 
-from moonshine_jax import checkpoint, config, cost, datasets, errors, models, train
+from moonshine_jax import checkpoint, config, cost, errors, models, train
+from moonshine_jax.data import sources
 from moonshine_jax.runtime import exchange, processes
 from moonshine_jax.runtime.devices import Replicas
 
@@ -31,7 +32,7 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
   run, facts = metadata.config, metadata.facts
   if data_dir is not None:
     run.data.data_dir = data_dir
-  source = datasets.reopen_source(run.data, facts, workdir)
+  source = sources.reopen_source(run.data, facts, workdir)
   split = exchange.first_before_others(lambda: source.read(run.data.test_split))
   result = train.evaluate_split(network, variables, split, run, replicas)
   counted = cost.count(network.model, facts.image_shape)
@@ -62,7 +63,7 @@ def evaluate_and_tell() -> None:
     return
   print(
     f'{result["network"]} {result["block"]}, distillation {result["regime"]}, step {result["step"]}, '
-    f'on {result["examples"]:,} test images of {datasets.title(result["data"])}'
+    f'on {result["examples"]:,} test images of {sources.title(result["data"])}'
   )
   print(f'test error     {result["test_error"]:.2f}%')
   print(f'test loss      {result["test_loss"]:.4f}')

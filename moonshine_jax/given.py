@@ -13,7 +13,7 @@ import numpy as np
 
 from moonshine_jax import checkpoint, environment, metrics, steps, train
 from moonshine_jax import config as config_lib
-from moonshine_jax.datasets import Facts, Split
+from moonshine_jax.data.splits import Facts, Split
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
 from moonshine_jax.runtime import files

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from moonshine_jax import checkpoint, datasets, models, steps
+from moonshine_jax import checkpoint, models, steps
 from moonshine_jax import config as config_lib
+from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.runtime import exchange
 from moonshine_jax.runtime.devices import Replicas
@@ -17,7 +18,7 @@ from moonshine_jax.runtime.devices import Replicas
 def load_teacher(
   config: ml_collections.ConfigDict,
   students: Collection[ml_collections.ConfigDict],
-  source: datasets.Source,
+  source: sources.Source,
   replicas: Replicas,
 ) -> tuple[steps.Network | None, Any]:
   """The teacher and its variables, or (None, {}) where no student needs it. Raises UserError for what does not fit.
@@ -51,13 +52,13 @@ def load_teacher(
   return network, variables
 
 
-def create_network(student: ml_collections.ConfigDict, source: datasets.Source) -> steps.Network:
+def create_network(student: ml_collections.ConfigDict, source: sources.Source) -> steps.Network:
   """A student on one device, that normalises nothing."""
   model = models.create_model(student.model, source.num_classes, image_shape=source.image_shape)
   return steps.Network(model, (0.0,) * source.image_shape[-1], (1.0,) * source.image_shape[-1])
 
 
-def activations(network: steps.Network, source: datasets.Source, where: str) -> tuple[jax.ShapeDtypeStruct, ...]:
+def activations(network: steps.Network, source: sources.Source, where: str) -> tuple[jax.ShapeDtypeStruct, ...]:
   """The shapes of a network's activations for two images. Raises UserError where it cannot be trained."""
   variables = network.shapes(source.image_shape)
   images = jax.ShapeDtypeStruct((2, *source.image_shape), jnp.uint8)

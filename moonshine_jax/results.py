@@ -11,7 +11,7 @@ import ml_collections
 
 from moonshine_jax import config as config_lib
 from moonshine_jax import cost, environment, metrics
-from moonshine_jax.datasets import Facts
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
 from moonshine_jax.models.blocks import Block

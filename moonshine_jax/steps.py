@@ -12,7 +12,8 @@ import ml_collections
 import numpy as np
 import optax
 
-from moonshine_jax import augment, losses
+from moonshine_jax import losses
+from moonshine_jax.data import augment
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import devices
 

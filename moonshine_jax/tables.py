@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from moonshine_jax import datasets, models, paper
+from moonshine_jax import models, paper
+from moonshine_jax.data import sources
 from moonshine_jax.results import Run
 
 REGIMES = ('none', 'KD', 'AT', 'KD+AT')
@@ -146,7 +147,7 @@ def make(runs: Sequence[Run]) -> list[Table]:
   tables = []
   for data in sorted({run.config.data.name for run in runs}):
     own = tuple(run for run in runs if run.config.data.name == data)
-    number, title, printed = paper.TABLES.get(data, (None, datasets.title(data), ()))
+    number, title, printed = paper.TABLES.get(data, (None, sources.title(data), ()))
     title = f'Table {number}: test error on {title}' if number else f'Test error on {title}'
     ways = _ways(own)
     ordered = _in_order(ways.values())

@@ -14,8 +14,9 @@ import ml_collections
 import numpy as np
 import optax
 
-from moonshine_jax import checkpoint, datasets, environment, feeds, matching, metrics, optim, steps
+from moonshine_jax import checkpoint, environment, matching, metrics, optim, steps
 from moonshine_jax import config as config_lib
+from moonshine_jax.data import feeds, sources, splits
 from moonshine_jax.errors import Preempted, UserError, warn
 from moonshine_jax.models import create_model
 from moonshine_jax.runtime import exchange, files
@@ -73,7 +74,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
   check_alike(config, replicas)
   if config.batch_size % len(replicas):
     raise UserError(f'config.batch_size={config.batch_size}: expected a multiple of the {len(replicas)} devices')
-  source = datasets.open_source(config.data)
+  source = sources.open_source(config.data)
   if config.data.pad > min(source.image_shape[:2]):
     raise UserError(
       f'config.data.pad={config.data.pad}: expected at most {min(source.image_shape[:2])}, the side of an image'
@@ -88,7 +89,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
   )
   if config.batch_size > len(train_split):
     raise UserError(f'config.batch_size={config.batch_size}: expected at most the {len(train_split)} training examples')
-  facts = datasets.measure(source, train_split)
+  facts = sources.measure(source, train_split)
   train_feed, test_feed = (feeds.FEEDS[config.data.feed](split, replicas) for split in (train_split, test_split))
   steps_per_epoch = len(train_split) // config.batch_size
   if (most := MAX_STEPS // steps_per_epoch) < max(config.epochs, *config.optimizer.decay_epochs, 0):
@@ -171,7 +172,7 @@ def split_keys(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def open_students(
   runs: dict[Path, ml_collections.ConfigDict],
-  facts: datasets.Facts,
+  facts: splits.Facts,
   tx: optax.GradientTransformation,
   replicas: Replicas,
   steps_per_epoch: int,
@@ -356,7 +357,7 @@ def take_in(students: list[Student], dispatched: tuple[dict[str, np.ndarray], ..
 
 
 def save(
-  students: list[Student], states: tuple[steps.TrainState, ...], facts: datasets.Facts, replicas: Replicas
+  students: list[Student], states: tuple[steps.TrainState, ...], facts: splits.Facts, replicas: Replicas
 ) -> None:
   """Begins to save all students, unless this step is saved, once none is saving still: no two are far apart."""
   for student in students:
@@ -401,7 +402,7 @@ def evaluate(
 
 
 def evaluate_split(
-  network: steps.Network, variables: Any, split: datasets.Split, config: ml_collections.ConfigDict, replicas: Replicas
+  network: steps.Network, variables: Any, split: splits.Split, config: ml_collections.ConfigDict, replicas: Replicas
 ) -> dict[str, float]:
   """As `evaluate`, of a network with its host arrays, by the feed and the batch size of a config."""
   feed = feeds.FEEDS[config.data.feed](split, replicas)

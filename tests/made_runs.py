@@ -5,7 +5,7 @@ from pathlib import Path
 from configs import cifar10
 from moonshine_jax import config as config_lib
 from moonshine_jax import environment, metrics, paper, results
-from moonshine_jax.datasets import Facts
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.runtime import files
 
 START = {

@@ -5,7 +5,7 @@ from PIL import Image
 
 from configs import digits
 from moonshine_jax import attention, checkpoint, steps
-from moonshine_jax.datasets import Facts
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
 from tests.conftest import small_config

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moonshine_jax import augment
+from moonshine_jax.data import augment
 
 
 def test_crop_and_flip_equals_numpy():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moonshine_jax import checkpoint, optim, steps
-from moonshine_jax.datasets import Facts
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
 from tests.conftest import small_config

@@ -1,4 +1,5 @@
 import errno
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from moonshine_jax import datasets
+from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import user_functions
 from tests import own
@@ -21,7 +22,7 @@ def data_config(name, data_dir='', image_size=0):
 
 
 def test_digits_are_whole_and_split():
-  source = datasets.open_source(data_config('digits'))
+  source = sources.open_source(data_config('digits'))
   train, test = source.read('train'), source.read('test')
   assert (len(train), len(test)) == (1297, 500)
   assert train.images.shape == (1297, 8, 8, 1) and train.images.dtype == np.uint8
@@ -32,15 +33,15 @@ def test_digits_are_whole_and_split():
 
 
 def test_data_that_has_changed_since_a_run_is_refused():
-  facts = datasets.Facts((8, 8, 1), 10, (78.0,), (95.0,))
-  assert datasets.reopen_source(data_config('digits'), facts, 'runs/one').num_classes == 10
-  for other in (datasets.Facts((8, 8, 1), 3, (78.0,), (95.0,)), datasets.Facts((9, 8, 1), 10, (78.0,), (95.0,))):
+  facts = splits.Facts((8, 8, 1), 10, (78.0,), (95.0,))
+  assert sources.reopen_source(data_config('digits'), facts, 'runs/one').num_classes == 10
+  for other in (splits.Facts((8, 8, 1), 3, (78.0,), (95.0,)), splits.Facts((9, 8, 1), 10, (78.0,), (95.0,))):
     with pytest.raises(UserError, match='^runs/one: trained on other data than digits is now: Facts'):
-      datasets.reopen_source(data_config('digits'), other, 'runs/one')
+      sources.reopen_source(data_config('digits'), other, 'runs/one')
 
 
 def test_a_prepared_data_set_is_read_as_it_was_written(tiny_images):
-  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  source = sources.open_source(data_config('tiny_images', tiny_images))
   assert (source.image_shape, source.num_classes) == ((8, 8, 3), 3)
   for seed, split, examples in [(0, 'train', 40), (1, 'test', 13)]:
     written = np.random.default_rng(seed).integers(0, 256, (examples, 8, 8, 3), np.uint8)
@@ -51,7 +52,7 @@ def test_a_prepared_data_set_is_read_as_it_was_written(tiny_images):
 
 
 def test_the_decoded_arrays_are_kept_and_read_again(tiny_images, monkeypatch):
-  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  source = sources.open_source(data_config('tiny_images', tiny_images))
   first = source.read('train[:7]')
   monkeypatch.setattr(source, '_decode', lambda *args: pytest.fail('decoded a second time'))
   second = source.read('train[:7]')
@@ -62,7 +63,7 @@ def test_the_decoded_arrays_are_kept_and_read_again(tiny_images, monkeypatch):
 
 def test_data_prepared_anew_is_decoded_anew(tiny_images):
   """The arrays are named after the files they came from: a file that is touched counts as another."""
-  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  source = sources.open_source(data_config('tiny_images', tiny_images))
   source.read('test')
   before = source._cache_paths('test')
   assert all(path.exists() for path in before)
@@ -79,7 +80,7 @@ def damaged_copy(data_dir, folder, pattern, position):
   data = bytearray(path.read_bytes())
   data[int(position * len(data))] ^= 16
   path.write_bytes(data)
-  return datasets.open_source(data_config('tiny_images', str(folder)))
+  return sources.open_source(data_config('tiny_images', str(folder)))
 
 
 @pytest.mark.parametrize('position', [0.01, 0.5])
@@ -104,7 +105,7 @@ def test_a_damaged_description_is_one_line(tiny_images, tmp_path):
   ('file', 'damage'), [(0, 'truncated'), (0, 'flipped'), (0, 'emptied'), (1, 'truncated'), (1, 'emptied')]
 )
 def test_damaged_arrays_are_decoded_again(tiny_images, file, damage, capsys):
-  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  source = sources.open_source(data_config('tiny_images', tiny_images))
   good = source.read('test')
   expected = np.array(good.images), np.array(good.labels)
   path = source._cache_paths('test')[file]
@@ -128,7 +129,7 @@ def test_damaged_arrays_are_decoded_again(tiny_images, file, damage, capsys):
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tiny_images, tmp_path, monkeypatch):
   shutil.copytree(tiny_images, tmp_path / 'data', ignore=shutil.ignore_patterns('decoded'))
-  source = datasets.open_source(data_config('tiny_images', str(tmp_path / 'data')))
+  source = sources.open_source(data_config('tiny_images', str(tmp_path / 'data')))
 
   def full(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -140,18 +141,18 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tiny_images, tmp_path, monke
 
 
 def test_facts_are_those_of_the_pixels(tiny_images):
-  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  source = sources.open_source(data_config('tiny_images', tiny_images))
   train = source.read('train')
-  facts = datasets.measure(source, train)
+  facts = sources.measure(source, train)
   np.testing.assert_allclose(facts.mean, train.images.mean((0, 1, 2)), rtol=1e-12)
   np.testing.assert_allclose(facts.std, train.images.std((0, 1, 2)), rtol=1e-9)
-  assert datasets.Facts.from_json(facts.to_json()) == facts
+  assert splits.Facts.from_json(facts.to_json()) == facts
 
 
 def test_a_channel_that_never_changes_is_not_divided_by_zero():
   images = np.full((3, 2, 2, 1), 7, np.uint8)
-  source = datasets.DigitsSource()
-  assert datasets.measure(source, datasets.Split(images, np.zeros(3, np.int32))).std == (1.0,)
+  source = sources.DigitsSource()
+  assert sources.measure(source, splits.Split(images, np.zeros(3, np.int32))).std == (1.0,)
 
 
 @pytest.mark.parametrize(
@@ -164,48 +165,48 @@ def test_a_channel_that_never_changes_is_not_divided_by_zero():
 )
 def test_a_data_set_that_does_not_fit_is_refused_before_it_is_downloaded(name, message, tmp_path):
   with pytest.raises(UserError, match=message):
-    datasets.open_source(data_config(name, str(tmp_path)))
+    sources.open_source(data_config(name, str(tmp_path)))
 
 
 def test_images_of_any_size_are_cropped_to_one(varied_images):
-  source = datasets.open_source(data_config('varied_images', varied_images, image_size=12))
+  source = sources.open_source(data_config('varied_images', varied_images, image_size=12))
   assert (source.image_shape, source.num_classes) == ((12, 12, 3), 3)
   train = source.read('train')
-  facts = datasets.measure(source, train)
+  facts = sources.measure(source, train)
   assert len(train) == 40 and len(source.read('test[:4]')) == 4
   images, labels = train.take(np.arange(40).reshape(8, 5))
   assert images.shape == (8, 5, 12, 12, 3) and images.dtype == np.uint8
   assert np.bincount(labels.ravel()).tolist() == [14, 13, 13]
   np.testing.assert_allclose(facts.mean, images.mean((0, 1, 2, 3)), rtol=1e-12)
   assert facts.image_shape == (12, 12, 3)
-  assert len(imagenet_sample := datasets.CroppedSplit(None, 'train', 1281167).sample()) == datasets.SAMPLE
+  assert len(imagenet_sample := splits.CroppedSplit(None, 'train', 1281167).sample()) == splits.SAMPLE
   assert imagenet_sample[-1] == 1281166 and set(np.diff(imagenet_sample)) == {640, 641}
 
 
 def test_digits_are_not_cropped():
   with pytest.raises(UserError, match='config.data.image_size=12: expected 0 for digits'):
-    datasets.open_source(data_config('digits', image_size=12))
+    sources.open_source(data_config('digits', image_size=12))
 
 
 def test_an_unknown_split_is_named_with_those_that_are(tiny_images):
-  source = datasets.open_source(data_config('tiny_images', tiny_images))
+  source = sources.open_source(data_config('tiny_images', tiny_images))
   with pytest.raises(UserError, match=r"split 'trian'.*\['test', 'train'\]|\['train', 'test'\]"):
     source.read('trian')
 
 
 def test_what_is_not_prepared_says_what_to_install(tmp_path, monkeypatch):
-  source = datasets.open_source(data_config('cifar10', str(tmp_path)))
+  source = sources.open_source(data_config('cifar10', str(tmp_path)))
   assert (source.image_shape, source.num_classes) == ((32, 32, 3), 10)  # known without the data
-  monkeypatch.setattr(datasets.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(UserError, match=r"cifar10 is not prepared in .*pip install 'moonshine-jax\[prepare\]'"):
     source.read('train')
 
 
 def test_reading_imports_no_tensorflow(tiny_images):
   program = (
-    'import sys, ml_collections; from moonshine_jax import datasets; import tests.conftest;'
+    'import sys, ml_collections; from moonshine_jax.data import sources; import tests.conftest;'
     f'c = ml_collections.ConfigDict(dict(name="tiny_images", data_dir={tiny_images!r}, image_size=0));'
-    'assert len(datasets.open_source(c).read("test[:5]")) == 5; assert "tensorflow" not in sys.modules'
+    'assert len(sources.open_source(c).read("test[:5]")) == 5; assert "tensorflow" not in sys.modules'
   )
   subprocess.run([sys.executable, '-c', program], check=True)
 
@@ -238,7 +239,7 @@ def test_data_of_a_users_own_that_is_none(splits, message, monkeypatch):
   monkeypatch.setattr(own, 'images', splits)
   user_functions.load.cache_clear()
   with pytest.raises(UserError, match="^config.data.name='tests.own:images'" + message):
-    datasets.FunctionSource('tests.own:images')
+    sources.FunctionSource('tests.own:images')
   user_functions.load.cache_clear()
 
 
@@ -256,7 +257,7 @@ def test_data_of_a_users_own_that_is_none(splits, message, monkeypatch):
   ],
 )
 def test_a_part_of_a_split_is_the_one_that_tfds_would_take(split):
-  source = datasets.DigitsSource()
+  source = sources.DigitsSource()
   (instruction,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(
     {
       name: tfds.core.SplitInfo(name=name, shard_lengths=[len(source.read(name))], num_bytes=0, filename_template=None)
@@ -282,11 +283,11 @@ def test_a_part_of_a_split_is_the_one_that_tfds_would_take(split):
 )
 def test_what_is_no_part_of_a_split(split, message):
   with pytest.raises(UserError, match=message):
-    datasets.DigitsSource().read(split)
+    sources.DigitsSource().read(split)
 
 
 def test_data_of_a_users_own():
-  source = datasets.FunctionSource('tests.own:images')
+  source = sources.FunctionSource('tests.own:images')
   train, test = source.read('train'), source.read('test')
   assert (source.image_shape, source.num_classes, len(train), len(test)) == ((8, 8, 2), 3, 48, 15)
   assert train.labels.dtype == np.int32

@@ -14,8 +14,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from moonshine_jax import decoding
-from moonshine_jax.decoding import Decoders
+from moonshine_jax.data import decoding
+from moonshine_jax.data.decoding import Decoders
 from moonshine_jax.errors import UserError
 
 
@@ -145,7 +145,7 @@ def test_a_process_that_is_killed_is_one_line(varied_images):
 
 def test_the_processes_end_with_the_one_that_started_them(varied_images):
   program = (
-    'import time; from moonshine_jax.decoding import Decoders;'
+    'import time; from moonshine_jax.data.decoding import Decoders;'
     f'd = Decoders("{varied_images}/varied_images/1.0.0", 14, 3);'
     'print(*[d._idle.get().pid for _ in range(d._idle.qsize())], flush=True); time.sleep(60)'
   )

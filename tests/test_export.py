@@ -15,7 +15,7 @@ from jax.extend import core
 
 from configs import digits
 from moonshine_jax import export, steps
-from moonshine_jax.datasets import Facts
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.export import graph, onnx, stablehlo, tflite
 from moonshine_jax.models.wide_resnet import WideResNet

@@ -5,8 +5,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from moonshine_jax import datasets, feeds
-from moonshine_jax.datasets import Split
+from moonshine_jax.data import feeds, sources
+from moonshine_jax.data.splits import Split
 from moonshine_jax.runtime.devices import Replicas
 
 SPLIT = Split(np.random.default_rng(0).integers(0, 256, (21, 4, 4, 3), np.uint8), np.arange(21, dtype=np.int32))
@@ -67,7 +67,7 @@ def test_the_stream_reads_two_batches_ahead_and_no_more():
 @pytest.mark.parametrize('devices', [1, 4])
 def test_the_stream_crops_by_the_key_when_training_and_takes_the_middle_when_not(varied_images, devices):
   config = ml_collections.ConfigDict({'name': 'varied_images', 'data_dir': varied_images, 'image_size': 8})
-  split = datasets.open_source(config).read('train')
+  split = sources.open_source(config).read('train')
   replicas = Replicas(jax.devices()[:devices])
   feed = feeds.StreamFeed(split, replicas)
   index = np.arange(16, dtype=np.int32).reshape(2, 8)

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from moonshine_jax import checkpoint, datasets, evaluate, given, matching, results, steps, tables, train
+from moonshine_jax import checkpoint, evaluate, given, matching, results, steps, tables, train
+from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
 from moonshine_jax.runtime.devices import Replicas
@@ -17,8 +18,8 @@ pytestmark = pytest.mark.usefixtures('small_runs')
 @pytest.fixture
 def network(config):
   """The facts, the variables and the test split of a network that is given."""
-  source = datasets.open_source(config.data)
-  facts = datasets.Facts(source.image_shape, source.num_classes, (10.0, 20.0, 30.0), (50.0,) * 3)
+  source = sources.open_source(config.data)
+  facts = splits.Facts(source.image_shape, source.num_classes, (10.0, 20.0, 30.0), (50.0,) * 3)
   model = steps.Network(create_model(config.model, 3), facts.mean, facts.std)
   variables = jax.tree.map(np.asarray, model.init(jax.random.key(7), facts.image_shape))
   return facts, variables, source.read('test')
@@ -37,7 +38,7 @@ def test_a_given_network_is_evaluated_distilled_and_reported(config, network, tm
   assert result['step'] == 0 and result['test_error'] == record['test_error']
 
   config.distill.teacher = str(tmp_path / 'teacher')
-  teacher, found = matching.load_teacher(config, [config], datasets.open_source(config.data), Replicas())
+  teacher, found = matching.load_teacher(config, [config], sources.open_source(config.data), Replicas())
   assert teacher == rebuilt
   jax.tree.map(np.testing.assert_array_equal, found, variables)
   (run,) = results.collect(tmp_path)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import imagenet
-from moonshine_jax import evaluate, feeds, metrics, optim, steps, train
+from moonshine_jax import evaluate, metrics, optim, steps, train
+from moonshine_jax.data import feeds
 from moonshine_jax.errors import Preempted
 from moonshine_jax.models import create_model
 from moonshine_jax.runtime import devices, signals

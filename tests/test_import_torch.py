@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from moonshine_jax import checkpoint, datasets, evaluate, given, import_torch
+from moonshine_jax import checkpoint, evaluate, given, import_torch
+from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError
 from moonshine_jax.import_torch import architectures, import_network, state_dict, variables_of
 from moonshine_jax.models import create_model
@@ -150,7 +151,7 @@ class Unread:
 
 @pytest.mark.parametrize('num_classes', [10, 100])
 def test_without_a_config_the_classes_say_which_data(write, tmp_path, monkeypatch, capsys, num_classes):
-  monkeypatch.setattr(datasets, 'open_source', Unread)
+  monkeypatch.setattr(sources, 'open_source', Unread)
   monkeypatch.setattr(Unread, 'read', lambda self, split: None)
   monkeypatch.setattr(given, 'write_network', lambda *arguments: {})
   path = write(num_classes=num_classes)
@@ -179,7 +180,7 @@ def test_without_a_config_other_networks_are_refused(write, tmp_path, monkeypatc
 def test_a_workdir_of_another_network_is_refused_before_the_data_is_read(write, config, tmp_path, monkeypatch):
   first = import_network(write(), config, tmp_path / 'run', (MEAN, STD))
   assert import_network(write(), config, tmp_path / 'run', (MEAN, STD)) == first
-  monkeypatch.setattr(datasets, 'open_source', lambda config: pytest.fail('the data is opened'))
+  monkeypatch.setattr(sources, 'open_source', lambda config: pytest.fail('the data is opened'))
   with pytest.raises(UserError, match='run holds a network with other variables: expected the same, or another workd'):
     import_network(write(spoilt_by(0.5)), config, tmp_path / 'run', (MEAN, STD))
   config.seed += 1
@@ -194,7 +195,7 @@ def spoilt_by(value):
 def test_normalisation_that_is_not_given(write, config, tmp_path, monkeypatch):
   monkeypatch.setattr(given, 'write_network', lambda *arguments: {})
   _, facts, _ = import_network(write(), config, tmp_path / 'run')
-  pixels = datasets.open_source(config.data).read('train').images.reshape(-1, 3)
+  pixels = sources.open_source(config.data).read('train').images.reshape(-1, 3)
   np.testing.assert_allclose([facts.mean, facts.std], [pixels.mean(axis=0), pixels.std(axis=0)])
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from configs import digits
-from moonshine_jax import attention, datasets, evaluate, feeds, matching, optim, report, results, steps, tables, train
+from moonshine_jax import attention, evaluate, matching, optim, report, results, steps, tables, train
 from moonshine_jax import config as config_lib
+from moonshine_jax.data import feeds, sources
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import create_model
 from moonshine_jax.runtime import devices
@@ -85,7 +86,7 @@ def test_a_run_with_dropout_and_without_bn_goes_on_to_the_same_bits(tmp_path, co
 def loss_at(config, devices, step):
   """Of the initial parameters of a network with dropout, on so many devices."""
   config.model.network = 'tests.own:with_dropout'
-  source = datasets.open_source(config.data)
+  source = sources.open_source(config.data)
   replicas = devices.Replicas(jax.devices()[:devices])
   student = steps.Network(create_model(config.model, 3, replicas.axis_name, (8, 8, 2)), (0.0,) * 2, (255.0,) * 2)
   tx = optim.create_optimizer(config, 1)
@@ -163,7 +164,7 @@ def test_a_workdir_whose_function_is_gone(folder, tmp_path):
 
 def test_maps_of_another_size_are_told_of(folder, config, capsys):
   config.model.network, config.distill.teacher = 'tests.own:larger', str(folder / 'teacher')
-  source = datasets.open_source(config.data)
+  source = sources.open_source(config.data)
   teacher, _ = matching.load_teacher(config, [config] * 2, source, devices.Replicas())
   told = capsys.readouterr().err.splitlines()
   assert [line for line in told if 'map' in line] == [

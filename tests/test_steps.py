@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from configs import digits
-from moonshine_jax import augment, feeds, losses, optim, steps
-from moonshine_jax.datasets import Split
+from moonshine_jax import losses, optim, steps
+from moonshine_jax.data import augment, feeds
+from moonshine_jax.data.splits import Split
 from moonshine_jax.models import create_model
 from moonshine_jax.runtime.devices import Replicas
 

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from moonshine_jax import checkpoint, datasets, evaluate, feeds, metrics, results, tables, train
+from moonshine_jax import checkpoint, evaluate, metrics, results, tables, train
 from moonshine_jax import config as config_lib
+from moonshine_jax.data import feeds, sources, splits, tfds
 from moonshine_jax.errors import Preempted, UserError
 from moonshine_jax.runtime import devices, files, signals
 from tests import runs
@@ -161,7 +162,7 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
 
 def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
   """Of steps that count themselves: what is dispatched, and after which dispatches the host hears of it."""
-  feed = feeds.ResidentFeed(datasets.Split(np.zeros((22, 1), np.uint8), np.arange(22)), devices.Replicas())
+  feed = feeds.ResidentFeed(splits.Split(np.zeros((22, 1), np.uint8), np.arange(22)), devices.Replicas())
   events = []
 
   def train_loop(state, teacher_variables, data, batches):
@@ -212,8 +213,8 @@ def test_an_evaluation_is_never_far_ahead_either(monkeypatch):
 def forbid_work(patch):
   """Fails the test where anything is read, prepared or compiled."""
   for target, name in [
-    (datasets.TfdsSource, 'read'),
-    (datasets.DigitsSource, 'read'),
+    (tfds.TfdsSource, 'read'),
+    (sources.DigitsSource, 'read'),
     (train.steps, 'create_train_state'),
   ]:
     patch.setattr(target, name, lambda *args, **kwargs: pytest.fail('work was begun'))

@@ -17,7 +17,8 @@ import ml_collections
 import numpy as np
 from jax import export as jax_export
 
-from moonshine_jax import checkpoint, datasets, steps, timing
+from moonshine_jax import checkpoint, steps, timing
+from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.export import graph
 
@@ -45,7 +46,7 @@ class Trained:
   network: steps.Network
   variables: Any
   config: ml_collections.ConfigDict
-  test: datasets.Split | datasets.CroppedSplit
+  test: splits.Split | splits.CroppedSplit
   calibration: np.ndarray | None
 
   @functools.cached_property
@@ -103,7 +104,7 @@ def read(workdir: str, data_dir: str | None, calibrates: bool) -> Trained:
   config, facts = metadata.config, metadata.facts
   if data_dir is not None:
     config.data.data_dir = data_dir
-  source = datasets.reopen_source(config.data, facts, workdir)
+  source = sources.reopen_source(config.data, facts, workdir)
   calibration = None
   if calibrates:
     train = source.read(config.data.train_split)

@@ -10,7 +10,8 @@ import numpy as np
 from flax import traverse_util
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import datasets, given
+from moonshine_jax import given
+from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.import_torch import architectures, state_dict
 from moonshine_jax.models import create_model
@@ -31,7 +32,7 @@ def import_network(
   config: ml_collections.ConfigDict | None,
   workdir: str | os.PathLike,
   normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
-) -> tuple[ml_collections.ConfigDict, datasets.Facts, dict[str, Any]]:
+) -> tuple[ml_collections.ConfigDict, splits.Facts, dict[str, Any]]:
   """Makes a workdir of the network of a PyTorch state dict, and evaluates it.
 
   Args:
@@ -59,7 +60,7 @@ def import_network(
     like = jax.eval_shape(create_model(config.model, found[0]).init, jax.random.key(0), image)
     variables = variables_of(arrays, paths, like)
     given.check_workdir(workdir, config, variables)
-    source = datasets.open_source(config.data)
+    source = sources.open_source(config.data)
     image_shape, num_classes = source.image_shape, source.num_classes
     if found != (num_classes, image_shape[-1]):
       raise ValueError(
@@ -72,12 +73,12 @@ def import_network(
   if normalisation is None and config.model.network == 'resnet':
     normalisation = TORCHVISION_MEAN, TORCHVISION_STD
   if normalisation is None:
-    facts = datasets.measure(source, source.read(config.data.train_split))
+    facts = sources.measure(source, source.read(config.data.train_split))
   else:
     if any(len(values) != image_shape[-1] for values in normalisation):
       raise UserError(f'--mean and --std: expected {image_shape[-1]} numbers each, one for each channel of an image')
     mean, std = (tuple(255 * each for each in values) for values in normalisation)
-    facts = datasets.Facts(image_shape, num_classes, mean, std)
+    facts = splits.Facts(image_shape, num_classes, mean, std)
   record = given.write_network(workdir, config, facts, variables, source.read(config.data.test_split))
   return config, facts, record
 

@@ -14,7 +14,7 @@ from configs import cifar10, digits, table3, table3_digits, table4
 from launch import processes, sweep
 from moonshine_jax import config as config_lib
 from moonshine_jax import environment, metrics, paper
-from moonshine_jax.datasets import Facts
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import files
 from tests.made_runs import START

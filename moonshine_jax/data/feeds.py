@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from moonshine_jax.datasets import CroppedSplit, Split
+from moonshine_jax.data.splits import CroppedSplit, Split
 from moonshine_jax.runtime.devices import Replicas
 
 AHEAD = 2  # batches that are on their way to the device while a step runs

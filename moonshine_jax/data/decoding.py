@@ -3,7 +3,7 @@
 Training takes another crop of an image each time, evaluation the middle of it. What a crop is follows from the numbers
 that it is asked for with, and so neither from the processes nor from their number.
 
-A process is `python -m moonshine_jax.decoding`: it imports neither JAX nor the program that started it, reads requests
+A process is `python -m moonshine_jax.data.decoding`: it imports neither JAX nor the program that started it, reads requests
 from its standard input, and ends where that ends, also when the training process is killed.
 """
 
@@ -109,7 +109,7 @@ class Decoders:
     self._where = data_dir
     self._shape = size, size, channels
     command = [sys.executable, '-m', __name__, str(data_dir), str(size), str(channels)]
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
     processes = [
       subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, 'PYTHONPATH': paths})

@@ -1,0 +1,104 @@
+"""The examples of a data set: splits and parts of them, and the facts that a network must know of its data."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from moonshine_jax.data.decoding import Decoders
+from moonshine_jax.errors import UserError
+
+CHUNK = 1000  # examples decoded at a time: TFDS is twice as fast by batches as one by one
+SAMPLE = 2000  # training images by which the channels of images of any size are measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """images: uint8 (examples, height, width, channels), perhaps memory-mapped; labels: int32 (examples,)."""
+
+  images: np.ndarray
+  labels: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def take(self, index: np.ndarray, key: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Images (..., height, width, channels) and labels (...) at indices of any shape; `key` is for `CroppedSplit`."""
+    del key
+    flat = index.ravel()
+    ranks = np.argsort(flat)  # read in the order of the memory map, then put into that of the indices
+    images = np.empty((len(flat), *self.images.shape[1:]), np.uint8)
+    images[ranks] = self.images[flat[ranks]]
+    return images.reshape(*index.shape, *images.shape[1:]), self.labels[index]
+
+  def sample(self) -> np.ndarray:
+    """The indices of the examples whose pixels are the data set's channel statistics: all."""
+    return np.arange(len(self))
+
+
+class CroppedSplit:
+  """A split whose images are decoded and cropped to one size whenever they are taken."""
+
+  def __init__(self, decoders: Decoders, split: str, examples: int):
+    self._decoders = decoders
+    self._split = split
+    self._examples = examples
+
+  def __len__(self) -> int:
+    return self._examples
+
+  def take(self, index: np.ndarray, key: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """As of `Split`: the middle of each image, or with a key the random crop that follows from key and index alone."""
+    images, labels = self._decoders.read(self._split, index.ravel(), key)
+    if labels.min() < 0:
+      raise UserError(f'split {self._split!r}: some examples have no label')
+    return images.reshape(*index.shape, *images.shape[1:]), labels.reshape(index.shape)
+
+  def sample(self) -> np.ndarray:
+    """Evenly spaced indices, the same each time, where there are more than SAMPLE examples."""
+    return np.linspace(0, len(self) - 1, min(SAMPLE, len(self))).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What a network must know of its data.
+
+  Attributes:
+    image_shape: (height, width, channels).
+    num_classes: number of labels.
+    mean: of the training pixels (of the split's `sample`), for each channel, in the units of uint8.
+    std: their standard deviation, likewise.
+  """
+
+  image_shape: tuple[int, ...]
+  num_classes: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+  def to_json(self) -> dict[str, Any]:
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_json(cls, values: dict[str, Any]) -> 'Facts':
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def read_part(splits: Mapping[str, Split], split: str, data: str) -> Split:
+  """A split by name, or a part of it as TFDS writes one: 'train[:50%]', 'train[100:200]'. Raises UserError."""
+  match = re.fullmatch(r'(.+?)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?', split)
+  if not match or match[1] not in splits:
+    raise UserError(
+      f'data set {data} has no split {split!r}: expected {" or ".join(splits)}, or a part of one, as '
+      f'{next(iter(splits))}[:50%]'
+    )
+  whole = splits[match[1]]
+  bounds = [
+    bound and (round(int(bound[:-1]) * len(whole) / 100) if bound.endswith('%') else int(bound))
+    for bound in match.groups()[1:]
+  ]
+  part = slice(*bounds)
+  if any(abs(bound or 0) > len(whole) for bound in bounds) or not len(whole.labels[part]):
+    raise UserError(f'data set {data}, split {split!r}: expected a part of the {len(whole)} examples of {match[1]}')
+  return Split(whole.images[part], whole.labels[part])

@@ -8,10 +8,11 @@ import jax
 import ml_collections
 
 from configs import cifar10
-from moonshine_jax import paper, steps
+from moonshine_jax import paper
 from moonshine_jax.config import DTYPES
 from moonshine_jax.environment import environment
-from moonshine_jax.models import create_model
+from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import Architecture
 
 NUM_CLASSES = 10
@@ -78,9 +79,9 @@ def make_config(architecture: Architecture, batch: int, dtype: str) -> ml_collec
   return config
 
 
-def make_network(config: ml_collections.ConfigDict, axis_name: str | None = None) -> steps.Network:
+def make_network(config: ml_collections.ConfigDict, axis_name: str | None = None) -> Network:
   """The network of a config, called with uint8 images."""
-  return steps.Network(create_model(config.model, NUM_CLASSES, axis_name), MEAN, STD)
+  return Network(create_model(config.model, NUM_CLASSES, axis_name), MEAN, STD)
 
 
 def calls_a_sample() -> int:

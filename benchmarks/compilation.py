@@ -17,14 +17,14 @@ import jax
 from benchmarks.command import make_parser, write_json
 from benchmarks.lowering import DescribedReplicas, describe_steps
 from moonshine_jax.models.wide_resnet import Architecture
-from moonshine_jax.runtime import devices
+from moonshine_jax.runtime.devices import use_all_cores
 
 
 def main(arguments: list[str] | None = None) -> None:
   parser = make_parser(__doc__, repeats=1)
   parser.add_argument('--batch', type=int, default=128, help='images in a step, over all devices (default: 128)')
   flags = parser.parse_args(arguments)
-  devices.use_all_cores(flags.batch)
+  use_all_cores(flags.batch)
   replicas = DescribedReplicas(jax.local_devices())
   if flags.batch < 1 or flags.batch % len(replicas):
     parser.error(f'--batch={flags.batch}: expected a multiple of the {len(replicas)} devices')

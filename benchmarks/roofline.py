@@ -37,7 +37,7 @@ from benchmarks.train_step import add_step_arguments, check_devices, measure, na
 from moonshine_jax import cost
 from moonshine_jax.models.blocks import BatchNormReLU, ResidualBlock
 from moonshine_jax.models.wide_resnet import Architecture
-from moonshine_jax.runtime import devices
+from moonshine_jax.runtime.devices import use_all_cores
 from moonshine_jax.timing import in_turns
 
 EPOCHS_IMAGES = 200 * 50_000  # of the recipe on CIFAR-10
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.error('--device: expected --tflops and --bandwidth with it')
   here = not flags.device
   if here:
-    devices.use_all_cores(flags.batch)
+    use_all_cores(flags.batch)
     check_devices(parser, flags)
   tflops = flags.tflops or measure_tflops(flags.dtype, flags.repeats)
   bandwidth = flags.bandwidth or measure_bandwidth(flags.repeats)

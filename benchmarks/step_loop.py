@@ -35,6 +35,7 @@ from moonshine_jax import optim, steps, train
 from moonshine_jax.config import DTYPES
 from moonshine_jax.data import feeds
 from moonshine_jax.data.splits import Split
+from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import Replicas, use_all_cores
 from moonshine_jax.timing import in_turns
@@ -154,7 +155,7 @@ def forward(
   return epochs(step, (), teacher_variables, feed, teacher_config, replicas, flags)
 
 
-def make_teacher(config: ml_collections.ConfigDict, image_shape: tuple[int, ...]) -> tuple[steps.Network, Any]:
+def make_teacher(config: ml_collections.ConfigDict, image_shape: tuple[int, ...]) -> tuple[Network, Any]:
   """A teacher and its initial variables: no step's time depends on their values."""
   network = make_network(config)
   return network, network.init(jax.random.key(0), image_shape)

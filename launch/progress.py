@@ -9,7 +9,7 @@ import ml_collections
 from moonshine_jax import config as config_lib
 from moonshine_jax import cost, metrics
 from moonshine_jax.data import sources
-from moonshine_jax.models import create_model, is_own
+from moonshine_jax.models.factory import create_model, is_user
 
 IMAGE_SHAPE, NUM_CLASSES = (32, 32, 3), 10  # CIFAR-10's, of which the proportions of multiply-adds hardly depend
 
@@ -55,7 +55,7 @@ def work(config: ml_collections.ConfigDict, teacher: ml_collections.ConfigDict, 
 
 def _multiply_adds(config):
   # A user's own network may take no other images than its data's.
-  shape = sources.open_source(config.data).image_shape if is_own(config.model) else IMAGE_SHAPE
+  shape = sources.open_source(config.data).image_shape if is_user(config.model) else IMAGE_SHAPE
   return cost.count(create_model(config.model, NUM_CLASSES, image_shape=shape), shape).multiply_adds or 1
 
 

@@ -1,18 +1,31 @@
 """Moonshine JAX: distil trained convolutional networks into students with cheap convolutions."""
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
-# What is used as `moonshine_jax.NAME`, and where it is; loaded when first used, since JAX takes seconds to load.
-_NAMES = {
-  'cheapen': 'substitution',
-  'plan': 'substitution',
-  'inherit': 'substitution',
-  'with_capture': 'capture',
+if TYPE_CHECKING:
+  from moonshine_jax.distillation import distil
+  from moonshine_jax.models.surgery.capture import with_capture
+  from moonshine_jax.models.surgery.replace import cheapen, inherit, plan
+
+__version__ = '0.1.0'
+__all__ = ['__version__', 'cheapen', 'distil', 'inherit', 'plan', 'with_capture']
+
+# The module of each public function: loaded when the function is first used, since JAX takes seconds to load.
+_MODULES = {
+  'cheapen': 'models.surgery.replace',
   'distil': 'distillation',
+  'inherit': 'models.surgery.replace',
+  'plan': 'models.surgery.replace',
+  'with_capture': 'models.surgery.capture',
 }
 
 
-def __getattr__(name):
-  if name not in _NAMES:
+def __getattr__(name: str) -> Any:
+  if name not in _MODULES:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  return getattr(importlib.import_module(f'{__name__}.{_NAMES[name]}'), name)
+  return getattr(importlib.import_module(f'{__name__}.{_MODULES[name]}'), name)
+
+
+def __dir__() -> list[str]:
+  return __all__

@@ -16,11 +16,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from moonshine_jax import checkpoint, config, losses, models
+from moonshine_jax import checkpoint, config, losses
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError, require_flags
+from moonshine_jax.models import factory
+from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
-from moonshine_jax.steps import Network
 
 FORMATS = ('.png', '.svg', '.pdf')
 
@@ -44,7 +45,7 @@ def look(title: str, network: Network, variables: Any, images: np.ndarray) -> Lo
   logits, activations = jax.jit(lambda variables, images: network(variables, images, train=False))(variables, images)
   if not activations:
     raise UserError(f'{title}: the network gives no activations: expected some to draw')
-  names = models.activation_names(network.model, len(activations))
+  names = factory.activation_names(network.model, len(activations))
   return Look(
     title,
     np.asarray(logits.argmax(-1)),
@@ -102,7 +103,7 @@ def read(workdirs: Sequence[str]) -> tuple[splits.Split | splits.CroppedSplit, l
     if data != shared[0]:
       raise UserError(f'--workdirs: {workdir} is of the data {data}, {workdirs[0]} of {shared[0]}: expected the same')
     regime = config.regime(run)
-    title = f'{Path(workdir).name}: {models.name(run.model)} {run.model.block}'
+    title = f'{Path(workdir).name}: {factory.name(run.model)} {run.model.block}'
     found.append((title if regime == 'none' else f'{title}, {regime}', network, variables))
   source = sources.reopen_source(*shared[1:], f'--workdirs: {workdirs[0]}')
   return source.read(shared[1].test_split), found

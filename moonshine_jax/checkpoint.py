@@ -23,9 +23,10 @@ import orbax.checkpoint as ocp
 from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, warn
-from moonshine_jax.models import create_model
+from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
-from moonshine_jax.steps import Network, TrainState
+from moonshine_jax.steps import TrainState
 
 KEPT = 2  # the newest, and one to fall back on
 # Of several processes only the first has checkpoints, and waits for no other.

@@ -10,9 +10,9 @@ from typing import Any
 
 import ml_collections
 
-from moonshine_jax import losses, models
+from moonshine_jax import losses
 from moonshine_jax.errors import UserError, shown
-from moonshine_jax.models import wide_resnet
+from moonshine_jax.models import factory, wide_resnet
 from moonshine_jax.runtime import files
 
 FILE = 'config.json'  # in a workdir
@@ -102,7 +102,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises UserError, naming the field, its value and what would be right, for a config that cannot be run."""
   check_fields(config)
-  models.check(config.model)
+  factory.check(config.model)
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
@@ -170,9 +170,9 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
         alone.update_from_flattened_dict({field: type(flatten(config)[field])(value)})
       except ValueError as error:
         raise UserError(f'config.distill.students: {word!r} in {words!r}: {error}') from error
-    if models.is_own(alone.model) and re.search(r'\b(depth|width)=', words):
+    if factory.is_user(alone.model) and re.search(r'\b(depth|width)=', words):
       raise UserError(
-        f'config.distill.students: {words!r}: expected no depth and no width: {models.name(alone.model)} has neither'
+        f'config.distill.students: {words!r}: expected no depth and no width: {factory.name(alone.model)} has neither'
       )
     try:
       check(alone)
@@ -251,7 +251,7 @@ def read(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
       'deleted, if the checkpoints are of the same config'
     ) from error
   try:
-    models.check(config.model)
+    factory.check(config.model)
   except UserError as error:  # the file is whole, but a function of a user's is not where it was
     raise UserError(f'{path}: {error}') from error
   return config

@@ -10,10 +10,11 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from moonshine_jax import checkpoint, given, paper, results, steps, tables, train
+from moonshine_jax import checkpoint, given, paper, results, tables, train
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
+from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import user_functions
 
 # The paper's recipe, and what it does not say, as in configs/cifar10.py.
@@ -49,7 +50,7 @@ class Student(NamedTuple):
   """
 
   workdir: Path
-  network: steps.Network
+  network: Network
   variables: dict[str, Any]
   record: dict[str, Any]
 

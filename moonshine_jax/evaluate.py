@@ -5,8 +5,9 @@ from typing import Any
 
 from absl import flags
 
-from moonshine_jax import checkpoint, config, cost, errors, models, train
+from moonshine_jax import checkpoint, config, cost, errors, train
 from moonshine_jax.data import sources
+from moonshine_jax.models import factory
 from moonshine_jax.runtime import exchange, processes
 from moonshine_jax.runtime.devices import Replicas
 
@@ -39,7 +40,7 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
   return {
     'workdir': str(workdir),
     'step': metadata.step,
-    'network': models.name(run.model),
+    'network': factory.name(run.model),
     'block': run.model.block,
     'regime': config.regime(run),
     'data': run.data.name,

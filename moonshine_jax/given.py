@@ -15,7 +15,8 @@ from moonshine_jax import checkpoint, environment, metrics, steps, train
 from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import Facts, Split
 from moonshine_jax.errors import UserError
-from moonshine_jax.models import create_model
+from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
 from moonshine_jax.runtime.devices import Replicas
 
@@ -49,7 +50,7 @@ def write_network(
   config = as_given(config)
   config_lib.check(config)
   model = create_model(config.model, facts.num_classes, image_shape=facts.image_shape)
-  network = steps.Network(model, facts.mean, facts.std)
+  network = Network(model, facts.mean, facts.std)
   variables = fit(variables, network, facts.image_shape)
   workdir = Path(workdir)
   check_workdir(workdir, config, variables, facts)
@@ -91,7 +92,7 @@ def check_workdir(
       raise UserError(f'{workdir} holds a network with other variables: expected the same, or another workdir')
 
 
-def fit(variables: Mapping[str, Any], network: steps.Network, image_shape: tuple[int, ...]) -> dict[str, Any]:
+def fit(variables: Mapping[str, Any], network: Network, image_shape: tuple[int, ...]) -> dict[str, Any]:
   """The variables as host arrays in the model's own tree. Raises UserError, naming the first that is not of it."""
   like = network.shapes(image_shape)
   given = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(dict(variables))}

@@ -6,7 +6,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from moonshine_jax import config, errors, train
-from moonshine_jax.runtime import devices, exchange, processes
+from moonshine_jax.runtime import exchange, processes
+from moonshine_jax.runtime.devices import cache_compilations, use_all_cores
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The config; each of its fields is a flag --config.FIELD.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for checkpoints, metrics and the config.')
@@ -22,8 +23,8 @@ def train_and_tell() -> None:
   errors.require_flags(config=CONFIG.value, workdir=WORKDIR.value)
   loaded = config.loaded(CONFIG.value)
   config.check(loaded)
-  devices.use_all_cores(loaded.batch_size, exchange.num_processes())
-  devices.cache_compilations(Path(WORKDIR.value).absolute().parent / '.jax_cache')
+  use_all_cores(loaded.batch_size, exchange.num_processes())
+  cache_compilations(Path(WORKDIR.value).absolute().parent / '.jax_cache')
   for workdir, record in train.train_and_evaluate(loaded, WORKDIR.value).items():
     print(
       f'{workdir}: test error {record["test_error"]:.2f}% after {record["epoch"]} epochs '

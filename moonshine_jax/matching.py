@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from moonshine_jax import checkpoint, models, steps
+from moonshine_jax import checkpoint
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError, warn
+from moonshine_jax.models import factory
+from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import exchange
 from moonshine_jax.runtime.devices import Replicas
 
@@ -20,7 +22,7 @@ def load_teacher(
   students: Collection[ml_collections.ConfigDict],
   source: sources.Source,
   replicas: Replicas,
-) -> tuple[steps.Network | None, Any]:
+) -> tuple[Network | None, Any]:
   """The teacher and its variables, or (None, {}) where no student needs it. Raises UserError for what does not fit.
 
   A network of a user's own is looked into, and so are any two of different kinds whose activations are to be compared.
@@ -42,7 +44,7 @@ def load_teacher(
   told = set()
   for student in students:
     transfer = 'AT' in config_lib.regime(student)
-    if not models.is_own(student.model) and not (transfer and student.model.network != of_network):
+    if not factory.is_user(student.model) and not (transfer and student.model.network != of_network):
       continue
     where = f'config.model.network={student.model.network!r}'
     found = activations(create_network(student, source), source, where)
@@ -52,13 +54,13 @@ def load_teacher(
   return network, variables
 
 
-def create_network(student: ml_collections.ConfigDict, source: sources.Source) -> steps.Network:
+def create_network(student: ml_collections.ConfigDict, source: sources.Source) -> Network:
   """A student on one device, that normalises nothing."""
-  model = models.create_model(student.model, source.num_classes, image_shape=source.image_shape)
-  return steps.Network(model, (0.0,) * source.image_shape[-1], (1.0,) * source.image_shape[-1])
+  model = factory.create_model(student.model, source.num_classes, image_shape=source.image_shape)
+  return Network(model, (0.0,) * source.image_shape[-1], (1.0,) * source.image_shape[-1])
 
 
-def activations(network: steps.Network, source: sources.Source, where: str) -> tuple[jax.ShapeDtypeStruct, ...]:
+def activations(network: Network, source: sources.Source, where: str) -> tuple[jax.ShapeDtypeStruct, ...]:
   """The shapes of a network's activations for two images. Raises UserError where it cannot be trained."""
   variables = network.shapes(source.image_shape)
   images = jax.ShapeDtypeStruct((2, *source.image_shape), jnp.uint8)

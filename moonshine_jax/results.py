@@ -13,8 +13,8 @@ from moonshine_jax import config as config_lib
 from moonshine_jax import cost, environment, metrics
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
-from moonshine_jax.models import create_model
 from moonshine_jax.models.blocks import Block
+from moonshine_jax.models.factory import create_model
 from moonshine_jax.runtime import files
 
 # Fields that do not tell one recipe from another: the network and its seeds, which a table shows elsewhere, and how

@@ -1,11 +1,9 @@
 """The train step and the evaluation step: pure, written once, for one replica."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -14,12 +12,11 @@ import optax
 
 from moonshine_jax import losses
 from moonshine_jax.data import augment
-from moonshine_jax.errors import UserError
-from moonshine_jax.runtime import devices
+from moonshine_jax.models.network import Network
+from moonshine_jax.runtime.devices import Replicas, mean, own_key, own_share, total
 
 # What an evaluation counts, before the first batch: the sum of the cross entropy, wrong predictions, and examples.
 NO_EXAMPLES = {'loss': np.float32(0), 'wrong': np.float32(0), 'examples': np.float32(0)}
-COLLECTIONS = {'params', 'batch_stats'}  # of a model's variables: what a step carries
 DROPOUT = 2**31  # what a step's key is folded with for the model's own choices: `augment` splits the key itself
 
 
@@ -47,36 +44,6 @@ class TrainState:
     return {'params': self.params, **({'batch_stats': self.batch_stats} if self.batch_stats else {})}
 
 
-@dataclasses.dataclass(frozen=True)
-class Network:
-  """A model and the normalisation that it is trained with: called with uint8 images.
-
-  Attributes:
-    model: a linen module that returns (logits, activations).
-    mean: of each channel's pixels, in the units of uint8.
-    std: likewise.
-  """
-
-  model: nn.Module
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-
-  def init(self, key: jax.Array, image_shape: Sequence[int]) -> dict[str, Any]:
-    """Initial variables. `lazy_init` runs the initialisers alone: neither the forward pass nor its compilation."""
-    return self.model.lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
-
-  def shapes(self, image_shape: Sequence[int]) -> dict[str, Any]:
-    """The shapes of the variables. Raises UserError for a model with other variables than a step carries."""
-    variables = jax.eval_shape(self.model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
-    if others := sorted(variables.keys() - COLLECTIONS):
-      raise UserError(f'the network has variables of {", ".join(others)}: expected params, and batch_stats, alone')
-    return variables
-
-  def __call__(self, variables: dict[str, Any], images: jax.Array, train: bool, **kwargs: Any) -> Any:
-    """Normalises uint8 images (batch, height, width, channels) and applies the model."""
-    return self.model.apply(variables, augment.normalise(images, self.mean, self.std), train=train, **kwargs)
-
-
 def create_train_state(
   network: Network,
   image_shape: tuple[int, ...],
@@ -98,7 +65,7 @@ def make_train_step(
   teacher: Network | None,
   tx: optax.GradientTransformation,
   gather: Callable,
-  replicas: devices.Replicas,
+  replicas: Replicas,
 ) -> Callable:
   """The step (states, teacher's variables, data, batch) -> (states, metrics) of one replica, for one or more students.
 
@@ -117,7 +84,7 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.wrap_key_data(states[0].rng), states[0].step)
     # Drawn for the whole batch, so that an example's choices do not depend on the number of devices.
     choices = augment.draw(key, shared.batch_size, shared.data.pad, shared.data.flip)
-    choices = devices.own_share(choices, len(labels), axis_name)
+    choices = own_share(choices, len(labels), axis_name)
     images = augment.crop_and_flip(batch['image'], choices, shared.data.pad)
     targets = jax.lax.stop_gradient(teacher(teacher_variables, images, train=False)) if teacher else None
     results = [update(state, images, labels, targets) for update, state in zip(updates, states, strict=True)]
@@ -144,7 +111,7 @@ def make_update(
 
   def update(state, images, labels, targets):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    rngs = devices.own_key(jax.random.fold_in(key, DROPOUT), axis_name)
+    rngs = own_key(jax.random.fold_in(key, DROPOUT), axis_name)
 
     def loss_fn(params):
       (logits, activations), updates = student(
@@ -162,7 +129,7 @@ def make_update(
       return loss, (metrics, updates.get('batch_stats', {}))
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, metrics = devices.mean((grads, metrics), axis_name)
+    grads, metrics = mean((grads, metrics), axis_name)
     metrics['gradient_norm'] = optax.tree.norm(grads)
     changes, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, changes)
@@ -184,7 +151,7 @@ def make_train_loop(train_step: Callable) -> Callable:
   return train_loop
 
 
-def make_eval_step(network: Network, gather: Callable, replicas: devices.Replicas) -> Callable:
+def make_eval_step(network: Network, gather: Callable, replicas: Replicas) -> Callable:
   """The step (variables, data, batch, sums) -> sums, with the whole batch's examples under its mask, of one replica.
 
   The sums, of NO_EXAMPLES at first, are added up on the devices: nothing is fetched before the end, and each step waits
@@ -200,6 +167,6 @@ def make_eval_step(network: Network, gather: Callable, replicas: devices.Replica
       'wrong': ((logits.argmax(-1) != labels) * mask).sum(),
       'examples': mask.sum(),
     }
-    return jax.tree.map(jnp.add, sums, devices.total(own, replicas.axis_name))
+    return jax.tree.map(jnp.add, sums, total(own, replicas.axis_name))
 
   return eval_step

@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from moonshine_jax import models, paper
+from moonshine_jax import paper
 from moonshine_jax.data import sources
+from moonshine_jax.models import factory
 from moonshine_jax.results import Run
 
 REGIMES = ('none', 'KD', 'AT', 'KD+AT')
@@ -213,10 +214,10 @@ def _rows(runs: Sequence[Run], ways: dict[str, str], ordered: Sequence[str], pri
 
 def network_names(runs: Sequence[Run]) -> dict[str, str]:
   """What the network of each run is called, by the run's name: a function's by that, unless two share it."""
-  own = {run.config.model.network: models.name(run.config.model) for run in runs if models.is_own(run.config.model)}
+  own = {run.config.model.network: factory.name(run.config.model) for run in runs if factory.is_user(run.config.model)}
   shared = {network for network, name in own.items() if list(own.values()).count(name) > 1}
   return {
-    run.name: run.config.model.network if run.config.model.network in shared else models.name(run.config.model)
+    run.name: run.config.model.network if run.config.model.network in shared else factory.name(run.config.model)
     for run in runs
   }
 

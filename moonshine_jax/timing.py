@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from moonshine_jax import steps
+from moonshine_jax.models.network import Network
 
 
 def interleaved(functions, args, repeats, give_up=8.0):
@@ -61,7 +61,7 @@ def in_turns(calls, repeats):
   return times
 
 
-def compile_forward(network: steps.Network, image_shape: Sequence[int], batch: int) -> Callable[[int], None]:
+def compile_forward(network: Network, image_shape: Sequence[int], batch: int) -> Callable[[int], None]:
   """The forward pass in evaluation mode, from uint8 images to logits, compiled for one device.
 
   Args:

@@ -18,7 +18,8 @@ from moonshine_jax import checkpoint, environment, matching, metrics, optim, ste
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import feeds, sources, splits
 from moonshine_jax.errors import Preempted, UserError, warn
-from moonshine_jax.models import create_model
+from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import exchange, files
 from moonshine_jax.runtime import signals as signal_handlers
 from moonshine_jax.runtime.devices import IN_FLIGHT, Replicas
@@ -36,7 +37,7 @@ class Student:
 
   config: ml_collections.ConfigDict
   workdir: Path
-  network: steps.Network
+  network: Network
   checkpoints: checkpoint.Checkpoints | checkpoint.NoCheckpoints
   writer: metrics.Writer | metrics.NoWriter
   epoch_metrics: dict[str, np.ndarray]
@@ -184,7 +185,7 @@ def open_students(
   end goes onto `opened`.
   """
   networks = {
-    path: steps.Network(
+    path: Network(
       create_model(config.model, facts.num_classes, replicas.axis_name, facts.image_shape), facts.mean, facts.std
     )
     for path, config in runs.items()
@@ -402,7 +403,11 @@ def evaluate(
 
 
 def evaluate_split(
-  network: steps.Network, variables: Any, split: splits.Split, config: ml_collections.ConfigDict, replicas: Replicas
+  network: Network,
+  variables: Any,
+  split: splits.Split,
+  config: ml_collections.ConfigDict,
+  replicas: Replicas,
 ) -> dict[str, float]:
   """As `evaluate`, of a network with its host arrays, by the feed and the batch size of a config."""
   feed = feeds.FEEDS[config.data.feed](split, replicas)

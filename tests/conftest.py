@@ -15,7 +15,7 @@ from PIL import Image
 
 from configs import digits
 from moonshine_jax import train
-from moonshine_jax.runtime import devices
+from moonshine_jax.runtime.devices import cache_compilations
 
 
 def pytest_addoption(parser):
@@ -131,7 +131,7 @@ def small_runs(smooth, compiled):
   """Runs of one device, which compile in half the time, and once; several are compared with one in test_steps."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, 'local_devices', lambda: jax.devices()[:1])
-    devices.cache_compilations(compiled)
+    cache_compilations(compiled)
     yield
   jax.config.update('jax_compilation_cache_dir', None)
   compilation_cache.reset_cache()

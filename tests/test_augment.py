@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moonshine_jax.data import augment
+from moonshine_jax.models.network import normalise
 
 
 def test_crop_and_flip_equals_numpy():
@@ -31,4 +32,4 @@ def test_draw_without_augmentation_changes_nothing():
 
 def test_normalise():
   images = np.array([[[[0, 255]], [[10, 5]]]], np.uint8)
-  np.testing.assert_allclose(augment.normalise(images, (10, 5), (5, 50)), [[[[-2, 5]], [[0, 0]]]])
+  np.testing.assert_allclose(normalise(images, (10, 5), (5, 50)), [[[[-2, 5]], [[0, 0]]]])

@@ -17,8 +17,9 @@ from configs import cifar10
 from moonshine_jax import config as config_lib
 from moonshine_jax import cost, optim
 from moonshine_jax.errors import UserError
-from moonshine_jax.models import create_model, wide_resnet
+from moonshine_jax.models import wide_resnet
 from moonshine_jax.models.blocks import Block
+from moonshine_jax.models.factory import create_model
 
 FUZZ = int(os.environ.get('FUZZ', '1'))
 

@@ -10,14 +10,15 @@ import pytest
 from moonshine_jax import checkpoint, optim, steps
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
-from moonshine_jax.models import create_model
+from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.network import Network
 from tests.conftest import small_config
 
 FACTS = Facts((8, 8, 3), 10, (120.0, 128.0, 130.0), (60.0, 70.0, 80.0))
 
 
 def make_state(config, seed=0):
-  network = steps.Network(create_model(config.model, 10), FACTS.mean, FACTS.std)
+  network = Network(create_model(config.model, 10), FACTS.mean, FACTS.std)
   tx = optim.create_optimizer(config, steps_per_epoch=1)
   return steps.create_train_state(network, FACTS.image_shape, tx, jax.random.key(seed), jax.random.key(seed))
 

@@ -11,8 +11,9 @@ import pytest
 
 from configs import cifar10
 from moonshine_jax import cost, optim, steps
-from moonshine_jax.models.own import create
+from moonshine_jax.models.network import Network
 from moonshine_jax.models.resnet import ResNet
+from moonshine_jax.models.user import create
 from moonshine_jax.models.wide_resnet import WideResNet
 from tests import made_runs
 
@@ -224,7 +225,7 @@ def test_command():
   assert (row['parameters'], row['layers'][-1]['path']) == (175_994, 'fc')
   assert len(row['latencies']) == 15 and min(row['latencies']) <= row['latency'] <= max(row['latencies'])
   # What the checkpoint of a run has in it.
-  network = steps.Network(WideResNet(16, 1, 'S', 10), (0.0,) * 3, (1.0,) * 3)
+  network = Network(WideResNet(16, 1, 'S', 10), (0.0,) * 3, (1.0,) * 3)
   tx = optim.create_optimizer(cifar10.get_config(), 1)
   state = jax.eval_shape(lambda key: steps.create_train_state(network, (8, 8, 3), tx, key, key), jax.random.key(0))
   assert row['checkpoint_bytes'] == 4 * sum(leaf.size for leaf in jax.tree.leaves(state))

@@ -14,10 +14,11 @@ from jax import export as jax_export
 from jax.extend import core
 
 from configs import digits
-from moonshine_jax import export, steps
+from moonshine_jax import export
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.export import graph, onnx, stablehlo, tflite
+from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import WideResNet
 from tests.test_attention import save
 
@@ -27,7 +28,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
 
 def network_of(model):
   """A network of a model, and variables under which no normalisation is the identity."""
-  network = steps.Network(model, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
+  network = Network(model, (120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
   rng = np.random.default_rng(1)
   shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))
   variables = jax.tree.map(

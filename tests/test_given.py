@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from moonshine_jax import checkpoint, evaluate, given, matching, results, steps, tables, train
+from moonshine_jax import checkpoint, evaluate, given, matching, results, tables, train
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
-from moonshine_jax.models import create_model
+from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.network import Network
 from moonshine_jax.runtime.devices import Replicas
 
 pytestmark = pytest.mark.usefixtures('small_runs')
@@ -20,7 +21,7 @@ def network(config):
   """The facts, the variables and the test split of a network that is given."""
   source = sources.open_source(config.data)
   facts = splits.Facts(source.image_shape, source.num_classes, (10.0, 20.0, 30.0), (50.0,) * 3)
-  model = steps.Network(create_model(config.model, 3), facts.mean, facts.std)
+  model = Network(create_model(config.model, 3), facts.mean, facts.std)
   variables = jax.tree.map(np.asarray, model.init(jax.random.key(7), facts.image_shape))
   return facts, variables, source.read('test')
 

@@ -8,8 +8,10 @@ from configs import imagenet
 from moonshine_jax import evaluate, metrics, optim, steps, train
 from moonshine_jax.data import feeds
 from moonshine_jax.errors import Preempted
-from moonshine_jax.models import create_model
-from moonshine_jax.runtime import devices, signals
+from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.network import Network
+from moonshine_jax.runtime import signals
+from moonshine_jax.runtime.devices import Replicas
 from tests import runs
 from tests.conftest import small_config
 
@@ -60,14 +62,14 @@ def test_a_step_of_a_student_beside_its_teacher_has_all_terms():
   config = imagenet.get_config()
   config.batch_size = 4
   config.model.block, config.distill.teacher = 'G(N/8)', 'runs/teacher'
-  student, teacher = (steps.Network(create_model(config.model, 1000), (127.5,) * 3, (127.5,) * 3) for _ in range(2))
+  student, teacher = (Network(create_model(config.model, 1000), (127.5,) * 3, (127.5,) * 3) for _ in range(2))
   tx = optim.create_optimizer(config, steps_per_epoch=10)
   state = jax.eval_shape(
     lambda: steps.create_train_state(student, (64, 64, 3), tx, *jax.random.split(jax.random.key(0)))
   )
   batch = {'image': jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.uint8), 'label': jax.ShapeDtypeStruct((4,), jnp.int32)}
   train_step = steps.make_train_step(
-    [config], [student], teacher, tx, feeds.StreamFeed.gather, devices.Replicas(jax.devices()[:1])
+    [config], [student], teacher, tx, feeds.StreamFeed.gather, Replicas(jax.devices()[:1])
   )
   (after,), (terms,) = jax.eval_shape(train_step, (state,), state.variables, {}, batch)
   assert {'ce', 'kd', 'at'} < terms.keys()

@@ -11,8 +11,9 @@ from moonshine_jax import attention, evaluate, matching, optim, report, results,
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import feeds, sources
 from moonshine_jax.errors import UserError
-from moonshine_jax.models import create_model
-from moonshine_jax.runtime import devices
+from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.network import Network
+from moonshine_jax.runtime.devices import Replicas
 from tests import runs
 
 pytestmark = pytest.mark.usefixtures('small_runs')
@@ -87,8 +88,8 @@ def loss_at(config, devices, step):
   """Of the initial parameters of a network with dropout, on so many devices."""
   config.model.network = 'tests.own:with_dropout'
   source = sources.open_source(config.data)
-  replicas = devices.Replicas(jax.devices()[:devices])
-  student = steps.Network(create_model(config.model, 3, replicas.axis_name, (8, 8, 2)), (0.0,) * 2, (255.0,) * 2)
+  replicas = Replicas(jax.devices()[:devices])
+  student = Network(create_model(config.model, 3, replicas.axis_name, (8, 8, 2)), (0.0,) * 2, (255.0,) * 2)
   tx = optim.create_optimizer(config, 1)
   state = steps.create_train_state(student, (8, 8, 2), tx, jax.random.key(0), jax.random.key(1))
   feed = feeds.ResidentFeed(source.read('train'), replicas)
@@ -165,7 +166,7 @@ def test_a_workdir_whose_function_is_gone(folder, tmp_path):
 def test_maps_of_another_size_are_told_of(folder, config, capsys):
   config.model.network, config.distill.teacher = 'tests.own:larger', str(folder / 'teacher')
   source = sources.open_source(config.data)
-  teacher, _ = matching.load_teacher(config, [config] * 2, source, devices.Replicas())
+  teacher, _ = matching.load_teacher(config, [config] * 2, source, Replicas())
   told = capsys.readouterr().err.splitlines()
   assert [line for line in told if 'map' in line] == [
     f'warning: an attention map of the student is {ours}, of the teacher {theirs}: the larger is averaged to the '

@@ -7,22 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moonshine_jax.runtime import devices
+from moonshine_jax.runtime.devices import Replicas, mean, own_share, total
 
 
 @pytest.fixture(params=[1, 4])
 def replicas(request):
   if len(jax.devices()) < request.param:
     pytest.skip(f'needs {request.param} devices')
-  return devices.Replicas(jax.devices()[: request.param])
+  return Replicas(jax.devices()[: request.param])
 
 
 def test_one_call_reduces_over_all_replicas(replicas):
   def step(state, batch):
     return (
       state + 1,
-      devices.total(batch['x'].sum(), replicas.axis_name),
-      devices.mean(batch['x'].mean(), replicas.axis_name),
+      total(batch['x'].sum(), replicas.axis_name),
+      mean(batch['x'].mean(), replicas.axis_name),
     )
 
   x = np.arange(8.0, dtype=np.float32)
@@ -34,8 +34,8 @@ def test_shares_of_a_draw_are_those_of_the_batch(replicas):
   whole = np.arange(8)
 
   def step(batch):
-    return devices.total(
-      jnp.abs(devices.own_share(jnp.asarray(whole), len(batch), replicas.axis_name) - batch).sum(), replicas.axis_name
+    return total(
+      jnp.abs(own_share(jnp.asarray(whole), len(batch), replicas.axis_name) - batch).sum(), replicas.axis_name
     )
 
   assert replicas.fetch(replicas.compile(step)(replicas.shard(whole))) == 0
@@ -62,9 +62,7 @@ def test_round_up(replicas):
   ],
 )
 def test_a_cpu_is_as_many_devices_as_cores_that_divide_the_batch(environment, batch_size, devices):
-  code = (
-    f'from moonshine_jax.runtime import devices; devices.use_all_cores({batch_size}); print(len(devices.Replicas()))'
-  )
+  code = f'from moonshine_jax.runtime import devices; use_all_cores({batch_size}); print(len(Replicas()))'
   unset = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES')}
   result = subprocess.run(
     [sys.executable, '-c', code],

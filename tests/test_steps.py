@@ -9,7 +9,8 @@ from configs import digits
 from moonshine_jax import losses, optim, steps
 from moonshine_jax.data import augment, feeds
 from moonshine_jax.data.splits import Split
-from moonshine_jax.models import create_model
+from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.network import Network
 from moonshine_jax.runtime.devices import Replicas
 
 SHAPE = (8, 8, 3)
@@ -36,7 +37,7 @@ def make_config(**distill):
 
 def make_network(config, block='S', axis_name=None):
   config.model.block = block
-  return steps.Network(create_model(config.model, 10, axis_name), (120.0, 128.0, 130.0), (60.0, 70.0, 80.0))
+  return Network(create_model(config.model, 10, axis_name), (120.0, 128.0, 130.0), (60.0, 70.0, 80.0))
 
 
 def make_teacher(config):

@@ -18,6 +18,7 @@ from moonshine_jax import config as config_lib
 from moonshine_jax.data import feeds, sources, splits, tfds
 from moonshine_jax.errors import Preempted, UserError
 from moonshine_jax.runtime import devices, files, signals
+from moonshine_jax.runtime.devices import Replicas
 from tests import runs
 
 pytestmark = pytest.mark.usefixtures('small_runs')
@@ -162,7 +163,7 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
 
 def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
   """Of steps that count themselves: what is dispatched, and after which dispatches the host hears of it."""
-  feed = feeds.ResidentFeed(splits.Split(np.zeros((22, 1), np.uint8), np.arange(22)), devices.Replicas())
+  feed = feeds.ResidentFeed(splits.Split(np.zeros((22, 1), np.uint8), np.arange(22)), Replicas())
   events = []
 
   def train_loop(state, teacher_variables, data, batches):
@@ -205,7 +206,7 @@ def test_an_evaluation_is_never_far_ahead_either(monkeypatch):
 
   monkeypatch.setattr(train.steps, 'NO_EXAMPLES', {'step': 0})
   feed = types.SimpleNamespace(data=None, batches=iter)
-  found = train.evaluate(eval_step, {}, feed, 40, 4, devices.Replicas(jax.devices()[:1]))
+  found = train.evaluate(eval_step, {}, feed, 40, 4, Replicas(jax.devices()[:1]))
   assert len(ahead) == 10 and max(ahead) == devices.IN_FLIGHT - 1
   assert found == {'test_error': 25.0, 'test_loss': 0.75}
 

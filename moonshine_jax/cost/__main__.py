@@ -34,9 +34,11 @@ import ml_collections
 from absl import flags
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import cost, environment, errors, models, paper, steps, timing
+from moonshine_jax import cost, environment, errors, paper, timing
 from moonshine_jax.columns import aligned
 from moonshine_jax.errors import UserError
+from moonshine_jax.models import factory
+from moonshine_jax.models.network import COLLECTIONS, Network
 from moonshine_jax.models.wide_resnet import Architecture
 
 TABLES = {'3': paper.TABLE_3, '4': paper.TABLE_4}
@@ -154,8 +156,8 @@ def by_name(name: str) -> Network:
   """For the images and classes of the flags. Raises UserError."""
   num_classes, image_shape = NUM_CLASSES.value or CLASSES[TABLE.value], (IMAGE_SIZE.value, IMAGE_SIZE.value, 3)
   try:
-    config = models.parse(name)
-    return Network(config, models.create_model(config, num_classes, image_shape=image_shape), num_classes, image_shape)
+    config = factory.parse(name)
+    return Network(config, factory.create_model(config, num_classes, image_shape=image_shape), num_classes, image_shape)
   except UserError as error:
     raise UserError(f'--network: {str(error).replace("config.model.", "")}') from error
 
@@ -166,7 +168,7 @@ def of_workdir(workdir: str) -> Network:
     raise UserError(f'{workdir}: no {config_lib.FILE} in it: expected the workdir of a training run')
   config, facts = config_lib.read(workdir).model, environment.read_facts(workdir)
   try:
-    model = models.create_model(config, facts.num_classes, image_shape=facts.image_shape)
+    model = factory.create_model(config, facts.num_classes, image_shape=facts.image_shape)
   except UserError as error:
     raise UserError(f'{workdir}: {error}') from error
   return Network(config, model, facts.num_classes, facts.image_shape, workdir)
@@ -177,10 +179,10 @@ def describe(network: Network) -> None:
   try:
     network.row = count(network)
   except Exception as error:
-    if not models.is_own(network.config):
+    if not factory.is_user(network.config):
       raise
     raise UserError(
-      f'{network.workdir or "--network"}: {models.name(network.config)}: {type(error).__name__}: {str(error)[:500]}: '
+      f'{network.workdir or "--network"}: {factory.name(network.config)}: {type(error).__name__}: {str(error)[:500]}: '
       f'expected a network for {network.num_classes} classes and images of {network.image_shape}, in training too'
     ) from error
 
@@ -195,9 +197,9 @@ def count(network: Network) -> dict[str, Any]:
   }
   multiply_adds = [layer.multiply_adds for layer in profile.layers]
   row = {
-    'network': f'{models.name(config)} {config.block}',
+    'network': f'{factory.name(config)} {config.block}',
     **({'workdir': network.workdir} if network.workdir else {}),
-    **({'function': config.network} if models.is_own(config) else {'depth': config.depth, 'width': config.width}),
+    **({'function': config.network} if factory.is_user(config) else {'depth': config.depth, 'width': config.width}),
     'block': config.block,
     'num_classes': network.num_classes,
     'image_shape': network.image_shape,
@@ -209,7 +211,7 @@ def count(network: Network) -> dict[str, Any]:
     'deployed_bytes': sum(nbytes.values()),
     # A run carries no other variables.
     'checkpoint_bytes': (
-      sum(nbytes.values()) + nbytes.get('params', 0) + CHECKPOINT_EXTRAS if nbytes.keys() <= steps.COLLECTIONS else None
+      sum(nbytes.values()) + nbytes.get('params', 0) + CHECKPOINT_EXTRAS if nbytes.keys() <= COLLECTIONS else None
     ),
   }
   for printed in TABLES[TABLE.value]:
@@ -225,7 +227,7 @@ def measure_latencies(networks: Sequence[Network]) -> None:
   calls = {}
   for i, network in enumerate(networks):
     channels = network.image_shape[-1]
-    whole = steps.Network(network.model, mean=(127.5,) * channels, std=(127.5,) * channels)  # of which no time depends
+    whole = Network(network.model, mean=(127.5,) * channels, std=(127.5,) * channels)  # of which no time depends
     calls[i] = functools.partial(timing.compile_forward(whole, network.image_shape, batch=1), 1)
   latencies = timing.in_turns(calls, REPEATS)
   for i, network in enumerate(networks):

@@ -1,7 +1,5 @@
 """The paper's augmentation (section 4.1): pad with black, crop at random, flip; then normalise. Pure, on the device."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
@@ -34,8 +32,3 @@ def crop_and_flip(images: jax.Array, choices: dict[str, jax.Array], pad: int) ->
   if pad:
     images = jax.vmap(crop)(jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0))), choices['offset'])
   return jnp.where(choices['flip'][:, None, None, None], images[:, :, ::-1], images)
-
-
-def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-  """uint8 images (..., channels) -> float32, less the mean and over the standard deviation of each channel's pixels."""
-  return (images.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)

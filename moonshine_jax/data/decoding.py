@@ -3,8 +3,8 @@
 Training takes another crop of an image each time, evaluation the middle of it. What a crop is follows from the numbers
 that it is asked for with, and so neither from the processes nor from their number.
 
-A process is `python -m moonshine_jax.data.decoding`: it imports neither JAX nor the program that started it, reads requests
-from its standard input, and ends where that ends, also when the training process is killed.
+A process is `python -m moonshine_jax.data.decoding`: it imports neither JAX nor the program that started it, reads
+requests from its standard input, and ends where that ends, also when the training process is killed.
 """
 
 import contextlib

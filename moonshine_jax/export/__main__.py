@@ -14,11 +14,12 @@ from typing import Any
 
 from absl import flags
 
-from moonshine_jax import errors, export, models
+from moonshine_jax import errors, export
 from moonshine_jax.columns import aligned
 from moonshine_jax.environment import environment
 from moonshine_jax.errors import UserError
 from moonshine_jax.export import onnx, stablehlo, tflite
+from moonshine_jax.models import factory
 from moonshine_jax.runtime import files
 
 FORMATS = {'stablehlo': stablehlo, 'onnx': onnx, 'tflite': tflite}
@@ -115,7 +116,7 @@ def measure(versions: list[export.Version]) -> list[dict[str, Any]]:
     rows.append(
       {
         'workdir': version.trained.workdir,
-        'network': f'{models.name(version.trained.config.model)} {version.trained.config.model.block}',
+        'network': f'{factory.name(version.trained.config.model)} {version.trained.config.model.block}',
         'numbers': version.numbers,
         'formulation': version.formulation,
         'formulations': version.formulations,

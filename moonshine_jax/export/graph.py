@@ -24,8 +24,8 @@ from jax import lax
 from jax.extend import core
 from jax.extend.core import primitives
 
+from moonshine_jax.models.network import Network
 from moonshine_jax.ops import formulations, grouped_conv
-from moonshine_jax.steps import Network
 
 BLOCK_CHANNELS = 16  # at least, of a block of a loop over blocks, as in the forward pass of `grouped_conv.cpu_rule`
 MAX_GROWTH = 4096  # numbers of a constant that is computed from fewer, so that no file is full of zeros

@@ -14,8 +14,8 @@ from moonshine_jax import given
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.import_torch import architectures, state_dict
-from moonshine_jax.models import create_model
-from moonshine_jax.models import name as name_of
+from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.factory import name as name_of
 
 # By which torchvision's networks have their images normalised, of pixels from 0 to 1.
 TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

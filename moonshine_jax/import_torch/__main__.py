@@ -9,8 +9,9 @@ config, a Wide ResNet for 10 or 100 classes is taken to be of CIFAR-10 or CIFAR-
 from absl import flags
 from ml_collections import config_flags
 
-from moonshine_jax import config, cost, errors, models
+from moonshine_jax import config, cost, errors
 from moonshine_jax.import_torch import import_network
+from moonshine_jax.models import factory
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'A config of the data that the network was trained on.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for the network.')
@@ -30,9 +31,9 @@ def main(path: str) -> None:
     loaded = config.loaded(CONFIG.value)
     config.check(loaded)
   run, facts, record = import_network(path, loaded, WORKDIR.value, normalisation)
-  parameters = cost.count(models.create_model(run.model, facts.num_classes), facts.image_shape).parameters
+  parameters = cost.count(factory.create_model(run.model, facts.num_classes), facts.image_shape).parameters
   mean, std = (','.join(f'{value / 255:.4f}' for value in values) for values in (facts.mean, facts.std))
-  print(f'{WORKDIR.value}: {models.name(run.model)} {run.model.block}, {parameters:,} parameters, of {path}')
+  print(f'{WORKDIR.value}: {factory.name(run.model)} {run.model.block}, {parameters:,} parameters, of {path}')
   print(f'normalises images by mean {mean} and std {std}')
   print(f'test error {record["test_error"]:.2f}% on {run.data.name}: expected that which it has in PyTorch')
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import step_loop
 from benchmarks.step_loop import FORWARD, IN_SEQUENCE, MANY_STEPS, ONE_STEP, RESIDENT, STREAMED, TOGETHER
-from moonshine_jax.steps import Network
+from moonshine_jax.models.network import Network
 
 NETWORKS = ['--networks', 'WRN-10-1 S', 'WRN-10-1 B(2)', 'WRN-10-1 B(2)']
 

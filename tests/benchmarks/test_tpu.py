@@ -14,6 +14,7 @@ from jax import lax
 from benchmarks import tpu
 from moonshine_jax.ops import grouped_conv
 from moonshine_jax.runtime import devices
+from moonshine_jax.runtime.devices import total
 
 # Lines of programs compiled for a v5e, shortened.
 HLO = """
@@ -119,7 +120,7 @@ def test_compiles_for_a_topology():
   pytest.importorskip('libtpu')
   replicas = tpu.DescribedReplicas(tpu.find_devices(argparse.ArgumentParser(), 'v5e:2x4'))
   x = replicas.replicate(np.zeros((128, 128), np.float32))
-  read = tpu.compile_and_read(replicas.compile(lambda x: devices.total((x @ x).sum(), replicas.axis_name)).lower(x))
+  read = tpu.compile_and_read(replicas.compile(lambda x: total((x @ x).sum(), replicas.axis_name)).lower(x))
   assert read['collectives'] == {'all-reduce': 1}
   assert read['cycles'] > 0 and read['bytes_held'] >= 128 * 128 * 4 and read['bytes_moved'] >= 128 * 128 * 4
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from moonshine_jax import models
 from moonshine_jax.errors import UserError
+from moonshine_jax.models import factory
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ from moonshine_jax.errors import UserError
   ],
 )
 def test_a_network_by_name(text, name, block):
-  config = models.parse(text)
-  assert (models.name(config), config.block, config.dtype) == (name, block, 'float32')
+  config = factory.parse(text)
+  assert (factory.name(config), config.block, config.dtype) == (name, block, 'float32')
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ def test_a_network_by_name(text, name, block):
 )
 def test_what_is_no_network(text):
   with pytest.raises(UserError, match='expected|do not divide|nearest'):
-    models.parse(text)
+    factory.parse(text)

@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
 from moonshine_jax.errors import UserError
-from moonshine_jax.wrapping import CAPTURED, Unbound
+from moonshine_jax.models.surgery.intercept import CAPTURED, Unbound
 
 KINDS = {nn.ConvTranspose: 'transposed convolution', nn.ConvLocal: 'local convolution', nn.Conv: 'convolution'}
 OUTSIDE = 'convolution outside of linen'

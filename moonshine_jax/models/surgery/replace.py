@@ -25,9 +25,9 @@ import jax.numpy as jnp
 
 from moonshine_jax.columns import aligned
 from moonshine_jax.errors import UserError
-from moonshine_jax.inspection import ConvLayer, Inspection, inspect
 from moonshine_jax.models.blocks import BatchNormReLU, Block, Convolution, conv_init
-from moonshine_jax.wrapping import Unbound, adapt, changed
+from moonshine_jax.models.surgery.inspection import ConvLayer, Inspection, inspect
+from moonshine_jax.models.surgery.intercept import Unbound, adapt, changed
 
 Rule = str | Callable[[ConvLayer], str | None]
 

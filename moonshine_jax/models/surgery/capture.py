@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from moonshine_jax.errors import UserError
-from moonshine_jax.inspection import Call, Inspection, inspect
-from moonshine_jax.substitution import Cheap
-from moonshine_jax.wrapping import Unbound, adapt, capturing
+from moonshine_jax.models.surgery.inspection import Call, Inspection, inspect
+from moonshine_jax.models.surgery.intercept import Unbound, adapt, capturing
+from moonshine_jax.models.surgery.replace import Cheap
 
 # Names of the argument that says whether a model is training, with what it is then.
 TRAIN_FLAGS = {

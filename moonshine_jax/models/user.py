@@ -8,12 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moonshine_jax.capture import TRAIN_FLAGS, with_capture
 from moonshine_jax.errors import UserError, shown
 from moonshine_jax.models.blocks import Block
+from moonshine_jax.models.surgery.capture import TRAIN_FLAGS, with_capture
+from moonshine_jax.models.surgery.intercept import Unbound, adapt
+from moonshine_jax.models.surgery.replace import cheapen
 from moonshine_jax.runtime import user_functions
-from moonshine_jax.substitution import cheapen
-from moonshine_jax.wrapping import Unbound, adapt
 
 
 class Paired(nn.Module):

@@ -1,0 +1,116 @@
+"""Networks as Flax linen modules that return `(logits, activations)`, by the config's `model.network`."""
+
+import re
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+import ml_collections
+
+from moonshine_jax.errors import UserError, shown
+from moonshine_jax.models import resnet, wide_resnet
+from moonshine_jax.runtime import user_functions
+
+NETWORKS = ('wide_resnet', 'resnet')
+
+
+def create_model(
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  axis_name: str | None = None,
+  image_shape: Sequence[int] = (32, 32, 3),
+) -> nn.Module:
+  """The network of `config.model`.
+
+  Args:
+    config: `config.model`.
+    num_classes: size of the logits.
+    axis_name: the pmapped axis over which BN takes its batch statistics, or None.
+    image_shape: (height, width, channels) with which a network of a user's own is looked into; of others no matter.
+  """
+  if is_user(config):
+    from moonshine_jax.models import user  # not above: it needs `models.blocks`, and what needs those
+
+    return user.create(config.network, config.block, num_classes, tuple(image_shape), config.dtype, axis_name)
+  dtype = jnp.dtype(config.dtype)
+  if config.network == 'resnet':
+    return resnet.ResNet(config.depth, config.block, num_classes, dtype, axis_name)
+  return wide_resnet.WideResNet(config.depth, config.width, config.block, num_classes, dtype, axis_name)
+
+
+def is_user(config: ml_collections.ConfigDict) -> bool:
+  """Whether the network of `config.model` is a user's function, 'package.module:function' or 'file.py:function'."""
+  return user_functions.is_name(config.network)
+
+
+def name(config: ml_collections.ConfigDict) -> str:
+  """What the network of `config.model` is called, whatever its blocks: 'WRN-40-2', 'ResNet-18', its function's name."""
+  if is_user(config):
+    return user_functions.short_name(config.network)
+  if config.network == 'resnet':
+    return f'ResNet-{config.depth}'
+  return f'WRN-{config.depth}-{config.width}'
+
+
+def parse(text: str) -> ml_collections.ConfigDict:
+  """The `config.model`, in float32, of a network by its name and its block.
+
+  Of 'WRN-16-2 S', or of 'G(N/8)' for WRN-40-2; of 'ResNet-18 G(N/8)', or of a function's name in place of ResNet-18,
+  either also without a block, which then is S. Raises UserError where there is no such network.
+  """
+  fields = {'network': 'wide_resnet', 'depth': 1, 'width': 1, 'dtype': 'float32'}
+  if found := re.fullmatch(rf'({user_functions.NAME.pattern})(?: +(\S.*))?', text):
+    fields |= {'network': found[1], 'block': found[2] or 'S'}
+  elif found := re.fullmatch(r'ResNet-(\d{1,9})(?: +(\S.*))?', text):
+    fields |= {'network': 'resnet', 'depth': int(found[1]), 'block': found[2] or 'S'}
+  else:
+    try:
+      fields |= wide_resnet.Architecture.parse(text)._asdict()
+    except ValueError as error:
+      raise UserError(str(error)) from error
+  config = ml_collections.ConfigDict(fields)
+  check(config)
+  return config
+
+
+def activation_names(model: nn.Module, number: int) -> tuple[str, ...]:
+  """What a network's activations are called, of which there are so many: by the papers' names, or by numbers."""
+  named = isinstance(model, wide_resnet.WideResNet | resnet.ResNet)
+  return tuple(f'conv{i + 2}' if named else f'map {i + 1}' for i in range(number))
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError, naming the field, where `config.model` is of no network that can be built."""
+  if is_user(config):
+    from moonshine_jax.models import user  # as above
+
+    user.check(config.network, config.block, config.dtype)
+    return
+  if config.network not in NETWORKS:
+    raise UserError(
+      f'config.model.network={shown(config.network)}: expected {", ".join(NETWORKS)}, or a function of '
+      'yours, as package.module:function or path/file.py:function'
+    )
+  if config.network == 'resnet':
+    _check_resnet(config)
+    return
+  try:
+    wide_resnet.blocks_per_group(config.depth)
+  except ValueError as error:
+    raise UserError(f'config.model.depth={config.depth}: {error}') from error
+  try:
+    wide_resnet.check(config.depth, config.width, config.block)
+  except ValueError as error:
+    raise UserError(f'config.model.block={shown(config.block)}: {error}') from error
+
+
+def _check_resnet(config: ml_collections.ConfigDict) -> None:
+  if config.depth not in resnet.BLOCKS_PER_STAGE:
+    depths = ', '.join(map(str, resnet.BLOCKS_PER_STAGE))
+    raise UserError(f'config.model.depth={config.depth}: expected {depths} for a resnet')
+  if config.width != 1:
+    raise UserError(f'config.model.width={config.width}: expected 1 for a resnet')
+  try:
+    resnet.check(config.depth, config.block)
+  except ValueError as error:
+    raise UserError(f'config.model.block={shown(config.block)}: {error}') from error

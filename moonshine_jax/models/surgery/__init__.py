@@ -1,0 +1,1 @@
+"""Any linen module: look into it, replace its convolutions, take its activations out."""

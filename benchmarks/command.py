@@ -10,10 +10,10 @@ import ml_collections
 from configs import cifar10
 from moonshine_jax import paper
 from moonshine_jax.config import DTYPES
-from moonshine_jax.environment import environment
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import Architecture
+from moonshine_jax.workdir.provenance import environment
 
 NUM_CLASSES = 10
 # Of CIFAR-10's pixels, in the units of uint8; a step's time does not depend on them.

@@ -14,9 +14,9 @@ import math
 import jax
 
 from benchmarks.command import write_json
+from moonshine_jax.cost.timing import interleaved
 from moonshine_jax.ops import grouped_conv
 from moonshine_jax.ops.formulations import LAX, MATMUL, SHIFTS, Conv, merged
-from moonshine_jax.timing import interleaved
 
 PARTS = ('forward', 'input_gradient', 'weight_gradient')
 

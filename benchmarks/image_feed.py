@@ -26,9 +26,9 @@ from PIL import Image
 
 from benchmarks.command import write_json
 from configs import imagenet
+from moonshine_jax.cost.timing import in_turns
 from moonshine_jax.data import decoding, feeds, sources
 from moonshine_jax.runtime.devices import Replicas
-from moonshine_jax.timing import in_turns
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 97
 PHOTOGRAPHS = 200  # different ones, read again and again

@@ -34,11 +34,11 @@ import jax.numpy as jnp
 
 from benchmarks.command import make_config, make_network, make_parser, write_json
 from benchmarks.train_step import add_step_arguments, check_devices, measure, name_of, our_train_step, ours
-from moonshine_jax import cost
+from moonshine_jax.cost import counting
+from moonshine_jax.cost.timing import in_turns
 from moonshine_jax.models.blocks import BatchNormReLU, ResidualBlock
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import use_all_cores
-from moonshine_jax.timing import in_turns
 
 EPOCHS_IMAGES = 200 * 50_000  # of the recipe on CIFAR-10
 
@@ -89,7 +89,7 @@ def floor(architecture: Architecture, flags: argparse.Namespace, tflops: float, 
   """Seconds that one image's share of a step takes on one device: 'arithmetic', 'memory' and the larger, 'floor'."""
   model = make_network(make_config(architecture, flags.batch, flags.dtype)).model
   image_shape = (flags.image_size, flags.image_size, 3)
-  multiply_adds = cost.count(model, image_shape).multiply_adds
+  multiply_adds = counting.count(model, image_shape).multiply_adds
   moved = activation_passes(model, image_shape) * jnp.dtype(flags.dtype).itemsize
   arithmetic, memory = 3 * 2 * multiply_adds / (tflops * 1e12), moved / (bandwidth * 1e9)
   return {
@@ -116,7 +116,7 @@ def activation_passes(model: nn.Module, image_shape: Sequence[int]) -> int:
       case ResidualBlock():
         numbers += 6 * outputs.size
 
-  cost.visit_layers(model, image_shape, add)
+  counting.visit_layers(model, image_shape, add)
   return numbers
 
 

@@ -33,12 +33,12 @@ from benchmarks.command import make_config, make_network, make_parser, write_jso
 from benchmarks.train_step import synthetic_batch
 from moonshine_jax import optim, steps, train
 from moonshine_jax.config import DTYPES
+from moonshine_jax.cost.timing import in_turns
 from moonshine_jax.data import feeds
 from moonshine_jax.data.splits import Split
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import Replicas, use_all_cores
-from moonshine_jax.timing import in_turns
 
 STUDENTS = ('G(N/8)', 'BG(2,M/8)', 'B(2)')
 # Depth and width of the teacher and its students, and the images of an epoch, by backend.

@@ -33,12 +33,13 @@ from benchmarks.command import (
   make_parser,
   write_json,
 )
-from moonshine_jax import cost, optim, steps
+from moonshine_jax import optim, steps
+from moonshine_jax.cost import counting
+from moonshine_jax.cost.timing import in_turns
 from moonshine_jax.data.feeds import ResidentFeed
 from moonshine_jax.data.splits import Split
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import Replicas, use_all_cores
-from moonshine_jax.timing import in_turns
 
 REFERENCE = 'S'  # ours of the teacher's network
 NCHW, CHANNELS_LAST, COMPILED = 'PyTorch NCHW', 'PyTorch channels_last', 'PyTorch compiled'
@@ -175,7 +176,7 @@ def measure(architecture: Architecture, flags: argparse.Namespace, runs: dict[st
   images = flags.batch * calls_a_sample()
   speeds = {name: [images / seconds for seconds in seen] for name, seen in times.items()}
   model = make_network(make_config(architecture, flags.batch, flags.dtype)).model
-  counts = cost.count(model, (flags.image_size, flags.image_size, 3))
+  counts = counting.count(model, (flags.image_size, flags.image_size, 3))
   return {
     'network': str(architecture),
     'parameters': counts.parameters,

@@ -7,9 +7,10 @@ from pathlib import Path
 import ml_collections
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import cost, metrics
+from moonshine_jax.cost import counting
 from moonshine_jax.data import sources
 from moonshine_jax.models.factory import create_model, is_user
+from moonshine_jax.workdir import metrics
 
 IMAGE_SHAPE, NUM_CLASSES = (32, 32, 3), 10  # CIFAR-10's, of which the proportions of multiply-adds hardly depend
 
@@ -56,7 +57,7 @@ def work(config: ml_collections.ConfigDict, teacher: ml_collections.ConfigDict, 
 def _multiply_adds(config):
   # A user's own network may take no other images than its data's.
   shape = sources.open_source(config.data).image_shape if is_user(config.model) else IMAGE_SHAPE
-  return cost.count(create_model(config.model, NUM_CLASSES, image_shape=shape), shape).multiply_adds or 1
+  return counting.count(create_model(config.model, NUM_CLASSES, image_shape=shape), shape).multiply_adds or 1
 
 
 def _hms(seconds):

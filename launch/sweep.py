@@ -32,10 +32,12 @@ from ml_collections import config_flags
 
 from launch import processes
 from launch.progress import Progress
-from moonshine_jax import checkpoint, errors, metrics, results, tables, train
 from moonshine_jax import config as config_lib
+from moonshine_jax import errors, results, tables
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.blocks import Block
+from moonshine_jax.workdir import checkpoint, metrics
+from moonshine_jax.workdir import workdir as workdir_lib
 
 REGIME_WORDS = {'none': 'alpha=0 beta=0', 'KD': 'beta=0', 'AT': 'alpha=0', 'KD+AT': ''}
 
@@ -196,7 +198,7 @@ def main() -> None:
 
   networks = {workdir: config for run in runs for workdir, config in run.networks.items()}
   for workdir, config in networks.items():  # all of them before the first, which may take hours
-    train.check_workdir(config, workdir)
+    workdir_lib.check_workdir(config, workdir)
   label = f'{base.epochs} epochs of {base.data.train_split}: a rehearsal, not the result'
   if SCALE.value is not None:
     print(label, flush=True)

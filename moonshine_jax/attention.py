@@ -16,12 +16,13 @@ import jax
 import numpy as np
 from absl import flags
 
-from moonshine_jax import checkpoint, config, losses
+from moonshine_jax import config, losses
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError, require_flags
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
+from moonshine_jax.workdir import checkpoint
 
 FORMATS = ('.png', '.svg', '.pdf')
 

@@ -2,10 +2,8 @@
 
 import copy
 import json
-import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -13,10 +11,7 @@ import ml_collections
 from moonshine_jax import losses
 from moonshine_jax.errors import UserError, shown
 from moonshine_jax.models import factory, wide_resnet
-from moonshine_jax.runtime import files
 
-FILE = 'config.json'  # in a workdir
-MAY_DIFFER = {'data.data_dir', 'data.feed', 'steps_per_dispatch'}  # fields that change no bit of a run
 DTYPES = ('float32', 'bfloat16')
 FEEDS = ('resident', 'stream')
 
@@ -227,36 +222,3 @@ def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
     return tuple(value) if isinstance(value, list) else value
 
   return ml_collections.ConfigDict(restore(values))
-
-
-def difference(ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict) -> str:
-  """Where a run of one config cannot go on as a run of the other, in words; empty where it can."""
-  ours, theirs = flatten(ours), flatten(theirs)
-  return ', '.join(
-    f'config.{name}={ours.get(name)!r} (there: {theirs.get(name)!r})'
-    for name in sorted({*ours, *theirs} - MAY_DIFFER)
-    if ours.get(name) != theirs.get(name)
-  )
-
-
-def read(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
-  """The config of the run in a workdir. Raises UserError where the file is damaged."""
-  path = Path(workdir) / FILE
-  try:
-    config = from_json(json.loads(path.read_text()))
-    check_fields(config)
-  except (OSError, TypeError, ValueError, AttributeError, UserError) as error:
-    raise UserError(
-      f'{path}: damaged ({error}): expected the config of a run; training writes it anew where it is '
-      'deleted, if the checkpoints are of the same config'
-    ) from error
-  try:
-    factory.check(config.model)
-  except UserError as error:  # the file is whole, but a function of a user's is not where it was
-    raise UserError(f'{path}: {error}') from error
-  return config
-
-
-def write(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
-  """Writes the config into a workdir. Raises UserError where that cannot be done."""
-  files.write(Path(workdir) / FILE, json.dumps(to_json(config), indent=2) + '\n')

@@ -10,12 +10,13 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from moonshine_jax import checkpoint, given, paper, results, tables, train
 from moonshine_jax import config as config_lib
+from moonshine_jax import given, paper, results, tables, train
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import user_functions
+from moonshine_jax.workdir import checkpoint
 
 # The paper's recipe, and what it does not say, as in configs/cifar10.py.
 DEFAULTS = {

@@ -5,11 +5,13 @@ from typing import Any
 
 from absl import flags
 
-from moonshine_jax import checkpoint, config, cost, errors, train
+from moonshine_jax import config, errors, train
+from moonshine_jax.cost import counting
 from moonshine_jax.data import sources
 from moonshine_jax.models import factory
 from moonshine_jax.runtime import exchange, processes
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.workdir import checkpoint
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The workdir of a training run.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data is, in place of the config's data.data_dir.")
@@ -36,7 +38,7 @@ def evaluate(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
   source = sources.reopen_source(run.data, facts, workdir)
   split = exchange.first_before_others(lambda: source.read(run.data.test_split))
   result = train.evaluate_split(network, variables, split, run, replicas)
-  counted = cost.count(network.model, facts.image_shape)
+  counted = counting.count(network.model, facts.image_shape)
   return {
     'workdir': str(workdir),
     'step': metadata.step,

@@ -11,14 +11,16 @@ import jax
 import ml_collections
 import numpy as np
 
-from moonshine_jax import checkpoint, environment, metrics, steps, train
 from moonshine_jax import config as config_lib
+from moonshine_jax import steps, train
 from moonshine_jax.data.splits import Facts, Split
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.workdir import checkpoint, metrics, provenance
+from moonshine_jax.workdir import workdir as workdir_lib
 
 
 def write_network(
@@ -54,7 +56,7 @@ def write_network(
   variables = fit(variables, network, facts.image_shape)
   workdir = Path(workdir)
   check_workdir(workdir, config, variables, facts)
-  if (workdir / config_lib.FILE).exists():
+  if (workdir / workdir_lib.FILE).exists():
     return metrics.read(workdir)[-1]
 
   record = {'epoch': 0, 'step': 0}
@@ -68,9 +70,9 @@ def write_network(
     )
     checkpoints.save(state, config, facts, {})
     checkpoints.close()
-    environment.record_start(workdir, config, facts, 0)
+    provenance.record_start(workdir, config, facts, 0)
     files.write(workdir / metrics.FILE, json.dumps(record) + '\n')
-    config_lib.write(config, workdir)  # the last: it stands for all of them
+    workdir_lib.write(config, workdir)  # the last: it stands for all of them
   return record
 
 
@@ -85,8 +87,8 @@ def check_workdir(
   workdir: str | os.PathLike, config: ml_collections.ConfigDict, variables: Any, facts: Facts | None = None
 ) -> None:
   """Raises UserError where the workdir holds anything but this network, and these facts if there are any."""
-  train.check_workdir(config, workdir)
-  if (Path(workdir) / config_lib.FILE).exists():
+  workdir_lib.check_workdir(config, workdir)
+  if (Path(workdir) / workdir_lib.FILE).exists():
     _, there, metadata = checkpoint.Checkpoints(workdir).network()
     if facts not in (None, metadata.facts) or not jax.tree.all(jax.tree.map(np.array_equal, there, variables)):
       raise UserError(f'{workdir} holds a network with other variables: expected the same, or another workdir')

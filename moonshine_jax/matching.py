@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from moonshine_jax import checkpoint
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError, warn
@@ -15,6 +14,7 @@ from moonshine_jax.models import factory
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import exchange
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.workdir import checkpoint
 
 
 def load_teacher(

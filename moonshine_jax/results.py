@@ -10,16 +10,18 @@ from typing import Any
 import ml_collections
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import cost, environment, metrics
+from moonshine_jax.cost import counting
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.runtime import files
+from moonshine_jax.workdir import metrics, provenance
+from moonshine_jax.workdir import workdir as workdir_lib
 
 # Fields that do not tell one recipe from another: the network and its seeds, which a table shows elsewhere, and how
 # often a run looks at itself.
-NOT_RECIPE = config_lib.MAY_DIFFER | {
+NOT_RECIPE = workdir_lib.MAY_DIFFER | {
   'seed',
   'model.seed',
   'model.network',
@@ -90,7 +92,7 @@ class Run:
 
 def collect(folder: str | os.PathLike) -> list[Run]:
   """All runs in a folder, teachers first. Raises UserError where none is finished or a file is damaged."""
-  paths = sorted(path.parent for path in Path(folder).glob(f'**/{config_lib.FILE}'))
+  paths = sorted(path.parent for path in Path(folder).glob(f'**/{workdir_lib.FILE}'))
   names = {
     path.resolve(): str(path.relative_to(folder)) if path != Path(folder) else path.resolve().name for path in paths
   }
@@ -100,8 +102,8 @@ def collect(folder: str | os.PathLike) -> list[Run]:
 
 def _read(workdir: Path, names: dict[Path, str]) -> Run | None:
   """The run in a workdir; None where it has not begun."""
-  config, records = config_lib.read(workdir), metrics.read(workdir)
-  path = workdir / environment.FILE
+  config, records = workdir_lib.read(workdir), metrics.read(workdir)
+  path = workdir / provenance.FILE
   starts = files.read_records(path)
   if not starts and not records:
     return None
@@ -121,7 +123,9 @@ def _read(workdir: Path, names: dict[Path, str]) -> Run | None:
     raise UserError(
       f'{path} or {metrics.FILE}: not those of a run of this version ({error!r}): expected what training writes'
     ) from error
-  counted = cost.count(create_model(config.model, facts.num_classes, image_shape=facts.image_shape), facts.image_shape)
+  counted = counting.count(
+    create_model(config.model, facts.num_classes, image_shape=facts.image_shape), facts.image_shape
+  )
   epochs, test_errors = zip(*evaluated, strict=True) if evaluated else ((), ())
   return Run(
     names[workdir.resolve()],

@@ -13,7 +13,8 @@ import optax
 from moonshine_jax import losses
 from moonshine_jax.data import augment
 from moonshine_jax.models.network import Network
-from moonshine_jax.runtime.devices import Replicas, mean, own_key, own_share, total
+from moonshine_jax.runtime import devices
+from moonshine_jax.runtime.devices import Replicas
 
 # What an evaluation counts, before the first batch: the sum of the cross entropy, wrong predictions, and examples.
 NO_EXAMPLES = {'loss': np.float32(0), 'wrong': np.float32(0), 'examples': np.float32(0)}
@@ -84,7 +85,7 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.wrap_key_data(states[0].rng), states[0].step)
     # Drawn for the whole batch, so that an example's choices do not depend on the number of devices.
     choices = augment.draw(key, shared.batch_size, shared.data.pad, shared.data.flip)
-    choices = own_share(choices, len(labels), axis_name)
+    choices = devices.own_share(choices, len(labels), axis_name)
     images = augment.crop_and_flip(batch['image'], choices, shared.data.pad)
     targets = jax.lax.stop_gradient(teacher(teacher_variables, images, train=False)) if teacher else None
     results = [update(state, images, labels, targets) for update, state in zip(updates, states, strict=True)]
@@ -111,7 +112,7 @@ def make_update(
 
   def update(state, images, labels, targets):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    rngs = own_key(jax.random.fold_in(key, DROPOUT), axis_name)
+    rngs = devices.own_key(jax.random.fold_in(key, DROPOUT), axis_name)
 
     def loss_fn(params):
       (logits, activations), updates = student(
@@ -129,7 +130,7 @@ def make_update(
       return loss, (metrics, updates.get('batch_stats', {}))
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, metrics = mean((grads, metrics), axis_name)
+    grads, metrics = devices.mean((grads, metrics), axis_name)
     metrics['gradient_norm'] = optax.tree.norm(grads)
     changes, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, changes)
@@ -167,6 +168,6 @@ def make_eval_step(network: Network, gather: Callable, replicas: Replicas) -> Ca
       'wrong': ((logits.argmax(-1) != labels) * mask).sum(),
       'examples': mask.sum(),
     }
-    return jax.tree.map(jnp.add, sums, total(own, replicas.axis_name))
+    return jax.tree.map(jnp.add, sums, devices.total(own, replicas.axis_name))
 
   return eval_step

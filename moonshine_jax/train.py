@@ -14,8 +14,8 @@ import ml_collections
 import numpy as np
 import optax
 
-from moonshine_jax import checkpoint, environment, matching, metrics, optim, steps
 from moonshine_jax import config as config_lib
+from moonshine_jax import matching, optim, steps
 from moonshine_jax.data import feeds, sources, splits
 from moonshine_jax.errors import Preempted, UserError, warn
 from moonshine_jax.models.factory import create_model
@@ -23,6 +23,10 @@ from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import exchange, files
 from moonshine_jax.runtime import signals as signal_handlers
 from moonshine_jax.runtime.devices import IN_FLIGHT, Replicas
+from moonshine_jax.training.progress import ProgressBar
+from moonshine_jax.workdir import checkpoint, metrics, provenance
+from moonshine_jax.workdir import workdir as workdir_lib
+from moonshine_jax.workdir.workdir import check_workdir
 
 MAX_STEPS = 2**31 - 1  # a state counts them in an int32
 
@@ -106,7 +110,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     step = int(states[0].step)
     _, order_key, _ = split_keys(config.seed)
     progress = opened.enter_context(
-      contextlib.closing(metrics.Progress(config.epochs, steps_per_epoch, step, config.batch_size))
+      contextlib.closing(ProgressBar(config.epochs, steps_per_epoch, step, config.batch_size))
     )
     states, teacher_variables = replicas.replicate((states, teacher_variables))
     networks = [student.network for student in students]
@@ -194,7 +198,7 @@ def open_students(
   writers = {}
 
   def open_workdirs():
-    begun = any((path / config_lib.FILE).exists() for path in runs)
+    begun = any((path / workdir_lib.FILE).exists() for path in runs)
     for path in runs:
       opened.enter_context(files.lock(path))
     for path, config in runs.items():
@@ -213,8 +217,8 @@ def open_students(
       warn(f'{os.path.commonpath(runs)}: no checkpoint yet of the run that was begun here: it begins anew')
     for path, config in runs.items():
       all_checkpoints[path].go_back(step)
-      config_lib.write(config, path)
-      environment.record_start(path, config, facts, step)
+      workdir_lib.write(config, path)
+      provenance.record_start(path, config, facts, step)
       done = len(epoch_metrics[path].get('loss', ()))
       writers[path] = metrics.Writer(path, (step - done) // steps_per_epoch)
       opened.callback(writers[path].close)
@@ -283,16 +287,6 @@ def check_alike(config: ml_collections.ConfigDict, replicas: Replicas) -> None:
   for name, value in exchange.from_first(lambda: own, replicas).items():
     if name != 'data.data_dir' and own[name] != value:
       raise UserError(f'config.{name}={own[name]!r} (in process 0: {value!r}): expected the same in all processes')
-
-
-def check_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
-  """Raises UserError where a run of another config is in the workdir."""
-  if not (Path(workdir) / config_lib.FILE).exists():
-    return
-  if difference := config_lib.difference(config, config_lib.read(workdir)):
-    raise UserError(
-      f'{workdir} holds a run of another config: {difference}: expected the same config, to go on, or another workdir'
-    )
 
 
 def run_epoch(

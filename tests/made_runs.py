@@ -4,9 +4,11 @@ from pathlib import Path
 
 from configs import cifar10
 from moonshine_jax import config as config_lib
-from moonshine_jax import environment, metrics, paper, results
+from moonshine_jax import paper, results
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.runtime import files
+from moonshine_jax.workdir import metrics, provenance
+from moonshine_jax.workdir import workdir as workdir_lib
 
 START = {
   'time': '2026-01-02T03:04:05+0000',
@@ -64,9 +66,9 @@ def write(workdir: Path, test_errors: list[float], **fields) -> None:
   """The workdir of `make_run`."""
   run = make_run(workdir.name, test_errors, **fields)
   workdir.mkdir(parents=True)
-  config_lib.write(run.config, workdir)
+  workdir_lib.write(run.config, workdir)
   files.append(
-    workdir / environment.FILE, {**START, 'config': config_lib.to_json(run.config), 'data': run.facts.to_json()}
+    workdir / provenance.FILE, {**START, 'config': config_lib.to_json(run.config), 'data': run.facts.to_json()}
   )
   for epoch, error in enumerate(test_errors, start=1):
     files.append(

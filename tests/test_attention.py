@@ -4,10 +4,11 @@ import pytest
 from PIL import Image
 
 from configs import digits
-from moonshine_jax import attention, checkpoint, steps
+from moonshine_jax import attention, steps
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_model
+from moonshine_jax.workdir import checkpoint
 from tests.conftest import small_config
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from configs import cifar10
 from moonshine_jax import config as config_lib
-from moonshine_jax import cost, optim
+from moonshine_jax import optim
+from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import wide_resnet
 from moonshine_jax.models.blocks import Block
@@ -224,7 +225,7 @@ def test_the_parameters_that_check_counts_are_the_networks(depth, width, block, 
     if module.name != 'conv1' or module.path != ('conv1',):
       counted += module.get_variable('params', 'kernel').size if type(module).__name__ == 'Conv' else 0
 
-  cost.visit_layers(wide_resnet.WideResNet(depth, width, block, 10), (8, 8, 3), add)
+  counting.visit_layers(wide_resnet.WideResNet(depth, width, block, 10), (8, 8, 3), add)
   monkeypatch.setattr(wide_resnet, 'MAX_PARAMETERS', counted)
   wide_resnet.check(depth, width, block)
   monkeypatch.setattr(wide_resnet, 'MAX_PARAMETERS', counted - 1)

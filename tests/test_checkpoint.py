@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moonshine_jax import checkpoint, optim, steps
+from moonshine_jax import optim, steps
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
+from moonshine_jax.workdir import checkpoint
 from tests.conftest import small_config
 
 FACTS = Facts((8, 8, 3), 10, (120.0, 128.0, 130.0), (60.0, 70.0, 80.0))

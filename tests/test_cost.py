@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import cifar10
-from moonshine_jax import cost, optim, steps
+from moonshine_jax import optim, steps
+from moonshine_jax.cost import counting
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.resnet import ResNet
 from moonshine_jax.models.user import create
@@ -22,8 +23,8 @@ SHAPE = (8, 8, 1)
 
 
 def test_the_teacher_costs_what_is_published():
-  counted = cost.count(WideResNet(40, 2, 'S', 10), (32, 32, 3))
-  assert counted == cost.Cost(parameters=2_248_954, multiply_adds=327_599_360)
+  counted = counting.count(WideResNet(40, 2, 'S', 10), (32, 32, 3))
+  assert counted == counting.Cost(parameters=2_248_954, multiply_adds=327_599_360)
 
 
 def test_multiply_adds_counted_by_hand():
@@ -33,11 +34,13 @@ def test_multiply_adds_counted_by_hand():
   conv3 = 16 * (9 * 16 * 8 + 16 * 32 + 9 * 32 * 8 + 32 * 32 + 16 * 32)
   conv4 = 16 * 32 * 32 + 4 * (9 * 32 + 32 * 64 + 32 * 64)  # the first 1x1 comes before the stride
   fully_connected = 64 * 10
-  assert cost.count(MIXED, SHAPE).multiply_adds == stem + conv2 + conv3 + conv4 + fully_connected
+  assert counting.count(MIXED, SHAPE).multiply_adds == stem + conv2 + conv3 + conv4 + fully_connected
 
 
 def test_multiply_adds_are_those_of_the_layers():
-  assert cost.count(MIXED, SHAPE).multiply_adds == sum(each.multiply_adds for each in cost.profile(MIXED, SHAPE).layers)
+  assert counting.count(MIXED, SHAPE).multiply_adds == sum(
+    each.multiply_adds for each in counting.profile(MIXED, SHAPE).layers
+  )
 
 
 class Step(nn.Module):
@@ -65,7 +68,7 @@ class Anything(nn.Module):
 def test_modules_of_any_kind_by_hand():
   positions = 8 * 8
   scan, transposed, dense = 5 * positions * 9 * 2 * 4, positions * 4 * 4 * 4, 4 * positions * 4 * 3
-  counted = cost.count(Anything([]), SHAPE)
+  counted = counting.count(Anything([]), SHAPE)
   assert counted.multiply_adds == positions * 4 + scan + 2 * transposed + 2 * dense + 4 * positions * 3 * 10
   assert counted.parameters == (4 + 4) + 5 * (9 * 2 * 4 + 4) + (4 * 4 * 4 + 4) + 2 * (4 * 3 + 3) + 30
 
@@ -77,20 +80,22 @@ def test_what_cannot_be_counted_is_said(capsys):
       kernel = self.param('kernel', nn.initializers.normal(), (1, 1))
       return jax.lax.while_loop(lambda x: x.sum() < 3, lambda x: x @ kernel, images)
 
-  assert cost.count(While(), SHAPE) == cost.Cost(1, None)
+  assert counting.count(While(), SHAPE) == counting.Cost(1, None)
   assert capsys.readouterr().err == (
     'warning: the multiply-adds of While are not counted: there are convolutions or matrix products inside of while\n'
   )
 
 
 def test_layers_by_hand_and_in_sum():
-  layers = {layer.path: layer for layer in cost.profile(MIXED, SHAPE).layers}
+  layers = {layer.path: layer for layer in counting.profile(MIXED, SHAPE).layers}
   assert list(layers)[:4] == ['conv1', 'conv2_block1/bn1', 'conv2_block1/conv1', 'conv2_block1/bn2']
-  assert layers['conv3_block1/conv1'] == cost.Layer(
+  assert layers['conv3_block1/conv1'] == counting.Layer(
     'conv3_block1/conv1', 'conv 3x3, stride 2, 2 groups', (4, 4, 16), 9 * 8 * 16, 9 * 8 * 16, 16 * 9 * 8 * 16
   )
-  assert layers['conv4_block1/bn1'] == cost.Layer('conv4_block1/bn1', 'BatchNormReLU', (4, 4, 32), 4 * 32, 2 * 32, 0)
-  assert layers['fc'] == cost.Layer('fc', 'fully connected', (10,), 650, 650, 640)
+  assert layers['conv4_block1/bn1'] == counting.Layer(
+    'conv4_block1/bn1', 'BatchNormReLU', (4, 4, 32), 4 * 32, 2 * 32, 0
+  )
+  assert layers['fc'] == counting.Layer('fc', 'fully connected', (10,), 650, 650, 640)
   variables = jax.eval_shape(MIXED.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32))
   assert sum(layer.parameters for layer in layers.values()) == sum(leaf.size for leaf in jax.tree.leaves(variables))
   assert sum(layer.trainable for layer in layers.values()) == sum(
@@ -110,7 +115,7 @@ def test_activations_of_training_are_those_that_autodiff_keeps():
   variables = jax.eval_shape(MIXED.init, jax.random.key(0), images)
   kept = {id(var): var.aval for var in jax.make_jaxpr(transpose)(variables, images).jaxpr.outvars}  # some twice
   assert (
-    cost.training_bytes(MIXED, variables, SHAPE)
+    counting.training_bytes(MIXED, variables, SHAPE)
     == 4 * sum(aval.size for aval in kept.values() if aval.ndim > 1 and aval.shape[0] == 5) // 5
   )
 
@@ -126,18 +131,18 @@ def test_activations_of_training_are_those_that_autodiff_keeps():
   ],
 )
 def test_the_peak_of_inference_by_hand(block, numbers):
-  assert cost.profile(WideResNet(10, 1, block, 10), SHAPE).inference_bytes == 4 * numbers
+  assert counting.profile(WideResNet(10, 1, block, 10), SHAPE).inference_bytes == 4 * numbers
 
 
 def test_a_block_with_a_shortcut_that_is_wider_than_its_input():
   # WRN-10-4: conv2's block goes from 16 to 64 channels: the shortcut's output, conv2's input and its output.
-  assert cost.profile(WideResNet(10, 4, 'S', 10), SHAPE).inference_bytes == 4 * 64 * (64 + 64 + 64)
+  assert counting.profile(WideResNet(10, 4, 'S', 10), SHAPE).inference_bytes == 4 * 64 * (64 + 64 + 64)
 
 
 def activations(model, image_shape):
   """Bytes for training and for inference."""
-  profile = cost.profile(model, image_shape)
-  return cost.training_bytes(model, profile.variables, image_shape), profile.inference_bytes
+  profile = counting.profile(model, image_shape)
+  return counting.training_bytes(model, profile.variables, image_shape), profile.inference_bytes
 
 
 def test_activations_of_a_resnet_by_hand():
@@ -187,7 +192,7 @@ def test_activations_by_hand():
 
 
 def test_layers_of_any_modules_add_up_to_what_is_counted():
-  profile, counted = cost.profile(Anything([]), SHAPE), cost.count(Anything([]), SHAPE)
+  profile, counted = counting.profile(Anything([]), SHAPE), counting.count(Anything([]), SHAPE)
   layers = {layer.path: layer for layer in profile.layers}
   assert sum(layer.multiply_adds for layer in profile.layers) == counted.multiply_adds
   assert sum(layer.parameters for layer in profile.layers) == counted.parameters
@@ -195,13 +200,13 @@ def test_layers_of_any_modules_add_up_to_what_is_counted():
   assert (scanned.parameters, scanned.multiply_adds) == (5 * (9 * 2 * 4 + 4), 5 * 64 * 9 * 2 * 4)
   shared = layers['CheckpointConvTranspose_0']
   assert (shared.parameters, shared.multiply_adds, shared.output_shape) == (68, 2 * 64 * 4 * 4 * 4, (16, 16, 4))
-  assert layers[''] == cost.Layer('', 'Anything', (10,), 30, 30, 4 * 64 * 3 * 10)
+  assert layers[''] == counting.Layer('', 'Anything', (10,), 30, 30, 4 * 64 * 3 * 10)
   assert profile.inference_bytes is None  # what is alive inside of a scan, nobody knows
 
 
 def test_layers_that_took_the_place_of_others():
   def kinds(block):
-    return {layer.path: layer.kind for layer in cost.profile(made('with_norm', block), (8, 8, 2)).layers}
+    return {layer.path: layer.kind for layer in counting.profile(made('with_norm', block), (8, 8, 2)).layers}
 
   assert kinds('S-2x2')['Stage_0/Conv_0'] == 'conv 2x2, stride 2, dilation 2'
   assert list(kinds('G(N/4)').items())[:3] == [

@@ -6,9 +6,10 @@ import pytest
 
 import moonshine_jax
 from configs import cifar10
-from moonshine_jax import checkpoint, distillation, evaluate
 from moonshine_jax import config as config_lib
+from moonshine_jax import distillation, evaluate
 from moonshine_jax.errors import UserError
+from moonshine_jax.workdir import checkpoint
 from tests import own
 
 FIELDS = {'epochs': 1, 'batch_size': 16, 'data.pad': 1, 'distill.alpha': 0.0}

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from moonshine_jax import checkpoint, evaluate, given, matching, results, tables, train
+from moonshine_jax import evaluate, given, matching, results, tables, train
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.workdir import checkpoint
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 

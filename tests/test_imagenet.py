@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import pytest
 
 from configs import imagenet
-from moonshine_jax import evaluate, metrics, optim, steps, train
+from moonshine_jax import evaluate, optim, steps, train
 from moonshine_jax.data import feeds
 from moonshine_jax.errors import Preempted
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import signals
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.workdir import metrics
 from tests import runs
 from tests.conftest import small_config
 

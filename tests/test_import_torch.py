@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from moonshine_jax import checkpoint, evaluate, given, import_torch
+from moonshine_jax import evaluate, given, import_torch
 from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError
 from moonshine_jax.import_torch import architectures, import_network, state_dict, variables_of
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
+from moonshine_jax.workdir import checkpoint
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of the paper's own code
 

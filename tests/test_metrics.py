@@ -3,8 +3,9 @@ import json
 import pytest
 from tensorboardX.proto import event_pb2
 
-from moonshine_jax import metrics
 from moonshine_jax.errors import UserError
+from moonshine_jax.training.progress import ProgressBar
+from moonshine_jax.workdir import metrics
 
 
 def test_records_are_lines_of_json_and_tensorboard_scalars(tmp_path):
@@ -86,7 +87,7 @@ def test_a_workdir_without_metrics_has_no_records(tmp_path):
 
 
 def test_without_a_terminal_an_epoch_is_a_line(capsys):
-  progress = metrics.Progress(epochs=3, steps_per_epoch=2, first_step=0, batch_size=4)
+  progress = ProgressBar(epochs=3, steps_per_epoch=2, first_step=0, batch_size=4)
   progress.advance(1)
   progress.epoch(
     {'epoch': 1, 'train_loss': 1.23456, 'train_error': 50.0, 'test_error': 40.0, 'images_per_second': 1234.5}

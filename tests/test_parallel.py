@@ -62,7 +62,9 @@ def test_round_up(replicas):
   ],
 )
 def test_a_cpu_is_as_many_devices_as_cores_that_divide_the_batch(environment, batch_size, devices):
-  code = f'from moonshine_jax.runtime import devices; use_all_cores({batch_size}); print(len(Replicas()))'
+  code = (
+    f'from moonshine_jax.runtime import devices; devices.use_all_cores({batch_size}); print(len(devices.Replicas()))'
+  )
   unset = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES')}
   result = subprocess.run(
     [sys.executable, '-c', code],

@@ -8,7 +8,7 @@ import pytest
 from jax.test_util import check_grads
 
 import moonshine_jax
-from moonshine_jax import cost
+from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.wide_resnet import WideResNet
 from tests.networks import Mixed, Plain, Stubborn, random_variables
@@ -70,11 +70,11 @@ def test_the_paper_s_network_comes_out_of_its_teacher():
   # A unit of S follows BN and ReLU, and so does what replaces it: WRN with blocks G is made of such units.
   teacher, by_hand = WideResNet(10, 1, 'S', 3), WideResNet(10, 1, 'G(N/8)', 3)
   plan = moonshine_jax.plan(teacher, 'G(N/8)', IMAGES)
-  before, after = cost.count(teacher, (8, 8, 3)), cost.count(by_hand, (8, 8, 3))
-  assert cost.count(plan.student, (8, 8, 3)) == after
+  before, after = counting.count(teacher, (8, 8, 3)), counting.count(by_hand, (8, 8, 3))
+  assert counting.count(plan.student, (8, 8, 3)) == after
   assert plan.parameters == (before.parameters, after.parameters)
   assert plan.multiply_adds == (before.multiply_adds, after.multiply_adds)
-  layers = {layer.path: layer for layer in cost.profile(teacher, (8, 8, 3)).layers}
+  layers = {layer.path: layer for layer in counting.profile(teacher, (8, 8, 3)).layers}
   assert {row.layer.path: (row.layer.parameters, row.layer.multiply_adds) for row in plan.rows} == {
     path: (layer.parameters, layer.multiply_adds) for path, layer in layers.items() if 'conv ' in layer.kind
   }

@@ -13,12 +13,15 @@ import jax
 import numpy as np
 import pytest
 
-from moonshine_jax import checkpoint, evaluate, metrics, results, tables, train
 from moonshine_jax import config as config_lib
+from moonshine_jax import evaluate, results, tables, train
 from moonshine_jax.data import feeds, sources, splits, tfds
 from moonshine_jax.errors import Preempted, UserError
 from moonshine_jax.runtime import devices, files, signals
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training.progress import ProgressBar
+from moonshine_jax.workdir import checkpoint, metrics
+from moonshine_jax.workdir import workdir as workdir_lib
 from tests import runs
 
 pytestmark = pytest.mark.usefixtures('small_runs')
@@ -36,7 +39,7 @@ def test_a_run_leaves_all_that_is_needed_of_it(config, teacher, tmp_path):
   np.testing.assert_allclose([each['learning_rate'] for each in records], [0.1, 0.02], rtol=1e-6)
   assert record['best_test_error'] == min(each['test_error'] for each in records)
   assert record['train_loss'] == record['train_ce'] > 0
-  assert config_lib.read(workdir).to_dict() == config.to_dict()
+  assert workdir_lib.read(workdir).to_dict() == config.to_dict()
 
   with files.lock(workdir):  # as a run does that is still training
     result = evaluate.evaluate(workdir)
@@ -60,7 +63,7 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
       raise Stop
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(metrics.Progress, 'epoch', stop)
+    patch.setattr(ProgressBar, 'epoch', stop)
     with pytest.raises(Stop):
       train.train_and_evaluate(config, workdir)
   assert [each['epoch'] for each in metrics.read(workdir)] == [1, 2]
@@ -109,7 +112,7 @@ def test_a_run_that_is_preempted_anywhere_goes_on_inside_its_epoch(config, teach
   monkeypatch.undo()
   train.train_and_evaluate(config, workdir)
   config.steps_per_dispatch = 20
-  config_lib.write(config, workdir)
+  workdir_lib.write(config, workdir)
   runs.assert_same(workdir, Path(teacher[0]))
 
 

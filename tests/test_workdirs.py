@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_jax import metrics, train
+from moonshine_jax import train
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import files
+from moonshine_jax.workdir import metrics
 from tests import runs
 
 pytestmark = pytest.mark.usefixtures('small_runs')

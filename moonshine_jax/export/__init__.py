@@ -17,12 +17,12 @@ import ml_collections
 import numpy as np
 from jax import export as jax_export
 
-from moonshine_jax import checkpoint, timing
+from moonshine_jax.cost import timing
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.export import graph
-from moonshine_jax.models import network as network_lib
 from moonshine_jax.models.network import Network
+from moonshine_jax.workdir import checkpoint
 
 VERIFIED = 256  # test images on which logits are compared
 CALIBRATION = 256  # training images for which activations are quantised

@@ -16,11 +16,11 @@ from absl import flags
 
 from moonshine_jax import errors, export
 from moonshine_jax.columns import aligned
-from moonshine_jax.environment import environment
 from moonshine_jax.errors import UserError
 from moonshine_jax.export import onnx, stablehlo, tflite
 from moonshine_jax.models import factory
 from moonshine_jax.runtime import files
+from moonshine_jax.workdir.provenance import environment
 
 FORMATS = {'stablehlo': stablehlo, 'onnx': onnx, 'tflite': tflite}
 

@@ -9,7 +9,8 @@ config, a Wide ResNet for 10 or 100 classes is taken to be of CIFAR-10 or CIFAR-
 from absl import flags
 from ml_collections import config_flags
 
-from moonshine_jax import config, cost, errors
+from moonshine_jax import config, errors
+from moonshine_jax.cost import counting
 from moonshine_jax.import_torch import import_network
 from moonshine_jax.models import factory
 
@@ -31,7 +32,7 @@ def main(path: str) -> None:
     loaded = config.loaded(CONFIG.value)
     config.check(loaded)
   run, facts, record = import_network(path, loaded, WORKDIR.value, normalisation)
-  parameters = cost.count(factory.create_model(run.model, facts.num_classes), facts.image_shape).parameters
+  parameters = counting.count(factory.create_model(run.model, facts.num_classes), facts.image_shape).parameters
   mean, std = (','.join(f'{value / 255:.4f}' for value in values) for values in (facts.mean, facts.std))
   print(f'{WORKDIR.value}: {factory.name(run.model)} {run.model.block}, {parameters:,} parameters, of {path}')
   print(f'normalises images by mean {mean} and std {std}')

@@ -13,10 +13,12 @@ from ml_collections import config_flags
 from configs import cifar10, digits, table3, table3_digits, table4
 from launch import processes, sweep
 from moonshine_jax import config as config_lib
-from moonshine_jax import environment, metrics, paper
+from moonshine_jax import paper
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import files
+from moonshine_jax.workdir import metrics, provenance
+from moonshine_jax.workdir import workdir as workdir_lib
 from tests.made_runs import START
 
 OUT = Path('out')
@@ -119,8 +121,8 @@ def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
       for name, config in config_lib.students(values.config).items():
         workdir = Path(values.workdir) / name
         (workdir / 'checkpoints/20').mkdir(parents=True)
-        config_lib.write(config, workdir)
-        files.append(workdir / environment.FILE, START | {'data': Facts((8, 8, 1), 10, (0.0,), (1.0,)).to_json()})
+        workdir_lib.write(config, workdir)
+        files.append(workdir / provenance.FILE, START | {'data': Facts((8, 8, 1), 10, (0.0,), (1.0,)).to_json()})
         files.append(workdir / metrics.FILE, {'epoch': 20, 'step': 20, 'test_error': 4.5})
       tell()
 

@@ -7,7 +7,7 @@ import pytest
 
 from configs import cifar10
 from moonshine_jax import config as config_lib
-from moonshine_jax import cost
+from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.resnet import ResNet
 from tests.models.numpy_layers import batch_norm, convolution, random_variables
@@ -106,7 +106,7 @@ def test_forward_pass_equals_the_numpy_reference(depth, train):
   [(18, 11_689_512, 1.814), (34, 21_797_672, 3.664), (50, 25_557_032, 4.089)],
 )
 def test_counts_are_torchvisions(depth, trainable, giga_multiply_adds):
-  layers = cost.profile(ResNet(depth, 'S', 1000), (224, 224, 3)).layers
+  layers = counting.profile(ResNet(depth, 'S', 1000), (224, 224, 3)).layers
   assert sum(layer.trainable for layer in layers) == trainable
   assert round(sum(layer.multiply_adds for layer in layers) / 1e9, 3) == giga_multiply_adds
   names = [layer.path.replace('_', '.').replace('/', '.') for layer in layers]

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moonshine_jax import cost, paper
+from moonshine_jax import paper
+from moonshine_jax.cost import counting
 from moonshine_jax.models import wide_resnet
 from moonshine_jax.models.wide_resnet import Architecture, WideResNet
 from tests.models.numpy_layers import batch_norm, convolution, random_variables
@@ -91,7 +92,7 @@ def test_parameters_of_every_network_of_the_paper(table, num_classes):
   for row in table:
     expected = paper.MISPRINTED_PARAMETERS.get((row.block, row.parameters), row.parameters)
     model = WideResNet(row.depth, row.width, row.block, num_classes)
-    assert cost.count(model, (32, 32, 3)).parameters == expected, row
+    assert counting.count(model, (32, 32, 3)).parameters == expected, row
 
 
 def test_initial_values_are_those_of_the_released_code():

@@ -27,6 +27,7 @@ from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
 from moonshine_jax.steps import TrainState
+from moonshine_jax.workdir import workdir as workdir_lib
 
 KEPT = 2  # the newest, and one to fall back on
 # Of several processes only the first has checkpoints, and waits for no other.
@@ -175,7 +176,7 @@ class Checkpoints:
     Raises UserError where it is of another config, DamagedError where it is damaged.
     """
     metadata = self._metadata(step)
-    if difference := config_lib.difference(config, metadata.config):
+    if difference := workdir_lib.difference(config, metadata.config):
       raise UserError(f'{self.folder}/{step}: a checkpoint of another config: {difference}: expected one of this run')
     restored = self._arrays(metadata, {'variables': like.variables, 'progress': _progress(like)})
     return like.replace(**restored['variables'], **restored['progress']), metadata

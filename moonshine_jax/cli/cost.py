@@ -33,13 +33,15 @@ import jax
 import ml_collections
 from absl import flags
 
-from moonshine_jax import config as config_lib
-from moonshine_jax import cost, environment, errors, paper, timing
+from moonshine_jax import errors, paper
 from moonshine_jax.columns import aligned
+from moonshine_jax.cost import counting, timing
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import COLLECTIONS, Network
 from moonshine_jax.models.wide_resnet import Architecture
+from moonshine_jax.workdir import provenance
+from moonshine_jax.workdir import workdir as workdir_lib
 
 TABLES = {'3': paper.TABLE_3, '4': paper.TABLE_4}
 CLASSES = {'3': 10, '4': 100}
@@ -81,7 +83,7 @@ COLUMNS = {
 
 
 @dataclasses.dataclass
-class Network:
+class Subject:
   """What is counted.
 
   Attributes:
@@ -131,7 +133,7 @@ def main() -> None:
   if budgets:
     rows.sort(key=lambda row: row.get('paper_error', math.inf))
   if JSON.value:
-    measured = {'environment': environment.environment()} if 'latency' in rows[0] else {}
+    measured = {'environment': provenance.environment()} if 'latency' in rows[0] else {}
     shared = {
       name: rows[0][name] for name in ('image_shape', 'num_classes') if all(row[name] == rows[0][name] for row in rows)
     }
@@ -140,7 +142,7 @@ def main() -> None:
     tell(rows)
 
 
-def read_networks() -> list[Network]:
+def read_networks() -> list[Subject]:
   """Those of the flags. Raises UserError."""
   if WORKDIR.value and not NETWORK.value:
     for flag in (IMAGE_SIZE, NUM_CLASSES):
@@ -152,29 +154,29 @@ def read_networks() -> list[Network]:
   return [*map(by_name, names), *map(of_workdir, dict.fromkeys(WORKDIR.value))]
 
 
-def by_name(name: str) -> Network:
+def by_name(name: str) -> Subject:
   """For the images and classes of the flags. Raises UserError."""
   num_classes, image_shape = NUM_CLASSES.value or CLASSES[TABLE.value], (IMAGE_SIZE.value, IMAGE_SIZE.value, 3)
   try:
     config = factory.parse(name)
-    return Network(config, factory.create_model(config, num_classes, image_shape=image_shape), num_classes, image_shape)
+    return Subject(config, factory.create_model(config, num_classes, image_shape=image_shape), num_classes, image_shape)
   except UserError as error:
     raise UserError(f'--network: {str(error).replace("config.model.", "")}') from error
 
 
-def of_workdir(workdir: str) -> Network:
+def of_workdir(workdir: str) -> Subject:
   """For the images and classes of its data. Raises UserError."""
-  if not (Path(workdir) / config_lib.FILE).exists():
-    raise UserError(f'{workdir}: no {config_lib.FILE} in it: expected the workdir of a training run')
-  config, facts = config_lib.read(workdir).model, environment.read_facts(workdir)
+  if not (Path(workdir) / workdir_lib.FILE).exists():
+    raise UserError(f'{workdir}: no {workdir_lib.FILE} in it: expected the workdir of a training run')
+  config, facts = workdir_lib.read(workdir).model, provenance.read_facts(workdir)
   try:
     model = factory.create_model(config, facts.num_classes, image_shape=facts.image_shape)
   except UserError as error:
     raise UserError(f'{workdir}: {error}') from error
-  return Network(config, model, facts.num_classes, facts.image_shape, workdir)
+  return Subject(config, model, facts.num_classes, facts.image_shape, workdir)
 
 
-def describe(network: Network) -> None:
+def describe(network: Subject) -> None:
   """Counts all that is counted. Raises UserError where the code of a user's own network raises anything."""
   try:
     network.row = count(network)
@@ -187,10 +189,10 @@ def describe(network: Network) -> None:
     ) from error
 
 
-def count(network: Network) -> dict[str, Any]:
+def count(network: Subject) -> dict[str, Any]:
   """A row: all that is counted of a network."""
   config = network.config
-  profile = cost.profile(network.model, network.image_shape)
+  profile = counting.profile(network.model, network.image_shape)
   nbytes = {
     collection: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
     for collection, tree in profile.variables.items()
@@ -206,7 +208,7 @@ def count(network: Network) -> dict[str, Any]:
     'parameters': sum(layer.parameters for layer in profile.layers),
     'trainable': sum(layer.trainable for layer in profile.layers),
     'multiply_adds': None if None in multiply_adds else sum(multiply_adds),
-    'training_activation_bytes': cost.training_bytes(network.model, profile.variables, network.image_shape),
+    'training_activation_bytes': counting.training_bytes(network.model, profile.variables, network.image_shape),
     'inference_activation_bytes': profile.inference_bytes,
     'deployed_bytes': sum(nbytes.values()),
     # A run carries no other variables.
@@ -222,7 +224,7 @@ def count(network: Network) -> dict[str, Any]:
   return row
 
 
-def measure_latencies(networks: Sequence[Network]) -> None:
+def measure_latencies(networks: Sequence[Subject]) -> None:
   """Adds to each row 'latencies', in seconds, in the order of their turns, and their median 'latency'."""
   calls = {}
   for i, network in enumerate(networks):

@@ -2,12 +2,10 @@
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import tqdm
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -72,39 +70,3 @@ class NoWriter:
   def write(self, record: dict[str, Any]) -> None:
     """Adds a record."""
     self.records.append(record)
-
-
-class Progress:
-  """On a terminal a bar with images a second and the time to go, else a line an epoch; on stderr."""
-
-  def __init__(self, epochs: int, steps_per_epoch: int, first_step: int, batch_size: int):
-    self._epochs = epochs
-    self._batch_size = batch_size
-    self._bar = tqdm.tqdm(
-      total=epochs * steps_per_epoch * batch_size,
-      initial=first_step * batch_size,
-      unit='img',
-      unit_scale=True,
-      disable=not sys.stderr.isatty(),
-      dynamic_ncols=True,
-      smoothing=0.05,
-    )
-
-  def advance(self, steps: int) -> None:
-    """Counts steps that are on their way."""
-    self._bar.update(steps * self._batch_size)
-
-  def epoch(self, record: dict[str, Any], student: str = '') -> None:
-    """Tells of an epoch's record; of which student, where there are several."""
-    line = f'epoch {record["epoch"]}/{self._epochs}' + (f'  {student}' if student else '')
-    for name, label in (('train_loss', 'loss'), ('train_error', 'train error'), ('test_error', 'test error')):
-      if name in record:
-        line += f'  {label} {record[name]:.{4 if name == "train_loss" else 2}f}' + ('%' if 'error' in name else '')
-    line += f'  {record["images_per_second"]:,.0f} images/s'
-    if self._bar.disable:
-      print(line, file=sys.stderr, flush=True)
-    else:
-      self._bar.write(line, file=sys.stderr)
-
-  def close(self) -> None:
-    self._bar.close()

@@ -1,0 +1,1 @@
+"""One run on disk: the only package that knows its file names."""

@@ -7,7 +7,7 @@ saves less time than multiply-adds; one above the level of S saves none.
 import numpy as np
 
 from benchmarks.command import TEACHER
-from moonshine_jax.figures import PlainFormatter, place_labels, plt
+from moonshine_jax.report.figures import PlainFormatter, place_labels, plt
 
 # By kind of block; Okabe and Ito's colours, which the colour-blind can tell apart, with a marker for each as well.
 STYLES = {

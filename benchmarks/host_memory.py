@@ -26,9 +26,9 @@ import ml_collections
 from benchmarks.command import write_json
 from configs import cifar10
 from moonshine_jax import config as config_lib
-from moonshine_jax import train
 from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError
+from moonshine_jax.training import loop
 
 FEW = 640  # images: five of the recipe's batches
 SMALL_BATCH = 16  # divisible by any usual number of devices, with an eighth of the recipe's activations
@@ -86,7 +86,7 @@ def peak_of_run(config: dict[str, Any]) -> int:
   """Bytes at the peak of a run above those now; to be called once in a process, and first."""
   before = resident('VmRSS')
   with tempfile.TemporaryDirectory() as workdir:
-    train.train_and_evaluate(config_lib.from_json(config), workdir)
+    loop.train_and_evaluate(config_lib.from_json(config), workdir)
   return resident('VmHWM') - before
 
 

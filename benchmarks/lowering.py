@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from benchmarks.command import make_config, make_network
-from moonshine_jax import optim, steps
 from moonshine_jax.data import feeds
 from moonshine_jax.data.splits import Split
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training import optimizer
+from moonshine_jax.training import step as step_lib
 
 EXAMPLES = 50_000  # of the resident training set
 
@@ -45,18 +46,18 @@ def describe_steps(
   network = make_network(config, replicas.axis_name)
   split = Split(np.zeros((EXAMPLES, *image_shape), np.uint8), np.zeros(EXAMPLES, np.int32))
   feed = feeds.ResidentFeed(split, replicas)
-  tx = optim.create_optimizer(config, EXAMPLES // flags.batch)
+  tx = optimizer.create_optimizer(config, EXAMPLES // flags.batch)
   state = replicas.replicate(
-    jax.eval_shape(lambda: steps.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(0))))
+    jax.eval_shape(lambda: step_lib.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(0))))
   )
 
-  train_step = steps.make_train_step([config], [network], None, tx, feed.gather, replicas)
-  train_loop = replicas.compile(steps.make_train_loop(train_step), donate_argnums=(0,))
+  train_step = step_lib.make_train_step([config], [network], None, tx, feed.gather, replicas)
+  train_loop = replicas.compile(step_lib.make_train_loop(train_step), donate_argnums=(0,))
   index = np.zeros((config.steps_per_dispatch, flags.batch), np.int32)
   (batches,) = feed.stacks(index, config.steps_per_dispatch)
-  eval_step = replicas.compile(steps.make_eval_step(network, feed.gather, replicas))
+  eval_step = replicas.compile(step_lib.make_eval_step(network, feed.gather, replicas))
   batch = next(feed.batches(feeds.masked_batches(flags.batch, flags.batch)))
-  sums = replicas.replicate(steps.NO_EXAMPLES)
+  sums = replicas.replicate(step_lib.NO_EXAMPLES)
   return (
     functools.partial(train_loop.lower, (state,), {}, feed.data, batches),
     functools.partial(eval_step.lower, state.variables, feed.data, batch, sums),

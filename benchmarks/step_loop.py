@@ -31,7 +31,6 @@ import ml_collections
 
 from benchmarks.command import make_config, make_network, make_parser, write_json
 from benchmarks.train_step import synthetic_batch
-from moonshine_jax import optim, steps, train
 from moonshine_jax.config import DTYPES
 from moonshine_jax.cost.timing import in_turns
 from moonshine_jax.data import feeds
@@ -39,6 +38,8 @@ from moonshine_jax.data.splits import Split
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import Replicas, use_all_cores
+from moonshine_jax.training import optimizer
+from moonshine_jax.training import step as step_lib
 
 STUDENTS = ('G(N/8)', 'BG(2,M/8)', 'B(2)')
 # Depth and width of the teacher and its students, and the images of an epoch, by backend.
@@ -133,12 +134,12 @@ def training(
   image_shape = (flags.image_size, flags.image_size, 3)
   networks = [make_network(config, replicas.axis_name) for config in configs]
   teacher, teacher_variables = make_teacher(teacher_config, image_shape) if teacher_config else (None, {})
-  tx = optim.create_optimizer(configs[0], steps_per_epoch=1000)
+  tx = optimizer.create_optimizer(configs[0], steps_per_epoch=1000)
   states = tuple(
-    steps.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(seed)))
+    step_lib.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(seed)))
     for seed, network in enumerate(networks)
   )
-  train_step = steps.make_train_step(configs, networks, teacher, tx, feed.gather, replicas)
+  train_step = step_lib.make_train_step(configs, networks, teacher, tx, feed.gather, replicas)
   return epochs(train_step, states, teacher_variables, feed, configs[0], replicas, flags)
 
 
@@ -163,7 +164,7 @@ def make_teacher(config: ml_collections.ConfigDict, image_shape: tuple[int, ...]
 
 def epochs(
   step: Callable,
-  states: tuple[steps.TrainState, ...],
+  states: tuple[step_lib.TrainState, ...],
   teacher_variables: Any,
   feed: feeds.ResidentFeed | feeds.StreamFeed,
   config: ml_collections.ConfigDict,
@@ -172,13 +173,13 @@ def epochs(
 ) -> Callable[[], None]:
   """A function that runs the next epoch of a step, as training does, and waits for its metrics."""
   states, teacher_variables = replicas.replicate((states, teacher_variables))
-  loop = replicas.compile(steps.make_train_loop(step), donate_argnums=(0,))
+  loop = replicas.compile(step_lib.make_train_loop(step), donate_argnums=(0,))
   numbers = itertools.count()
 
   def run():
     nonlocal states
     order = feeds.epoch_batches(jax.random.key(0), next(numbers), flags.images, flags.batch)
-    states = train.run_epoch(
+    states = loop.run_epoch(
       loop, states, teacher_variables, feed, order, config.steps_per_dispatch, receive=replicas.fetch
     )
 

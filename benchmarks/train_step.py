@@ -33,13 +33,14 @@ from benchmarks.command import (
   make_parser,
   write_json,
 )
-from moonshine_jax import optim, steps
 from moonshine_jax.cost import counting
 from moonshine_jax.cost.timing import in_turns
 from moonshine_jax.data.feeds import ResidentFeed
 from moonshine_jax.data.splits import Split
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import Replicas, use_all_cores
+from moonshine_jax.training import optimizer
+from moonshine_jax.training import step as step_lib
 
 REFERENCE = 'S'  # ours of the teacher's network
 NCHW, CHANNELS_LAST, COMPILED = 'PyTorch NCHW', 'PyTorch channels_last', 'PyTorch compiled'
@@ -101,12 +102,12 @@ def our_train_step(architecture: Architecture, flags: argparse.Namespace, device
   feed = ResidentFeed(Split(images, labels), replicas)
   index = np.tile(np.arange(flags.batch, dtype=np.int32), (calls_a_sample(), 1))
   (batches,) = feed.stacks(index, calls_a_sample())
-  tx = optim.create_optimizer(config, steps_per_epoch=1000)
+  tx = optimizer.create_optimizer(config, steps_per_epoch=1000)
   keys = jax.random.split(jax.random.key(0))
-  states = replicas.replicate((steps.create_train_state(network, images.shape[1:], tx, *keys),))
+  states = replicas.replicate((step_lib.create_train_state(network, images.shape[1:], tx, *keys),))
   teacher_variables = replicas.replicate({})
-  train_step = steps.make_train_step([config], [network], None, tx, feed.gather, replicas)
-  train_loop = replicas.compile(steps.make_train_loop(train_step), donate_argnums=(0,))
+  train_step = step_lib.make_train_step([config], [network], None, tx, feed.gather, replicas)
+  train_loop = replicas.compile(step_lib.make_train_loop(train_step), donate_argnums=(0,))
 
   def run():
     nonlocal states

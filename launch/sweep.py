@@ -33,9 +33,11 @@ from ml_collections import config_flags
 from launch import processes
 from launch.progress import Progress
 from moonshine_jax import config as config_lib
-from moonshine_jax import errors, results, tables
+from moonshine_jax import errors
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.blocks import Block
+from moonshine_jax.report import runs as runs_lib
+from moonshine_jax.report import tables
 from moonshine_jax.workdir import checkpoint, metrics
 from moonshine_jax.workdir import workdir as workdir_lib
 
@@ -219,7 +221,7 @@ def main() -> None:
   print()
   if SCALE.value is not None:
     print(label)
-  print(tables.table(results.collect(out)))
+  print(tables.table(runs_lib.collect(out)))
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from moonshine_jax.distillation import distil
+  from moonshine_jax.api import distil
   from moonshine_jax.models.surgery.capture import with_capture
   from moonshine_jax.models.surgery.replace import cheapen, inherit, plan
 

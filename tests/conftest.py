@@ -14,8 +14,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from configs import digits
-from moonshine_jax import train
 from moonshine_jax.runtime.devices import cache_compilations
+from moonshine_jax.training import loop
 
 
 def pytest_addoption(parser):
@@ -141,7 +141,7 @@ def small_runs(smooth, compiled):
 def trained(small_runs, tiny_images, tmp_path_factory):
   """A run to its end, in a workdir that was empty, and its last record."""
   workdir = tmp_path_factory.mktemp('trained')
-  (record,) = train.train_and_evaluate(small_config(tiny_images), workdir).values()
+  (record,) = loop.train_and_evaluate(small_config(tiny_images), workdir).values()
   return workdir, record
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from configs import cifar10
 from moonshine_jax import config as config_lib
-from moonshine_jax import paper, results
+from moonshine_jax import paper
 from moonshine_jax.data.splits import Facts
+from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.runtime import files
 from moonshine_jax.workdir import metrics, provenance
 from moonshine_jax.workdir import workdir as workdir_lib
@@ -29,11 +30,11 @@ START = {
 }
 
 
-def make_run(name: str, test_errors: list[float], parameters: int = 1234567, **fields) -> results.Run:
+def make_run(name: str, test_errors: list[float], parameters: int = 1234567, **fields) -> runs_lib.Run:
   """A run of CIFAR-10's config with other fields by dotted name, which had these test errors after its epochs."""
   config = cifar10.get_config()
   config.update_from_flattened_dict(fields)
-  return results.Run(
+  return runs_lib.Run(
     name,
     config,
     Facts((32, 32, 3), 10, (0.0,), (1.0,)),
@@ -46,7 +47,7 @@ def make_run(name: str, test_errors: list[float], parameters: int = 1234567, **f
   )
 
 
-def make_table(printed: tuple[paper.Row, ...]) -> list[results.Run]:
+def make_table(printed: tuple[paper.Row, ...]) -> list[runs_lib.Run]:
   """The teacher and every student by attention transfer with the errors that the paper printed, after 2 epochs."""
   runs = []
   for i, row in enumerate(printed):

@@ -19,8 +19,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from moonshine_jax import errors, train
+from moonshine_jax import errors
 from moonshine_jax.runtime import files
+from moonshine_jax.training import loop
 
 FLAGS = (
   '--config=configs/digits.py',
@@ -33,7 +34,7 @@ FLAGS = (
 )
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # as often as they are drawn
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload([train.__name__])
+CONTEXT.set_forkserver_preload([loop.__name__])
 
 
 def start(workdir: Path, *flags: str) -> multiprocessing.Process:

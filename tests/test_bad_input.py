@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from configs import cifar10
 from moonshine_jax import config as config_lib
-from moonshine_jax import optim
 from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import wide_resnet
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.models.factory import create_model
+from moonshine_jax.training import optimizer
 
 FUZZ = int(os.environ.get('FUZZ', '1'))
 
@@ -179,7 +179,7 @@ def test_a_config_runs_or_is_refused(values):
     return
   for seed in (config.seed, config.model.seed):
     assert int(jax.random.key_data(jax.random.key(seed))[1]) == seed  # no other seed's
-  rate = optim.create_learning_rate_fn(config, 1)(0)
+  rate = optimizer.create_learning_rate_fn(config, 1)(0)
   assert np.isfinite(rate) and rate >= 0
   for name in ('beta', 'alpha', 'temperature'):
     assert np.isfinite(np.float32(config.distill[name]) ** 2)

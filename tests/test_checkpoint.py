@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moonshine_jax import optim, steps
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
+from moonshine_jax.training import optimizer
+from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir import checkpoint
 from tests.conftest import small_config
 
@@ -20,8 +21,8 @@ FACTS = Facts((8, 8, 3), 10, (120.0, 128.0, 130.0), (60.0, 70.0, 80.0))
 
 def make_state(config, seed=0):
   network = Network(create_model(config.model, 10), FACTS.mean, FACTS.std)
-  tx = optim.create_optimizer(config, steps_per_epoch=1)
-  return steps.create_train_state(network, FACTS.image_shape, tx, jax.random.key(seed), jax.random.key(seed))
+  tx = optimizer.create_optimizer(config, steps_per_epoch=1)
+  return step_lib.create_train_state(network, FACTS.image_shape, tx, jax.random.key(seed), jax.random.key(seed))
 
 
 def saved(config, workdir, step=3, offset=1):
@@ -98,7 +99,7 @@ def make_small_state(offset):
   """What the damage is done to: a state that takes no time to make, in the form of a network's."""
   rng = np.random.default_rng(0)
   params = {'conv': {'kernel': rng.normal(size=(3, 3, 16, 32)).astype(np.float32)}, 'bias': np.zeros(10, np.float32)}
-  state = steps.TrainState(
+  state = step_lib.TrainState(
     np.int32(0), params, {'mean': np.ones(16, np.float32)}, {'trace': params}, np.zeros(2, np.uint32)
   )
   return jax.tree.map(lambda x: np.array(x) + np.asarray(offset, x.dtype), state)

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import pytest
 
 from configs import cifar10
-from moonshine_jax import optim, steps
 from moonshine_jax.cost import counting
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.resnet import ResNet
 from moonshine_jax.models.user import create
 from moonshine_jax.models.wide_resnet import WideResNet
+from moonshine_jax.training import optimizer
+from moonshine_jax.training import step as step_lib
 from tests import made_runs
 
 MIXED = WideResNet(10, 1, ('S', 'G(N/8)', 'BG(2,M)'), 10)
@@ -231,8 +232,8 @@ def test_command():
   assert len(row['latencies']) == 15 and min(row['latencies']) <= row['latency'] <= max(row['latencies'])
   # What the checkpoint of a run has in it.
   network = Network(WideResNet(16, 1, 'S', 10), (0.0,) * 3, (1.0,) * 3)
-  tx = optim.create_optimizer(cifar10.get_config(), 1)
-  state = jax.eval_shape(lambda key: steps.create_train_state(network, (8, 8, 3), tx, key, key), jax.random.key(0))
+  tx = optimizer.create_optimizer(cifar10.get_config(), 1)
+  state = jax.eval_shape(lambda key: step_lib.create_train_state(network, (8, 8, 3), tx, key, key), jax.random.key(0))
   assert row['checkpoint_bytes'] == 4 * sum(leaf.size for leaf in jax.tree.leaves(state))
   assert row['deployed_bytes'] == 4 * sum(leaf.size for leaf in jax.tree.leaves(state.variables))
 

@@ -6,9 +6,10 @@ import pytest
 
 import moonshine_jax
 from configs import cifar10
+from moonshine_jax import api
 from moonshine_jax import config as config_lib
-from moonshine_jax import distillation, evaluate
 from moonshine_jax.errors import UserError
+from moonshine_jax.training import evaluation
 from moonshine_jax.workdir import checkpoint
 from tests import own
 
@@ -16,11 +17,11 @@ FIELDS = {'epochs': 1, 'batch_size': 16, 'data.pad': 1, 'distill.alpha': 0.0}
 
 
 def test_the_defaults_are_those_of_the_configs():
-  ours, theirs = (config_lib.flatten(config) for config in (distillation.make_config({}), cifar10.get_config()))
+  ours, theirs = (config_lib.flatten(config) for config in (api.make_config({}), cifar10.get_config()))
   assert ours.keys() == theirs.keys()
   assert {name for name in ours if ours[name] != theirs[name]} == {'model.network', 'data.name'}
-  assert distillation.in_proportion(200) == (60, 120, 160) and distillation.in_proportion(20) == (6, 12, 16)
-  assert distillation.in_proportion(1) == (1,)
+  assert api.in_proportion(200) == (60, 120, 160) and api.in_proportion(20) == (6, 12, 16)
+  assert api.in_proportion(1) == (1,)
 
 
 def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
@@ -37,7 +38,7 @@ def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
   images, labels = own.images()['test']
   logits = jax.jit(lambda variables, x: model.apply(variables, x, train=False))(variables, images / np.float32(255))
   error = 100 * np.mean(np.argmax(logits, -1) != labels)
-  assert evaluate.evaluate(tmp_path / 'teacher')['test_error'] == pytest.approx(error)
+  assert evaluation.evaluate_workdir(tmp_path / 'teacher')['test_error'] == pytest.approx(error)
   assert f'| {error:.2f} (1) ' in table.splitlines()[2]
 
   assert cheap.workdir == tmp_path / 'students' / 'block-G-N'

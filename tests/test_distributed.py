@@ -18,9 +18,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from moonshine_jax import errors, train
+from moonshine_jax import errors
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import files, processes, watchdog
+from moonshine_jax.training import loop
 from tests import runs
 
 EPOCHS = 3
@@ -115,8 +116,8 @@ def _command(command, arguments, path, devices, pause, silence):
       os.dup2(file.fileno(), stream.fileno())
   jax.nn.relu = jax.nn.silu  # smooth: rounding flips ReLU's derivative at 0
   watchdog.SILENCE_SECONDS = silence
-  run_epoch = train.run_epoch
-  train.run_epoch = lambda train_loop, *args, **kwargs: run_epoch(
+  run_epoch = loop.run_epoch
+  loop.run_epoch = lambda train_loop, *args, **kwargs: run_epoch(
     lambda *each: (time.sleep(pause), train_loop(*each))[1], *args, **kwargs
   )
   sys.argv = [command, *arguments]

@@ -4,7 +4,8 @@ import warnings
 
 import pytest
 
-from moonshine_jax import figures, paper, tables
+from moonshine_jax import paper
+from moonshine_jax.report import figures, tables
 from tests.made_runs import make_run, make_table
 
 

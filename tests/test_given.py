@@ -6,12 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from moonshine_jax import evaluate, given, matching, results, tables, train
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
+from moonshine_jax.report import runs as runs_lib
+from moonshine_jax.report import tables
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training import evaluation, loop, pretrained
+from moonshine_jax.training import teacher as teacher_lib
 from moonshine_jax.workdir import checkpoint
 
 pytestmark = pytest.mark.usefixtures('small_runs')
@@ -29,46 +32,46 @@ def network(config):
 
 def test_a_given_network_is_evaluated_distilled_and_reported(config, network, tmp_path):
   facts, variables, test_split = network
-  record = given.write_network(tmp_path / 'teacher', config, *network)
+  record = pretrained.write_network(tmp_path / 'teacher', config, *network)
   rebuilt, found, metadata = checkpoint.Checkpoints(tmp_path / 'teacher').network()
   jax.tree.map(np.testing.assert_array_equal, found, variables)
   assert metadata.facts == facts and rebuilt.mean == facts.mean
   images = (test_split.images.astype(np.float32) - facts.mean) / np.float32(50)
   logits, _ = jax.jit(rebuilt.model.apply)(variables, images)
   assert record['test_error'] == pytest.approx(100 * np.mean(np.argmax(logits, -1) != test_split.labels))
-  result = evaluate.evaluate(tmp_path / 'teacher')
+  result = evaluation.evaluate_workdir(tmp_path / 'teacher')
   assert result['step'] == 0 and result['test_error'] == record['test_error']
 
   config.distill.teacher = str(tmp_path / 'teacher')
-  teacher, found = matching.load_teacher(config, [config], sources.open_source(config.data), Replicas())
+  teacher, found = teacher_lib.load_teacher(config, [config], sources.open_source(config.data), Replicas())
   assert teacher == rebuilt
   jax.tree.map(np.testing.assert_array_equal, found, variables)
-  (run,) = results.collect(tmp_path)
+  (run,) = runs_lib.collect(tmp_path)
   assert run.finished and run.starts[0]['step'] == 0 and run.epochs == (0,)
   assert f'| WRN-10-1 | S     | 77,875     | 781,504       | {record["test_error"]:.2f} (1) ' in tables.table([run])
 
 
 def test_the_same_is_left_alone_and_another_refused(config, network, tmp_path):
   facts, variables, test_split = network
-  first = given.write_network(tmp_path / 'given', config, facts, variables)
+  first = pretrained.write_network(tmp_path / 'given', config, facts, variables)
   assert first == {'epoch': 0, 'step': 0}  # no data, no error
   before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
-  assert given.write_network(tmp_path / 'given', config, *network) == first
+  assert pretrained.write_network(tmp_path / 'given', config, *network) == first
   others = jax.tree.map(lambda leaf: leaf + 1, variables)
   with pytest.raises(UserError, match='given holds a network with other variables: expected the same'):
-    given.write_network(tmp_path / 'given', config, facts, others)
+    pretrained.write_network(tmp_path / 'given', config, facts, others)
   other = copy.deepcopy(config)
   other.model.dtype = 'bfloat16'
   with pytest.raises(UserError, match="given holds a run of another config: config.model.dtype='bfloat16'"):
-    given.write_network(tmp_path / 'given', other, facts, variables)
+    pretrained.write_network(tmp_path / 'given', other, facts, variables)
   with pytest.raises(UserError, match='given holds a run of another config: config.epochs=2 .there: 0.'):
-    train.train_and_evaluate(config, tmp_path / 'given')
+    loop.train_and_evaluate(config, tmp_path / 'given')
   config.epochs = 0
   with pytest.raises(UserError, match='^config.epochs=0: expected at least 1'):
-    train.train_and_evaluate(config, tmp_path / 'given')
+    loop.train_and_evaluate(config, tmp_path / 'given')
   assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
   with pytest.raises(UserError, match='no finished run'):  # it has no error to show
-    results.collect(tmp_path)
+    runs_lib.collect(tmp_path)
 
 
 def test_variables_that_are_not_the_networks(config, network, tmp_path):
@@ -83,5 +86,5 @@ def test_variables_that_are_not_the_networks(config, network, tmp_path):
     spoiled = jax.tree.map(lambda leaf: leaf, variables)
     spoil(spoiled)
     with pytest.raises(UserError, match=message):
-      given.write_network(tmp_path / 'given', config, facts, spoiled)
+      pretrained.write_network(tmp_path / 'given', config, facts, spoiled)
     assert not list(tmp_path.glob('given/*.json*'))

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import pytest
 
 from configs import imagenet
-from moonshine_jax import evaluate, optim, steps, train
 from moonshine_jax.data import feeds
 from moonshine_jax.errors import Preempted
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import signals
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training import evaluation, loop, optimizer
+from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir import metrics
 from tests import runs
 from tests.conftest import small_config
@@ -22,7 +23,7 @@ def test_a_run_that_is_stopped_inside_an_epoch_goes_on_with_the_same_crops(varie
   """Four steps in two epochs, stopped after the third."""
   config = small_config(varied_images)
   config.data.update(name='varied_images', feed='stream', image_size=8, pad=0, flip=True)
-  ((whole, record),) = train.train_and_evaluate(config, tmp_path / 'whole').items()
+  ((whole, record),) = loop.train_and_evaluate(config, tmp_path / 'whole').items()
 
   class Signals(signals.Signals):
     asked = 0
@@ -38,12 +39,12 @@ def test_a_run_that_is_stopped_inside_an_epoch_goes_on_with_the_same_crops(varie
 
   monkeypatch.setattr(signals, 'Signals', Signals)
   with pytest.raises(Preempted, match='^SIGTERM after step 3 of 4 in '):
-    train.train_and_evaluate(config, tmp_path / 'stopped')
+    loop.train_and_evaluate(config, tmp_path / 'stopped')
   monkeypatch.undo()
-  train.train_and_evaluate(config, tmp_path / 'stopped')
+  loop.train_and_evaluate(config, tmp_path / 'stopped')
   runs.assert_same(tmp_path / 'stopped', whole)
 
-  result = evaluate.evaluate(whole)
+  result = evaluation.evaluate_workdir(whole)
   assert result['test_error'] == record['test_error'] == metrics.read(whole)[-1]['test_error']
   assert result['examples'] == 13
   wrong = result['test_error'] * 13 / 100
@@ -53,7 +54,7 @@ def test_a_run_that_is_stopped_inside_an_epoch_goes_on_with_the_same_crops(varie
 def test_the_recipe_is_that_of_the_resnets():
   config = imagenet.get_config()
   assert (config.model.network, config.model.depth, config.batch_size, config.epochs) == ('resnet', 18, 256, 90)
-  rate = optim.create_learning_rate_fn(config, steps_per_epoch=10)
+  rate = optimizer.create_learning_rate_fn(config, steps_per_epoch=10)
   rates = {29: 0.1, 30: 0.01, 59: 0.01, 60: 1e-3, 79: 1e-3, 80: 1e-4}
   assert {epoch: round(float(rate(10 * epoch)), 7) for epoch in rates} == rates
 
@@ -64,12 +65,12 @@ def test_a_step_of_a_student_beside_its_teacher_has_all_terms():
   config.batch_size = 4
   config.model.block, config.distill.teacher = 'G(N/8)', 'runs/teacher'
   student, teacher = (Network(create_model(config.model, 1000), (127.5,) * 3, (127.5,) * 3) for _ in range(2))
-  tx = optim.create_optimizer(config, steps_per_epoch=10)
+  tx = optimizer.create_optimizer(config, steps_per_epoch=10)
   state = jax.eval_shape(
-    lambda: steps.create_train_state(student, (64, 64, 3), tx, *jax.random.split(jax.random.key(0)))
+    lambda: step_lib.create_train_state(student, (64, 64, 3), tx, *jax.random.split(jax.random.key(0)))
   )
   batch = {'image': jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.uint8), 'label': jax.ShapeDtypeStruct((4,), jnp.int32)}
-  train_step = steps.make_train_step(
+  train_step = step_lib.make_train_step(
     [config], [student], teacher, tx, feeds.StreamFeed.gather, Replicas(jax.devices()[:1])
   )
   (after,), (terms,) = jax.eval_shape(train_step, (state,), state.variables, {}, batch)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from moonshine_jax import evaluate, given, import_torch
+from moonshine_jax import import_torch
 from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError
 from moonshine_jax.import_torch import architectures, import_network, state_dict, variables_of
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
+from moonshine_jax.training import evaluation, pretrained
 from moonshine_jax.workdir import checkpoint
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of the paper's own code
@@ -76,7 +77,7 @@ def test_every_array_goes_where_it_belongs(write, config, tmp_path):
     (params['fc']['bias'], 'fc.bias'),
   ):
     np.testing.assert_array_equal(ours, arrays[theirs])
-  assert evaluate.evaluate(tmp_path / 'run')['test_error'] == record['test_error']
+  assert evaluation.evaluate_workdir(tmp_path / 'run')['test_error'] == record['test_error']
 
 
 def without(*names):
@@ -154,7 +155,7 @@ class Unread:
 def test_without_a_config_the_classes_say_which_data(write, tmp_path, monkeypatch, capsys, num_classes):
   monkeypatch.setattr(sources, 'open_source', Unread)
   monkeypatch.setattr(Unread, 'read', lambda self, split: None)
-  monkeypatch.setattr(given, 'write_network', lambda *arguments: {})
+  monkeypatch.setattr(pretrained, 'write_network', lambda *arguments: {})
   path = write(num_classes=num_classes)
   run, facts, _ = import_network(path, None, tmp_path / 'run', (MEAN, STD))
   assert (run.data.name, run.model.depth, run.batch_size) == (f'cifar{num_classes}', 10, 128)
@@ -194,7 +195,7 @@ def spoilt_by(value):
 
 
 def test_normalisation_that_is_not_given(write, config, tmp_path, monkeypatch):
-  monkeypatch.setattr(given, 'write_network', lambda *arguments: {})
+  monkeypatch.setattr(pretrained, 'write_network', lambda *arguments: {})
   _, facts, _ = import_network(write(), config, tmp_path / 'run')
   pixels = sources.open_source(config.data).read('train').images.reshape(-1, 3)
   np.testing.assert_allclose([facts.mean, facts.std], [pixels.mean(axis=0), pixels.std(axis=0)])
@@ -203,7 +204,7 @@ def test_normalisation_that_is_not_given(write, config, tmp_path, monkeypatch):
 def test_normalisation_of_torchvision(networks, config, tmp_path, monkeypatch):
   import torch
 
-  monkeypatch.setattr(given, 'write_network', lambda *arguments: {})
+  monkeypatch.setattr(pretrained, 'write_network', lambda *arguments: {})
   torch.save(networks.ResNet((2, 2, 2, 2), False, 3).state_dict(), tmp_path / 'weights.pt')
   run, facts, _ = import_network(tmp_path / 'weights.pt', config, tmp_path / 'run')
   assert (run.model.network, run.model.depth) == ('resnet', 18)

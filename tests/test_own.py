@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 
 from configs import digits
-from moonshine_jax import attention, evaluate, matching, optim, report, results, steps, tables, train
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import feeds, sources
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
+from moonshine_jax.report import attention_maps, tables, writer
+from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training import evaluation, loop, optimizer, progress
+from moonshine_jax.training import step as step_lib
+from moonshine_jax.training import teacher as teacher_lib
 from tests import runs
 
 pytestmark = pytest.mark.usefixtures('small_runs')
@@ -37,25 +41,25 @@ def own_config():
 def folder(small_runs, tmp_path_factory):
   """A teacher with BN, and a student of it with cheap convolutions."""
   folder = tmp_path_factory.mktemp('own')
-  train.train_and_evaluate(own_config(), folder / 'teacher')
+  loop.train_and_evaluate(own_config(), folder / 'teacher')
   config = own_config()
   config.distill.teacher = str(folder / 'teacher')
   config.distill.students = ('block=G(N/4) alpha=0',)
-  train.train_and_evaluate(config, folder)
+  loop.train_and_evaluate(config, folder)
   return folder
 
 
 def test_evaluate_and_report(folder, capsys):
-  result = evaluate.evaluate(folder / 'block-G-N-4-alpha-0')
+  result = evaluation.evaluate_workdir(folder / 'block-G-N-4-alpha-0')
   assert [result[name] for name in ('network', 'block', 'regime', 'examples')] == ['with_norm', 'G(N/4)', 'AT', 15]
   # The stem, stage 1 of 8 to 8 and stage 2 of 8 to 16 channels in groups of 4, their 1x1, and the logits.
   stem, logits = 64 * 9 * 2 * 8, 16 * 3
   cheap = 16 * (9 * 4 * 8 + 8 * 8) + 4 * (9 * 4 * 8 + 8 * 16)
   assert result['multiply_adds'] == stem + cheap + logits
-  found = results.collect(folder)
+  found = runs_lib.collect(folder)
   table = tables.table(found)
   assert 'with_norm (teacher) | S ' in table and 'with_norm           | G(N/4)' in table
-  report.write(folder, found, folder / 'report', None)
+  writer.write(folder, found, folder / 'report', None)
   page = (folder / 'report' / 'index.html').read_text()
   assert 'Test error on images' in page and 'G(N/4)' in page
   assert (folder / 'report' / 'tests.own-images.csv').exists()
@@ -63,23 +67,23 @@ def test_evaluate_and_report(folder, capsys):
 
 
 def test_attention(folder):
-  split, networks = attention.read([folder / 'teacher', folder / 'block-G-N-4-alpha-0'])
-  looks = [attention.look(*each, split.images[:1]) for each in networks]
+  split, networks = attention_maps.read([folder / 'teacher', folder / 'block-G-N-4-alpha-0'])
+  looks = [attention_maps.look(*each, split.images[:1]) for each in networks]
   assert [(name, each.shape) for name, each in looks[1].maps.items()] == [('map 1', (1, 4, 4)), ('map 2', (1, 2, 2))]
-  attention.draw(folder / 'maps.svg', [0], split.images[:1], split.labels[:1], looks)
+  attention_maps.draw(folder / 'maps.svg', [0], split.images[:1], split.labels[:1], looks)
   assert '>map 2<' in (folder / 'maps.svg').read_text()
 
 
 def test_a_run_with_dropout_and_without_bn_goes_on_to_the_same_bits(tmp_path, config):
   config.model.network = 'tests.own:with_dropout'
-  train.train_and_evaluate(config, tmp_path / 'whole')
+  loop.train_and_evaluate(config, tmp_path / 'whole')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train.metrics.Progress, 'epoch', lambda self, record, student: 1 / (2 - record['epoch']))
+    patch.setattr(progress.ProgressBar, 'epoch', lambda self, record, student: 1 / (2 - record['epoch']))
     with pytest.raises(ZeroDivisionError):  # after the second epoch, before its checkpoint
-      train.train_and_evaluate(config, tmp_path / 'stopped')
-  train.train_and_evaluate(config, tmp_path / 'stopped')
+      loop.train_and_evaluate(config, tmp_path / 'stopped')
+  loop.train_and_evaluate(config, tmp_path / 'stopped')
   runs.assert_same(tmp_path / 'whole', tmp_path / 'stopped')
-  result = evaluate.evaluate(tmp_path / 'whole')
+  result = evaluation.evaluate_workdir(tmp_path / 'whole')
   assert result['parameters'] == (9 * 2 * 8 + 8) + (9 * 8 * 8 + 8) + (9 * 8 * 16 + 16) + (16 * 3 + 3)
   assert result['multiply_adds'] == 64 * 9 * 2 * 8 + 16 * 9 * 8 * 8 + 4 * 9 * 8 * 16 + 16 * 3
 
@@ -90,10 +94,10 @@ def loss_at(config, devices, step):
   source = sources.open_source(config.data)
   replicas = Replicas(jax.devices()[:devices])
   student = Network(create_model(config.model, 3, replicas.axis_name, (8, 8, 2)), (0.0,) * 2, (255.0,) * 2)
-  tx = optim.create_optimizer(config, 1)
-  state = steps.create_train_state(student, (8, 8, 2), tx, jax.random.key(0), jax.random.key(1))
+  tx = optimizer.create_optimizer(config, 1)
+  state = step_lib.create_train_state(student, (8, 8, 2), tx, jax.random.key(0), jax.random.key(1))
   feed = feeds.ResidentFeed(source.read('train'), replicas)
-  train_step = replicas.compile(steps.make_train_step([config], [student], None, tx, feed.gather, replicas))
+  train_step = replicas.compile(step_lib.make_train_step([config], [student], None, tx, feed.gather, replicas))
   (batch,) = feed.batches([{'index': np.arange(16)}])
   states = replicas.replicate((state.replace(step=state.step + step),))
   _, (metrics,) = replicas.fetch(train_step(states, {}, feed.data, batch))
@@ -140,12 +144,12 @@ def test_dropout_follows_from_the_step_and_the_device(config):
   ],
 )
 def test_what_cannot_be_run(folder, tmp_path, config, fields, message, monkeypatch):
-  monkeypatch.setattr(train.steps, 'make_train_loop', lambda *_: pytest.fail('work was begun'))
+  monkeypatch.setattr(step_lib, 'make_train_loop', lambda *_: pytest.fail('work was begun'))
   config.update_from_flattened_dict(fields)
   if config.distill.teacher:
     config.distill.teacher = str(folder / 'teacher')
   with pytest.raises(UserError, match='^' + message):
-    train.train_and_evaluate(config, tmp_path / 'run')
+    loop.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
@@ -160,20 +164,20 @@ def test_a_workdir_whose_function_is_gone(folder, tmp_path):
   config_file = tmp_path / 'moved' / 'config.json'
   config_file.write_text(config_file.read_text().replace('tests.own:with_norm', 'gone.py:with_norm'))
   with pytest.raises(UserError, match=f"^{config_file}: config.model.network='gone.py:with_norm': no file .*/gone.py"):
-    results.collect(tmp_path)
+    runs_lib.collect(tmp_path)
 
 
 def test_maps_of_another_size_are_told_of(folder, config, capsys):
   config.model.network, config.distill.teacher = 'tests.own:larger', str(folder / 'teacher')
   source = sources.open_source(config.data)
-  teacher, _ = matching.load_teacher(config, [config] * 2, source, Replicas())
+  teacher, _ = teacher_lib.load_teacher(config, [config] * 2, source, Replicas())
   told = capsys.readouterr().err.splitlines()
   assert [line for line in told if 'map' in line] == [
     f'warning: an attention map of the student is {ours}, of the teacher {theirs}: the larger is averaged to the '
     'smaller'
     for ours, theirs in (('8x8', '4x4'), ('4x4', '2x2'))
   ]
-  assert len(matching.activations(teacher, source, '')) == 2
+  assert len(teacher_lib.activations(teacher, source, '')) == 2
 
 
 def test_two_functions_of_one_name_are_two_networks(config):
@@ -182,5 +186,5 @@ def test_two_functions_of_one_name_are_two_networks(config):
   for name, network in models.items():
     config = own_config()
     config.model.network = network
-    found.append(results.Run(name, config, None, 1, 1, 2, (2,), (1.0,), ()))
+    found.append(runs_lib.Run(name, config, None, 1, 1, 2, (2,), (1.0,), ()))
   assert tables.network_names(found) == {**models, 'third': 'shallower'}

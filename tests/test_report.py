@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import moonshine_jax
-from moonshine_jax import page, paper, report, results, tables
+from moonshine_jax import paper
 from moonshine_jax.errors import UserError
+from moonshine_jax.report import html, tables, writer
+from moonshine_jax.report import runs as runs_lib
 from tests.made_runs import make_run, make_table
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +69,7 @@ def written(tmp_path_factory):
     )
   )
   other = make_run('<script>alert(1)</script>', [3.0], **{'epochs': 1, 'data.name': 'a&b/c'})
-  report.write('<runs>', [*make_table(paper.TABLE_3), other], out, report.read_latencies(latencies))
+  writer.write('<runs>', [*make_table(paper.TABLE_3), other], out, writer.read_latencies(latencies))
   return out
 
 
@@ -133,7 +135,7 @@ def test_without_matplotlib_there_are_tables(tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, 'matplotlib', None)
   monkeypatch.delitem(sys.modules, 'moonshine_jax.figures', raising=False)
   monkeypatch.delattr(moonshine_jax, 'figures', raising=False)
-  report.write('runs', [make_run('run', [3.0], epochs=1)], tmp_path, None)
+  writer.write('runs', [make_run('run', [3.0], epochs=1)], tmp_path, None)
   assert {path.name for path in tmp_path.iterdir()} == {'index.html', 'cifar10.md', 'cifar10.csv'}
   assert capsys.readouterr().err == (
     "warning: Matplotlib is not installed, so there are no figures: pip install 'moonshine-jax[report]'\n"
@@ -142,8 +144,8 @@ def test_without_matplotlib_there_are_tables(tmp_path, monkeypatch, capsys):
 
 
 def test_latencies_of_images_of_another_size_are_left_out(capsys):
-  latencies = report.Latencies('a phone', 8, {'WRN-40-2 S': 1.0})
-  drawn = report.draw(tables.make([make_run('run', [3.0], epochs=1)])[0], latencies)
+  latencies = writer.Latencies('a phone', 8, {'WRN-40-2 S': 1.0})
+  drawn = writer.draw(tables.make([make_run('run', [3.0], epochs=1)])[0], latencies)
   assert [name for name, _ in drawn] == ['parameters', 'multiply-adds', 'learning-curves']
   assert capsys.readouterr().err == 'warning: --latency: of images with a side of 8: expected 32, that of cifar10\n'
 
@@ -160,7 +162,7 @@ def test_latencies_of_images_of_another_size_are_left_out(capsys):
 def test_latencies_that_are_none(text, tmp_path):
   (tmp_path / 'latency.json').write_text(text)
   with pytest.raises(UserError, match='latency.json: .*expected JSON with rows of network and latency'):
-    report.read_latencies(tmp_path / 'latency.json')
+    writer.read_latencies(tmp_path / 'latency.json')
 
 
 @pytest.mark.parametrize(
@@ -172,8 +174,8 @@ def test_latencies_that_are_none(text, tmp_path):
   ],
 )
 def test_the_tables_of_the_readmes_are_those_of_the_committed_runs(runs, page_of_it, number):
-  found = results.read(ROOT / 'results' / runs)
+  found = runs_lib.read(ROOT / 'results' / runs)
   assert tables.table(found) in (ROOT / page_of_it).read_text()
   assert len(found) == number and all(run.finished and run.starts[0]['commit'] for run in found)
   assert '+' not in ''.join(run.starts[0]['commit'] for run in found)  # of a commit, without changes
-  assert Page(page.write(runs, [(table, {}) for table in tables.make(found)])).texts
+  assert Page(html.write(runs, [(table, {}) for table in tables.make(found)])).texts

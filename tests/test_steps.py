@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from configs import digits
-from moonshine_jax import losses, optim, steps
+from moonshine_jax import losses
 from moonshine_jax.data import augment, feeds
 from moonshine_jax.data.splits import Split
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training import optimizer
+from moonshine_jax.training import step as step_lib
 
 SHAPE = (8, 8, 3)
 BATCH = 128
@@ -50,11 +52,11 @@ def train(config, devices, feed_name, number_of_steps, block='G(N/8)'):
   replicas = Replicas(jax.devices()[:devices])
   teacher, teacher_variables = make_teacher(config)
   student = make_network(config, block, replicas.axis_name)
-  tx = optim.create_optimizer(config, steps_per_epoch=1)
-  states = (steps.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1)),)
+  tx = optimizer.create_optimizer(config, steps_per_epoch=1)
+  states = (step_lib.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1)),)
   feed = feeds.FEEDS[feed_name](SPLIT, replicas)
   loop = replicas.compile(
-    steps.make_train_loop(steps.make_train_step([config], [student], teacher, tx, feed.gather, replicas)),
+    step_lib.make_train_loop(step_lib.make_train_step([config], [student], teacher, tx, feed.gather, replicas)),
     donate_argnums=(0,),
   )
   states, teacher_variables = replicas.replicate((states, teacher_variables))
@@ -101,8 +103,8 @@ def test_the_loss_is_the_sum_of_its_parts_on_augmented_images(one_device):
   config = make_config()
   teacher, teacher_variables = make_teacher(config)
   student = make_network(config, 'G(N/8)')
-  tx = optim.create_optimizer(config, steps_per_epoch=1)
-  state = steps.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
+  tx = optimizer.create_optimizer(config, steps_per_epoch=1)
+  state = step_lib.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
   index = feeds.epoch_batches(jax.random.key(2), 0, len(SPLIT), BATCH)[0]
   images, labels = augmented(config, SPLIT.images[index]), SPLIT.labels[index]
   (logits, activations), _ = student(state.variables, images, train=True, mutable=['batch_stats'])
@@ -144,10 +146,10 @@ def test_a_term_of_no_weight_is_not_computed(distill, terms):
   config = make_config(**distill)
   replicas = Replicas(jax.devices()[:1])
   network, variables = make_teacher(config)
-  tx = optim.create_optimizer(config, steps_per_epoch=1)
-  step = steps.make_train_step([config], [network], network, tx, feeds.StreamFeed.gather, replicas)
+  tx = optimizer.create_optimizer(config, steps_per_epoch=1)
+  step = step_lib.make_train_step([config], [network], network, tx, feeds.StreamFeed.gather, replicas)
   state = jax.eval_shape(
-    lambda key: steps.TrainState(
+    lambda key: step_lib.TrainState(
       jnp.int32(0),
       variables['params'],
       variables['batch_stats'],
@@ -172,10 +174,10 @@ def test_the_step_descends_the_gradient_of_the_loss():
   config.optimizer.momentum, config.optimizer.weight_decay = 0.0, 0.0
   network, teacher_variables = make_teacher(config)
   student = make_network(config, 'BG(2,M/8)')
-  tx = optim.create_optimizer(config, steps_per_epoch=1)
-  state = steps.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
+  tx = optimizer.create_optimizer(config, steps_per_epoch=1)
+  state = step_lib.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
   step = jax.jit(
-    steps.make_train_step([config], [student], network, tx, feeds.StreamFeed.gather, Replicas(jax.devices()[:1]))
+    step_lib.make_train_step([config], [student], network, tx, feeds.StreamFeed.gather, Replicas(jax.devices()[:1]))
   )
   batch = {'image': SPLIT.images[:16], 'label': SPLIT.labels[:16]}
 
@@ -200,10 +202,10 @@ def test_evaluation_counts_under_the_mask_alone():
   network, variables = make_teacher(config)
   replicas = Replicas(jax.devices()[:1])
   feed = feeds.ResidentFeed(SPLIT, replicas)
-  eval_step = jax.jit(steps.make_eval_step(network, feed.gather, replicas))
+  eval_step = jax.jit(step_lib.make_eval_step(network, feed.gather, replicas))
   batch = {'index': np.array([0, 1, 2, 2, 2]), 'mask': np.array([1, 1, 1, 0, 0], np.float32)}
   logits, _ = network(variables, SPLIT.images[:3], train=False)
-  once = eval_step(variables, feed.data, batch, steps.NO_EXAMPLES)
+  once = eval_step(variables, feed.data, batch, step_lib.NO_EXAMPLES)
   sums = eval_step(variables, feed.data, batch, once)
   assert (once['examples'], sums['examples']) == (3, 6)
   assert sums['wrong'] == 2 * (np.argmax(logits, -1) != SPLIT.labels[:3]).sum()

@@ -3,7 +3,8 @@ import io
 
 import pytest
 
-from moonshine_jax import paper, tables
+from moonshine_jax import paper
+from moonshine_jax.report import tables
 from tests.made_runs import make_run
 
 TEACHER = make_run('teacher', [5.0, 4.0], **{'epochs': 2, 'data.name': 'digits'})

@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import evaluate, results, tables, train
 from moonshine_jax.data import feeds, sources, splits, tfds
 from moonshine_jax.errors import Preempted, UserError
+from moonshine_jax.report import runs as runs_lib
+from moonshine_jax.report import tables
 from moonshine_jax.runtime import devices, files, signals
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training import evaluation, loop, optimizer
+from moonshine_jax.training import step as step_lib
+from moonshine_jax.training import students as students_lib
 from moonshine_jax.training.progress import ProgressBar
 from moonshine_jax.workdir import checkpoint, metrics
 from moonshine_jax.workdir import workdir as workdir_lib
@@ -42,7 +46,7 @@ def test_a_run_leaves_all_that_is_needed_of_it(config, teacher, tmp_path):
   assert workdir_lib.read(workdir).to_dict() == config.to_dict()
 
   with files.lock(workdir):  # as a run does that is still training
-    result = evaluate.evaluate(workdir)
+    result = evaluation.evaluate_workdir(workdir)
   assert result['test_error'] == record['test_error'] and result['examples'] == 13
   np.testing.assert_allclose(result['test_loss'], record['test_loss'], rtol=1e-5)
   assert [result[name] for name in ('network', 'block', 'regime', 'data')] == ['WRN-10-1', 'S', 'none', 'tiny_images']
@@ -65,9 +69,9 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(ProgressBar, 'epoch', stop)
     with pytest.raises(Stop):
-      train.train_and_evaluate(config, workdir)
+      loop.train_and_evaluate(config, workdir)
   assert [each['epoch'] for each in metrics.read(workdir)] == [1, 2]
-  train.train_and_evaluate(config, workdir)
+  loop.train_and_evaluate(config, workdir)
   runs.assert_same(workdir, Path(whole))
   starts = files.read_records(workdir / 'environment.jsonl')
   assert [start['step'] for start in starts] == [0, 2]
@@ -76,7 +80,7 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
   assert starts[1]['config'] == config_lib.to_json(config) and starts[1]['commit']
   assert starts[1]['data']['image_shape'] == [8, 8, 3] and starts[1]['data']['num_classes'] == 3
   before = metrics.read(workdir)
-  assert train.train_and_evaluate(config, workdir) == {workdir: before[-1]}  # finished: nothing is done again
+  assert loop.train_and_evaluate(config, workdir) == {workdir: before[-1]}  # finished: nothing is done again
   assert metrics.read(workdir) == before
 
 
@@ -104,13 +108,13 @@ def test_a_run_that_is_preempted_anywhere_goes_on_inside_its_epoch(config, teach
   for question, step in [(1, 0), (2, 1), (2, 2), (2, 2), (3, 3), (2, 4)]:
     stop_at(question)
     with pytest.raises(Preempted, match=f'^SIGTERM after step {step} of 4 in {workdir}: the same command goes on'):
-      train.train_and_evaluate(config, workdir)
+      loop.train_and_evaluate(config, workdir)
     assert checkpoint.Checkpoints(workdir, create=True).steps[-1:] == [step] * (step > 0)
     reached.append((step, len(metrics.read(workdir))))
   # Steps and records: the last step of an epoch is saved before its record, and again found where the record is there.
   assert reached == [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (4, 1)]
   monkeypatch.undo()
-  train.train_and_evaluate(config, workdir)
+  loop.train_and_evaluate(config, workdir)
   config.steps_per_dispatch = 20
   workdir_lib.write(config, workdir)
   runs.assert_same(workdir, Path(teacher[0]))
@@ -118,11 +122,11 @@ def test_a_run_that_is_preempted_anywhere_goes_on_inside_its_epoch(config, teach
 
 def test_what_is_not_a_number_ends_the_run_at_its_step(config, tmp_path, monkeypatch):
   # In the second epoch the third step blows up, the fourth sees it. No config may have such a rate.
-  monkeypatch.setattr(train.optim, 'create_learning_rate_fn', lambda *_: lambda step: 0.1 * 1e30 ** (step >= 2))
+  monkeypatch.setattr(optimizer, 'create_learning_rate_fn', lambda *_: lambda step: 0.1 * 1e30 ** (step >= 2))
   config.epochs = 3
   for _ in range(2):
     with pytest.raises(UserError) as error:
-      train.train_and_evaluate(config, tmp_path / 'run')
+      loop.train_and_evaluate(config, tmp_path / 'run')
     assert str(error.value).startswith(f'{tmp_path}/run: not a number at step 4: ce nan, error ')
     assert str(error.value).endswith(f'the newest good checkpoint is {tmp_path}/run/checkpoints/2')
   assert checkpoint.Checkpoints(tmp_path / 'run').steps == [2]
@@ -136,7 +140,7 @@ def test_a_full_disk_is_one_line(config, tmp_path, monkeypatch):
   append = files.append
   monkeypatch.setattr(files, 'append', lambda *args: (monkeypatch.setattr(files.os, 'fsync', full), append(*args)))
   with pytest.raises(UserError, match=f'^{tmp_path}/run.*: cannot be written: No space left on device$'):
-    train.train_and_evaluate(config, tmp_path / 'run')
+    loop.train_and_evaluate(config, tmp_path / 'run')
 
 
 def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
@@ -153,11 +157,11 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
     student.distill.update(distill)
     assert config_lib.regime(student) == regime
     before = variables_of(workdir)
-    (record,) = train.train_and_evaluate(student, tmp_path / regime).values()
+    (record,) = loop.train_and_evaluate(student, tmp_path / regime).values()
     assert {name for name in ('ce', 'kd', 'at') if f'train_{name}' in record} == terms
     jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), before)  # the teacher stays as it was
-    assert evaluate.evaluate(tmp_path / regime)['regime'] == regime
-  lines = tables.table(results.collect(tmp_path)).splitlines()
+    assert evaluation.evaluate_workdir(tmp_path / regime)['regime'] == regime
+  lines = tables.table(runs_lib.collect(tmp_path)).splitlines()
   assert len(lines) == 4
   assert [cell.strip() for cell in lines[2].split('|')[1:3]] == ['WRN-10-1 (teacher)', 'S']
   assert [cell.strip() for cell in lines[3].split('|')[1:3]] == ['WRN-10-1', 'G(N/8)']
@@ -179,7 +183,7 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
     events.append(f'receive {metrics}')
 
   order = np.arange(22).reshape(11, 2)
-  assert train.run_epoch(train_loop, 0, 'teacher', feed, order, 2, receive) == 11
+  assert loop.run_epoch(train_loop, 0, 'teacher', feed, order, 2, receive) == 11
   assert events == [
     'dispatch 0',
     'dispatch 2',
@@ -195,21 +199,21 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
     'receive 10',
   ]
   events.clear()
-  assert train.run_epoch(train_loop, 0, 'teacher', feed, order, 2, receive, stopped=lambda: len(events) == 2) == 4
+  assert loop.run_epoch(train_loop, 0, 'teacher', feed, order, 2, receive, stopped=lambda: len(events) == 2) == 4
   assert events == ['dispatch 0', 'dispatch 2', 'receive 0', 'receive 2']
 
 
 def test_an_evaluation_is_never_far_ahead_either(monkeypatch):
   awaited, ahead = [], []
-  monkeypatch.setattr(train.jax, 'block_until_ready', awaited.append)
+  monkeypatch.setattr(jax, 'block_until_ready', awaited.append)
 
   def eval_step(variables, data, batch, sums):
     ahead.append(sums['step'] - (awaited[-1]['step'] if awaited else 0))
     return {'step': sums['step'] + 1, 'loss': 3.0, 'wrong': 1, 'examples': 4}
 
-  monkeypatch.setattr(train.steps, 'NO_EXAMPLES', {'step': 0})
+  monkeypatch.setattr(step_lib, 'NO_EXAMPLES', {'step': 0})
   feed = types.SimpleNamespace(data=None, batches=iter)
-  found = train.evaluate(eval_step, {}, feed, 40, 4, Replicas(jax.devices()[:1]))
+  found = evaluation.evaluate_feed(eval_step, {}, feed, 40, 4, Replicas(jax.devices()[:1]))
   assert len(ahead) == 10 and max(ahead) == devices.IN_FLIGHT - 1
   assert found == {'test_error': 25.0, 'test_loss': 0.75}
 
@@ -219,7 +223,7 @@ def forbid_work(patch):
   for target, name in [
     (tfds.TfdsSource, 'read'),
     (sources.DigitsSource, 'read'),
-    (train.steps, 'create_train_state'),
+    (step_lib, 'create_train_state'),
   ]:
     patch.setattr(target, name, lambda *args, **kwargs: pytest.fail('work was begun'))
 
@@ -245,11 +249,11 @@ def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(checkpoint.Checkpoints, 'save', stop)
     with pytest.raises(Stop):
-      train.train_and_evaluate(together, tmp_path / 'together')
-  records = train.train_and_evaluate(together, tmp_path / 'together')
+      loop.train_and_evaluate(together, tmp_path / 'together')
+  records = loop.train_and_evaluate(together, tmp_path / 'together')
   for name, alone in students.items():
     workdir = tmp_path / 'together' / name
-    ((expected_workdir, expected),) = train.train_and_evaluate(alone, tmp_path / 'alone' / name).items()
+    ((expected_workdir, expected),) = loop.train_and_evaluate(alone, tmp_path / 'alone' / name).items()
     np.testing.assert_allclose(records[workdir]['train_loss'], expected['train_loss'], rtol=1e-3)
     assert records[workdir].keys() == expected.keys()
     assert [each['epoch'] for each in metrics.read(workdir)] == [1, 2]
@@ -266,13 +270,13 @@ def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path
   ('saved', 'expected'), [(([], []), 0), (([4], [4]), 4), (([2, 4], [2]), 2), (([2], []), 0), (([2, 4], [4, 6]), 4)]
 )
 def test_students_go_on_from_the_newest_step_that_all_have(saved, expected):
-  assert train.common_step({Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8) == expected
+  assert students_lib.common_step({Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8) == expected
 
 
 @pytest.mark.parametrize('saved', [([2, 4], []), ([6, 8], [2]), ([8], []), ([4, 6], [2])])
 def test_students_that_are_not_of_one_run_are_refused(saved):
   with pytest.raises(UserError, match=r'^run: the students are at different steps \(0 \d, 1 \d\)'):
-    train.common_step({Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8)
+    students_lib.common_step({Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8)
 
 
 def test_a_teacher_that_does_not_fit_is_refused_before_any_work(config, teacher, tmp_path, monkeypatch):
@@ -282,14 +286,14 @@ def test_a_teacher_that_does_not_fit_is_refused_before_any_work(config, teacher,
   with pytest.raises(
     UserError, match=r'config.distill.teacher=.*3 classes and images of \(8, 8, 3\).*10 classes and .*1\)'
   ):
-    train.train_and_evaluate(config, tmp_path / 'student')
+    loop.train_and_evaluate(config, tmp_path / 'student')
   config.distill.teacher = str(tmp_path / 'nowhere')
   with pytest.raises(UserError, match='config.distill.teacher=.*nowhere: no such folder'):
-    train.train_and_evaluate(config, tmp_path / 'student')
+    loop.train_and_evaluate(config, tmp_path / 'student')
   shutil.rmtree(tmp_path / 'teacher' / 'checkpoints')
   config.distill.teacher = teacher[0]
   with pytest.raises(UserError, match='config.distill.teacher=.*teacher: no checkpoint in it'):
-    train.train_and_evaluate(config, tmp_path / 'student')
+    loop.train_and_evaluate(config, tmp_path / 'student')
   assert not (tmp_path / 'student').exists()
 
 
@@ -300,7 +304,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(config, teac
   config.optimizer.decay_epochs = (1, 2)
   config.data.feed = 'stream'  # makes no difference to the run, and so none here
   with pytest.raises(UserError) as error:
-    train.train_and_evaluate(config, workdir)
+    loop.train_and_evaluate(config, workdir)
   assert str(error.value).startswith(
     f'{workdir} holds a run of another config: '
     "config.model.block='G(2)' (there: 'S'), config.optimizer.decay_epochs=(1, 2) (there: (1,)): "
@@ -308,10 +312,10 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(config, teac
 
 
 def test_a_batch_larger_than_the_data_is_refused(config, tmp_path, monkeypatch):
-  monkeypatch.setattr(train.steps, 'create_train_state', lambda *args: pytest.fail('work was begun'))
+  monkeypatch.setattr(step_lib, 'create_train_state', lambda *args: pytest.fail('work was begun'))
   config.batch_size = 41
   with pytest.raises(UserError, match='config.batch_size=41: expected at most the 40 training examples'):
-    train.train_and_evaluate(config, tmp_path / 'run')
+    loop.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
@@ -327,15 +331,15 @@ def test_a_batch_larger_than_the_data_is_refused(config, tmp_path, monkeypatch):
   ],
 )
 def test_what_only_the_data_shows_to_be_too_much(config, tmp_path, monkeypatch, values, message):
-  monkeypatch.setattr(train.steps, 'create_train_state', lambda *args: pytest.fail('work was begun'))
+  monkeypatch.setattr(step_lib, 'create_train_state', lambda *args: pytest.fail('work was begun'))
   config.update_from_flattened_dict(values)
   with pytest.raises(UserError, match=f'^{message}'):
-    train.train_and_evaluate(config, tmp_path / 'run')
+    loop.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(config, tmp_path, monkeypatch):
   monkeypatch.setattr(jax, 'local_devices', lambda: [object()] * 3)
-  monkeypatch.setattr(train, 'Replicas', lambda: [object()] * 3)
+  monkeypatch.setattr(loop, 'Replicas', lambda: [object()] * 3)
   with pytest.raises(UserError, match='config.batch_size=16: expected a multiple of the 3 devices'):
-    train.train_and_evaluate(config, tmp_path)
+    loop.train_and_evaluate(config, tmp_path)

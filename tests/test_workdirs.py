@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_jax import train
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import files
+from moonshine_jax.training import loop
+from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir import metrics
 from tests import runs
 
@@ -55,17 +56,17 @@ def test_a_damaged_workdir_is_one_line_and_stays_as_it_is(config, teacher, monke
   spoil(workdir)
   if name == 'checkpoints of another config':
     config.seed = config.model.seed = 1
-  monkeypatch.setattr(train.steps, 'make_train_loop', lambda *_: pytest.fail('work was begun'))
+  monkeypatch.setattr(step_lib, 'make_train_loop', lambda *_: pytest.fail('work was begun'))
   before = {path: path.read_bytes() for path in workdir.glob('checkpoints/**/*') if path.is_file()}
   with pytest.raises(UserError, match=message.replace('@', str(workdir))):
-    train.train_and_evaluate(config, workdir)
+    loop.train_and_evaluate(config, workdir)
   assert {path: path.read_bytes() for path in workdir.glob('checkpoints/**/*') if path.is_file()} == before
 
 
 def test_a_run_goes_back_from_a_damaged_checkpoint(config, teacher, tmp_path, capsys):
   workdir = shutil.copytree(teacher[0], tmp_path / 'damaged')
   damage(workdir, 4)
-  train.train_and_evaluate(config, workdir)
+  loop.train_and_evaluate(config, workdir)
   assert f'warning: {workdir}/checkpoints/4: damaged (' in capsys.readouterr().err
   runs.assert_same(workdir, Path(teacher[0]))
   assert len(metrics.read(workdir)) == 2
@@ -73,14 +74,14 @@ def test_a_run_goes_back_from_a_damaged_checkpoint(config, teacher, tmp_path, ca
 
 def test_a_run_beside_another_in_its_workdir_is_refused(config, teacher):
   with files.lock(teacher[0]), pytest.raises(UserError, match=f'^{teacher[0]}: another run is training in it'):
-    train.train_and_evaluate(config, teacher[0])
+    loop.train_and_evaluate(config, teacher[0])
 
 
 def test_a_run_without_a_checkpoint_yet_says_that_it_begins_anew(config, teacher, capsys, monkeypatch):
   shutil.rmtree(Path(teacher[0]) / 'checkpoints')
-  monkeypatch.setattr(train.steps, 'make_train_loop', lambda *_: pytest.fail('far enough'))
+  monkeypatch.setattr(step_lib, 'make_train_loop', lambda *_: pytest.fail('far enough'))
   with pytest.raises(pytest.fail.Exception, match='far enough'):
-    train.train_and_evaluate(config, teacher[0])
+    loop.train_and_evaluate(config, teacher[0])
   assert capsys.readouterr().err == (
     f'warning: {teacher[0]}: no checkpoint yet of the run that was begun here: it begins anew\n'
   )

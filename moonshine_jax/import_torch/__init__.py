@@ -10,12 +10,12 @@ import numpy as np
 from flax import traverse_util
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import given
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.import_torch import architectures, state_dict
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.factory import name as name_of
+from moonshine_jax.training import pretrained
 
 # By which torchvision's networks have their images normalised, of pixels from 0 to 1.
 TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -53,13 +53,13 @@ def import_network(
   try:
     model, paths = architectures.recognise(arrays)
     found = len(arrays['fc.weight']), arrays['conv1.weight'].shape[1]
-    config = given.as_given(usual_config(path, model, *found) if config is None else config)
+    config = pretrained.as_given(usual_config(path, model, *found) if config is None else config)
     config.model.update(model)
     config_lib.check(config)
     image = jax.ShapeDtypeStruct((1, 32, 32, found[1]), np.float32)  # on whose size no variable depends
     like = jax.eval_shape(create_model(config.model, found[0]).init, jax.random.key(0), image)
     variables = variables_of(arrays, paths, like)
-    given.check_workdir(workdir, config, variables)
+    pretrained.check_workdir(workdir, config, variables)
     source = sources.open_source(config.data)
     image_shape, num_classes = source.image_shape, source.num_classes
     if found != (num_classes, image_shape[-1]):
@@ -79,7 +79,7 @@ def import_network(
       raise UserError(f'--mean and --std: expected {image_shape[-1]} numbers each, one for each channel of an image')
     mean, std = (tuple(255 * each for each in values) for values in normalisation)
     facts = splits.Facts(image_shape, num_classes, mean, std)
-  record = given.write_network(workdir, config, facts, variables, source.read(config.data.test_split))
+  record = pretrained.write_network(workdir, config, facts, variables, source.read(config.data.test_split))
   return config, facts, record
 
 

@@ -26,7 +26,7 @@ from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
-from moonshine_jax.steps import TrainState
+from moonshine_jax.training.step import TrainState
 from moonshine_jax.workdir import workdir as workdir_lib
 
 KEPT = 2  # the newest, and one to fall back on

@@ -10,7 +10,7 @@ from typing import Any
 from moonshine_jax import paper
 from moonshine_jax.data import sources
 from moonshine_jax.models import factory
-from moonshine_jax.results import Run
+from moonshine_jax.report.runs import Run
 
 REGIMES = ('none', 'KD', 'AT', 'KD+AT')
 

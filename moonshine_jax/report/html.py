@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from moonshine_jax import tables
-from moonshine_jax.results import Run
-from moonshine_jax.tables import Table
+from moonshine_jax.report import tables
+from moonshine_jax.report.runs import Run
+from moonshine_jax.report.tables import Table
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; padding: 1rem;

@@ -11,11 +11,14 @@ import numpy as np
 from absl import logging
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import given, paper, results, tables, train
+from moonshine_jax import paper
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.network import Network
+from moonshine_jax.report import runs as runs_lib
+from moonshine_jax.report import tables
 from moonshine_jax.runtime import user_functions
+from moonshine_jax.training import loop, pretrained
 from moonshine_jax.workdir import checkpoint
 
 # The paper's recipe, and what it does not say, as in configs/cifar10.py.
@@ -122,7 +125,7 @@ def distil(
   std = facts.std if std is None else of_channels('std', std, facts.image_shape[-1])
   # Of the recipe nothing is the teacher's: other students may have another one.
   of_teacher = {name: value for name, value in overrides.items() if name.startswith(('model.', 'data.'))}
-  given.write_network(
+  pretrained.write_network(
     teacher,
     make_config(of_teacher | named),
     splits.Facts(facts.image_shape, facts.num_classes, mean, std),
@@ -131,10 +134,10 @@ def distil(
   )
 
   students = []
-  for path, record in train.train_and_evaluate(config, workdir / 'students').items():
+  for path, record in loop.train_and_evaluate(config, workdir / 'students').items():
     student, own_variables, _ = checkpoint.Checkpoints(path).network()
     students.append(Student(path, student, own_variables, record))
-  print(tables.table(results.collect(workdir)))
+  print(tables.table(runs_lib.collect(workdir)))
   return students
 
 

@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 from absl import flags
 
-from moonshine_jax import page, results, tables
 from moonshine_jax.errors import UserError, run_command, warn
 from moonshine_jax.models.blocks import Block
+from moonshine_jax.report import html, tables
+from moonshine_jax.report import runs as runs_lib
+from moonshine_jax.report.tables import Table
 from moonshine_jax.runtime import files
-from moonshine_jax.tables import Table
 
 
 class Latencies(NamedTuple):
@@ -35,7 +36,7 @@ class Latencies(NamedTuple):
 
 
 def write(
-  source: str | os.PathLike, runs: list[results.Run], out: str | os.PathLike, latencies: Latencies | None
+  source: str | os.PathLike, runs: list[runs_lib.Run], out: str | os.PathLike, latencies: Latencies | None
 ) -> None:
   """Writes the report into a folder. Without Matplotlib it has no figures, and a warning says so."""
   with files.writing(out):
@@ -49,13 +50,13 @@ def write(
     files.write(Path(out) / f'{stem}.md', tables.markdown(each))
     files.write(Path(out) / f'{stem}.csv', tables.write_csv(each))
     pages.append((each, {caption: svg for (_, caption), svg in drawn.items()}))
-  files.write(Path(out) / 'index.html', page.write(str(source), pages))
+  files.write(Path(out) / 'index.html', html.write(str(source), pages))
 
 
 def draw(each: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]:
   """The SVG of a table's figures, by name and caption; none without Matplotlib."""
   try:
-    from moonshine_jax import figures
+    from moonshine_jax.report import figures
   except ModuleNotFoundError as error:
     if error.name != 'matplotlib':
       raise
@@ -122,21 +123,21 @@ def _normal(network: str) -> str:
 def main(source: str) -> None:
   given = flags.FLAGS
   latencies = read_latencies(given.latency) if given.latency else None
-  runs = results.read(source)
+  runs = runs_lib.read(source)
   path = Path(source)
   out = given.out or (path / 'report' if path.is_dir() else path.with_name(f'{path.stem}-report'))
   print(tables.table(runs))
   if given.json:
-    results.write(runs, given.json)
+    runs_lib.write(runs, given.json)
   write(source, runs, out, latencies)
 
 
 if __name__ == '__main__' and sys.argv[1:2] == ['attention']:
-  from moonshine_jax import attention  # with Orbax, which a report does without
+  from moonshine_jax.report import attention_maps  # with Orbax, which a report does without
 
   del sys.argv[1]
-  attention.define_flags()
-  run_command(attention.main)
+  attention_maps.define_flags()
+  run_command(attention_maps.main)
 elif __name__ == '__main__':  # the flags too: what imports this file has flags of these names
   flags.DEFINE_string('out', None, 'Folder for the report, in place of DIR/report (FILE-report for FILE.json).')
   flags.DEFINE_string('latency', None, 'JSON of latencies, as benchmarks.inference --json writes it.')

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from moonshine_jax.models.blocks import Block
-from moonshine_jax.tables import Row, Table
+from moonshine_jax.report.tables import Row, Table
 
 # The paper's colours, with a marker for each as well.
 STYLES = {

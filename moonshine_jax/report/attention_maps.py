@@ -61,7 +61,7 @@ def draw(
   path: str | os.PathLike, indices: Sequence[int], images: np.ndarray, labels: np.ndarray, looks: Sequence[Look]
 ) -> None:
   """Writes the picture of images (images, height, width, channels) and what each network makes of them."""
-  from moonshine_jax.figures import SVG, plt
+  from moonshine_jax.report.figures import SVG, plt
 
   with plt.rc_context(SVG), files.writing(path):
     columns = 1 + sum(len(each.maps) for each in looks)

@@ -12,13 +12,14 @@ import ml_collections
 import numpy as np
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import steps, train
 from moonshine_jax.data.splits import Facts, Split
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training import evaluation
+from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir import checkpoint, metrics, provenance
 from moonshine_jax.workdir import workdir as workdir_lib
 
@@ -61,11 +62,11 @@ def write_network(
 
   record = {'epoch': 0, 'step': 0}
   if test_split is not None:
-    record |= train.evaluate_split(network, variables, test_split, config, Replicas())
+    record |= evaluation.evaluate_split(network, variables, test_split, config, Replicas())
   with files.lock(workdir):
     checkpoints = checkpoint.Checkpoints(workdir, create=True)
     checkpoints.go_back(-1)  # what a call that was stopped has left
-    state = steps.TrainState(
+    state = step_lib.TrainState(
       np.zeros((), np.int32), variables['params'], variables.get('batch_stats', {}), {}, np.zeros(2, np.uint32)
     )
     checkpoints.save(state, config, facts, {})

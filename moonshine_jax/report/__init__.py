@@ -1,0 +1,1 @@
+"""Many workdirs to tables, figures and one page."""

@@ -14,10 +14,9 @@ from jax import export as jax_export
 from jax.extend import core
 
 from configs import digits
-from moonshine_jax import export
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
-from moonshine_jax.export import graph, onnx, stablehlo, tflite
+from moonshine_jax.export import exporter, graph, onnx, stablehlo, tflite
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import WideResNet
 from tests.test_attention import save
@@ -137,7 +136,7 @@ def test_stablehlo(folder, tmp_path):
   # In any number, without this package, on the platforms that it says.
   exported = jax_export.deserialize(bytearray(path.read_bytes()))
   assert exported.platforms == ('cpu', 'cuda', 'tpu')
-  student = export.read(f'{folder}/student', None, calibrates=True)
+  student = exporter.read(f'{folder}/student', None, calibrates=True)
   images = student.test.images[:5]
   (logits,) = exported.call(images)
   np.testing.assert_allclose(logits, student.network(student.variables, images, train=False)[0], rtol=1e-4)
@@ -150,16 +149,16 @@ def test_stablehlo(folder, tmp_path):
 )
 def test_of_formulations_that_are_as_fast_the_smallest_file_is_written(milliseconds, chosen):
   sizes = {'small': 10, 'large': 100, 'huge': 1000}
-  assert export.choose(dict(zip(sizes, milliseconds, strict=True)), sizes) == chosen
+  assert exporter.choose(dict(zip(sizes, milliseconds, strict=True)), sizes) == chosen
 
 
 def test_a_file_that_differs_is_refused(folder, monkeypatch):
   skip_without(stablehlo)
-  student = export.read(f'{folder}/student', None, calibrates=False)
+  student = exporter.read(f'{folder}/student', None, calibrates=False)
   load = stablehlo.load
   monkeypatch.setattr(stablehlo, 'load', lambda content: lambda images: load(content)(images) + 1)
   with pytest.raises(UserError, match='student: exported, its logits differ by 1, where the largest is .* nothing is'):
-    export.make(student, 'float32', stablehlo)
+    exporter.make(student, 'float32', stablehlo)
 
 
 @pytest.mark.parametrize('runtime', [onnx, tflite], ids=['onnx', 'tflite'])

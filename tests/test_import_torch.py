@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from moonshine_jax import import_torch
 from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError
-from moonshine_jax.import_torch import architectures, import_network, state_dict, variables_of
+from moonshine_jax.import_torch import architectures, network, state_dict
+from moonshine_jax.import_torch.network import import_network, variables_of
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.models.network import Network
 from moonshine_jax.training import evaluation, pretrained
@@ -173,7 +173,7 @@ def test_without_a_config_other_networks_are_refused(write, tmp_path, monkeypatc
   ):
     with pytest.raises(UserError, match=f'^--config is missing: .*safetensors, a WRN-10-1 for {what}.* may be of any'):
       import_network(write(**arguments), None, tmp_path / 'run')
-  assert import_torch.USUAL['resnet', 1000] == 'imagenet'
+  assert network.USUAL['resnet', 1000] == 'imagenet'
   monkeypatch.setitem(sys.modules, 'configs.cifar10', None)  # as where there is none
   with pytest.raises(UserError, match='would be of configs/cifar10.py, which Python does not find from here: expected'):
     import_network(write(num_classes=10), None, tmp_path / 'run')

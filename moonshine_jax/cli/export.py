@@ -14,10 +14,10 @@ from typing import Any
 
 from absl import flags
 
-from moonshine_jax import errors, export
+from moonshine_jax import errors
 from moonshine_jax.columns import aligned
 from moonshine_jax.errors import UserError
-from moonshine_jax.export import onnx, stablehlo, tflite
+from moonshine_jax.export import exporter, onnx, stablehlo, tflite
 from moonshine_jax.models import factory
 from moonshine_jax.runtime import files
 from moonshine_jax.workdir.provenance import environment
@@ -40,11 +40,11 @@ def main() -> None:
   check_flags(runtime)
   paths = [destination(workdir, runtime) for workdir in WORKDIR.value]
   check_installed(runtime)
-  students = [export.read(workdir, DATA_DIR.value, INT8.value) for workdir in WORKDIR.value]
+  students = [exporter.read(workdir, DATA_DIR.value, INT8.value) for workdir in WORKDIR.value]
   others = read_teachers(students)
 
-  float32 = [export.make(trained, 'float32', runtime) for trained in [*others, *students]]
-  int8 = [export.make(student, 'int8', runtime) for student in students] if INT8.value else []
+  float32 = [exporter.make(trained, 'float32', runtime) for trained in [*others, *students]]
+  int8 = [exporter.make(student, 'int8', runtime) for student in students] if INT8.value else []
   rows = measure([*float32, *int8])
   for version, path in zip(int8 or float32[len(others) :], paths, strict=True):
     files.write(path, version.content)
@@ -85,26 +85,26 @@ def destination(workdir: str, runtime: ModuleType) -> Path:
   return path
 
 
-def read_teachers(students: list[export.Trained]) -> list[export.Trained]:
+def read_teachers(students: list[exporter.Trained]) -> list[exporter.Trained]:
   """Those of the students, for the table, that are not exported themselves and can be read."""
   teachers = {}
   for workdir in {teacher_of(student): None for student in students if teacher_of(student)}:
     if workdir not in [Path(student.workdir).absolute() for student in students]:
       try:
-        teachers[workdir] = export.read(str(workdir), DATA_DIR.value, calibrates=False)
+        teachers[workdir] = exporter.read(str(workdir), DATA_DIR.value, calibrates=False)
       except UserError as error:
         errors.warn(f'the table is without a teacher: {error}')
   return list(teachers.values())
 
 
-def teacher_of(trained: export.Trained) -> Path | None:
+def teacher_of(trained: exporter.Trained) -> Path | None:
   """The teacher's workdir, if there is one."""
   return Path(trained.config.distill.teacher).absolute() if trained.config.distill.teacher else None
 
 
-def measure(versions: list[export.Version]) -> list[dict[str, Any]]:
+def measure(versions: list[exporter.Version]) -> list[dict[str, Any]]:
   """A row for each version, with its latency for one image, all taking turns."""
-  seconds = export.latencies({i: (version.run, version.trained.images[:1]) for i, version in enumerate(versions)})
+  seconds = exporter.latencies({i: (version.run, version.trained.images[:1]) for i, version in enumerate(versions)})
   # The teachers' among them, in float32, by workdir.
   float32 = {
     Path(version.trained.workdir).absolute(): statistics.median(seconds[i])
@@ -132,7 +132,7 @@ def measure(versions: list[export.Version]) -> list[dict[str, Any]]:
     if teacher_of(version.trained) in float32:
       rows[-1]['beside_teacher'] = rows[-1]['latency'] / float32[teacher_of(version.trained)]
     if INT8.value:
-      rows[-1]['test_error'] = export.error_of(version, EXAMPLES.value)
+      rows[-1]['test_error'] = exporter.error_of(version, EXAMPLES.value)
   return rows
 
 
@@ -162,7 +162,7 @@ def tell(rows: list[dict[str, Any]], paths: list[Path], runtime: ModuleType) -> 
     columns['test error %'] = lambda row: f'{row["test_error"]:.2f}'
   print(aligned([list(columns), *([shown(row) for shown in columns.values()] for row in rows)], left=2))
   print(
-    f'{runtime.version()}, one image at a time, one thread, medians of {export.REPEATS} in turns, '
+    f'{runtime.version()}, one image at a time, one thread, medians of {exporter.REPEATS} in turns, '
     f'{environment()["processor"]}'
   )
   for path in paths:

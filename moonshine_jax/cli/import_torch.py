@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from moonshine_jax import config, errors
 from moonshine_jax.cost import counting
-from moonshine_jax.import_torch import import_network
+from moonshine_jax.import_torch.network import import_network
 from moonshine_jax.models import factory
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'A config of the data that the network was trained on.')

@@ -19,7 +19,7 @@ from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import files
 from moonshine_jax.workdir import metrics, provenance
 from moonshine_jax.workdir import workdir as workdir_lib
-from tests.made_runs import START
+from tests.helpers.made_runs import START
 
 OUT = Path('out')
 REGIMES = ['none', 'KD', 'AT']

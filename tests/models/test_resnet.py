@@ -10,7 +10,7 @@ from moonshine_jax import config as config_lib
 from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.resnet import ResNet
-from tests.models.numpy_layers import batch_norm, convolution, random_variables
+from tests.helpers.numpy_layers import batch_norm, convolution, random_variables
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 # By depth, a notation for each stage, and its convolutions written out by hand: kernel, output channels, whether it has

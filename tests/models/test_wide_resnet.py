@@ -9,7 +9,7 @@ from moonshine_jax import paper
 from moonshine_jax.cost import counting
 from moonshine_jax.models import wide_resnet
 from moonshine_jax.models.wide_resnet import Architecture, WideResNet
-from tests.models.numpy_layers import batch_norm, convolution, random_variables
+from tests.helpers.numpy_layers import batch_norm, convolution, random_variables
 
 # For each notation its convolutions as (strided?, groups of the channels c it sees, dilation), written out by hand.
 REFERENCE_BLOCKS = {

@@ -1,4 +1,4 @@
-"""Networks and data as users have them: by name 'tests.own:FUNCTION'."""
+"""Networks and data as users have them: by name 'tests.helpers.user:FUNCTION'."""
 
 import flax.linen as nn
 import jax

@@ -14,8 +14,8 @@ from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import evaluation, loop, optimizer
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir import metrics
-from tests import runs
 from tests.conftest import small_config
+from tests.helpers import run_processes
 
 
 @pytest.mark.usefixtures('small_runs')
@@ -42,7 +42,7 @@ def test_a_run_that_is_stopped_inside_an_epoch_goes_on_with_the_same_crops(varie
     loop.train_and_evaluate(config, tmp_path / 'stopped')
   monkeypatch.undo()
   loop.train_and_evaluate(config, tmp_path / 'stopped')
-  runs.assert_same(tmp_path / 'stopped', whole)
+  run_processes.assert_same(tmp_path / 'stopped', whole)
 
   result = evaluation.evaluate_workdir(whole)
   assert result['test_error'] == record['test_error'] == metrics.read(whole)[-1]['test_error']

@@ -26,7 +26,7 @@ from moonshine_jax.training import students as students_lib
 from moonshine_jax.training.progress import ProgressBar
 from moonshine_jax.workdir import checkpoint, metrics
 from moonshine_jax.workdir import workdir as workdir_lib
-from tests import runs
+from tests.helpers import run_processes
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 
@@ -72,7 +72,7 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
       loop.train_and_evaluate(config, workdir)
   assert [each['epoch'] for each in metrics.read(workdir)] == [1, 2]
   loop.train_and_evaluate(config, workdir)
-  runs.assert_same(workdir, Path(whole))
+  run_processes.assert_same(workdir, Path(whole))
   starts = files.read_records(workdir / 'environment.jsonl')
   assert [start['step'] for start in starts] == [0, 2]
   assert starts[1]['jax'] == jax.__version__ and starts[1]['backend'] == 'cpu'
@@ -117,7 +117,7 @@ def test_a_run_that_is_preempted_anywhere_goes_on_inside_its_epoch(config, teach
   loop.train_and_evaluate(config, workdir)
   config.steps_per_dispatch = 20
   workdir_lib.write(config, workdir)
-  runs.assert_same(workdir, Path(teacher[0]))
+  run_processes.assert_same(workdir, Path(teacher[0]))
 
 
 def test_what_is_not_a_number_ends_the_run_at_its_step(config, tmp_path, monkeypatch):

@@ -13,9 +13,9 @@ from moonshine_jax import paper
 from moonshine_jax.errors import UserError
 from moonshine_jax.report import html, tables, writer
 from moonshine_jax.report import runs as runs_lib
-from tests.made_runs import make_run, make_table
+from tests.helpers.made_runs import make_run, make_table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Page(html.parser.HTMLParser):

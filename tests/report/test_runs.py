@@ -9,7 +9,7 @@ from moonshine_jax import config as config_lib
 from moonshine_jax import paper
 from moonshine_jax.errors import UserError
 from moonshine_jax.report import runs as runs_lib
-from tests import made_runs
+from tests.helpers import made_runs
 
 SMALL = {'model.depth': 10, 'model.width': 1, 'epochs': 2}
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax import export as jax_export
 from jax.extend import core
+from tests.test_attention import save
 
 from configs import digits
 from moonshine_jax.data.splits import Facts
@@ -19,7 +20,6 @@ from moonshine_jax.errors import UserError
 from moonshine_jax.export import exporter, graph, onnx, stablehlo, tflite
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import WideResNet
-from tests.test_attention import save
 
 MIXED = WideResNet(10, 1, ('S', 'G(N/8)', 'BG(2,M)'), 10)
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)

@@ -10,7 +10,7 @@ import moonshine_jax
 from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.wide_resnet import WideResNet
-from tests.networks import ConvBN, Mixed, Plain, random_variables
+from tests.helpers.linen_networks import ConvBN, Mixed, Plain, random_variables
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype(np.float32)
 

@@ -6,7 +6,7 @@ import pytest
 
 from moonshine_jax import paper
 from moonshine_jax.report import figures, tables
-from tests.made_runs import make_run, make_table
+from tests.helpers.made_runs import make_run, make_table
 
 
 def test_pareto_front():

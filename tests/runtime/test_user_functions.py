@@ -6,7 +6,7 @@ import pytest
 
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import user_functions
-from tests import own
+from tests.helpers import user
 
 
 def test_what_is_a_name():
@@ -16,8 +16,8 @@ def test_what_is_a_name():
 
 
 def test_functions_of_modules_and_files(tmp_path):
-  assert user_functions.load('tests.own:with_norm') is own.with_norm
-  assert user_functions.load('tests.own:Convnet') is own.Convnet
+  assert user_functions.load('tests.helpers.user:with_norm') is user.with_norm
+  assert user_functions.load('tests.helpers.user:Convnet') is user.Convnet
   path = tmp_path / 'json.py'  # of a name that is taken
   path.write_text('import sys\nsys.times = getattr(sys, "times", 0) + 1\ndef one(): return 1\nclass A:\n  two = int\n')
   assert user_functions.load(f'{path}:one')() == 1 and user_functions.load(f'{path}:A.two') is int
@@ -28,8 +28,14 @@ def test_functions_of_modules_and_files(tmp_path):
   ('name', 'message'),
   [
     ('tests.none:f', "'tests.none:f': importing tests.none raises ModuleNotFoundError: .*expected a module"),
-    ('tests.own:Convent', "'tests.own:Convent': no Convent in tests.own: expected one of .*Convnet"),
-    ('tests.own:NOT_A_FUNCTION', "'tests.own:NOT_A_FUNCTION': a int: expected a function"),
+    (
+      'tests.helpers.user:Convent',
+      "'tests.helpers.user:Convent': no Convent in tests.helpers.user: expected one of .*Convnet",
+    ),
+    (
+      'tests.helpers.user:NOT_A_FUNCTION',
+      "'tests.helpers.user:NOT_A_FUNCTION': a int: expected a function",
+    ),
     ('@/none.py:f', "'@/none.py:f': no file @/none.py: expected one, by its path"),
     ('@/raises.py:f', "'@/raises.py:f': running @/raises.py raises ZeroDivisionError: .*: expected a file that runs"),
   ],
@@ -42,8 +48,8 @@ def test_functions_that_are_not_there(name, message, tmp_path):
 
 def test_names_of_functions():
   assert user_functions.name_of('any:name') == 'any:name'
-  assert user_functions.name_of(own.images) == 'tests.own:images'
-  for function in (lambda: 1, own.Convnet(3).apply):
+  assert user_functions.name_of(user.images) == 'tests.helpers.user:images'
+  for function in (lambda: 1, user.Convnet(3).apply):
     with pytest.raises(UserError, match='expected a function that can be found again by its name'):
       user_functions.name_of(function)
 

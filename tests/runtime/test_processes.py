@@ -22,7 +22,7 @@ from moonshine_jax import errors
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import files, processes, watchdog
 from moonshine_jax.training import loop
-from tests import runs
+from tests.helpers import run_processes
 
 EPOCHS = 3
 FLAGS = (
@@ -67,7 +67,9 @@ class Processes:
         ]
       )
       arguments = [*(FLAGS if command == 'main' else ()), f'--workdir={workdir}', *joined, *flags]
-      self.all.append(runs.CONTEXT.Process(target=_command, args=(command, arguments, path, devices, pause, silence)))
+      self.all.append(
+        run_processes.CONTEXT.Process(target=_command, args=(command, arguments, path, devices, pause, silence))
+      )
       self.all[-1].start()
 
   def finish(self, seconds=600):

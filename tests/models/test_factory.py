@@ -13,8 +13,8 @@ from moonshine_jax.models import factory
     ('WRN-16-1  BG(2,M/8)', 'WRN-16-1', 'BG(2,M/8)'),
     ('ResNet-50', 'ResNet-50', 'S'),
     ('ResNet-18 S,S,G(2),B(2)', 'ResNet-18', 'S,S,G(2),B(2)'),
-    ('tests.own:with_norm', 'with_norm', 'S'),
-    ('tests/own.py:with_norm B(2)', 'with_norm', 'B(2)'),
+    ('tests.helpers.user:with_norm', 'with_norm', 'S'),
+    ('tests/helpers/user.py:with_norm B(2)', 'with_norm', 'B(2)'),
   ],
 )
 def test_a_network_by_name(text, name, block):
@@ -24,7 +24,15 @@ def test_a_network_by_name(text, name, block):
 
 @pytest.mark.parametrize(
   'text',
-  ['', 'ResNet-19', 'ResNet-18 G(3)', 'WRN-11-1 S', 'tests.own:none', 'tests.own:with_norm X', 'none.py:network'],
+  [
+    '',
+    'ResNet-19',
+    'ResNet-18 G(3)',
+    'WRN-11-1 S',
+    'tests.helpers.user:none',
+    'tests.helpers.user:with_norm X',
+    'none.py:network',
+  ],
 )
 def test_what_is_no_network(text):
   with pytest.raises(UserError, match='expected|do not divide|nearest'):

@@ -10,7 +10,7 @@ from moonshine_jax.runtime import files
 from moonshine_jax.training import loop
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir import metrics
-from tests import runs
+from tests.helpers import run_processes
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 
@@ -68,7 +68,7 @@ def test_a_run_goes_back_from_a_damaged_checkpoint(config, teacher, tmp_path, ca
   damage(workdir, 4)
   loop.train_and_evaluate(config, workdir)
   assert f'warning: {workdir}/checkpoints/4: damaged (' in capsys.readouterr().err
-  runs.assert_same(workdir, Path(teacher[0]))
+  run_processes.assert_same(workdir, Path(teacher[0]))
   assert len(metrics.read(workdir)) == 2
 
 

@@ -61,7 +61,11 @@ CASES = [
     ['--network=@/number.py:get_config'],
     "--network: network='@/number.py:get_config': expected a function with a parameter num_classes",
   ),
-  ('moonshine_jax.cost', ['--network=tests.own:no_module X'], "--network: block='X': 'X' is not a block: expected S, "),
+  (
+    'moonshine_jax.cost',
+    ['--network=tests.helpers.user:no_module X'],
+    "--network: block='X': 'X' is not a block: expected S, ",
+  ),
   ('moonshine_jax.cost', ['--workdir=@'], '@: no config.json in it: expected the workdir of a training run'),
   ('moonshine_jax.cost', ['--workdir=@', '--image_size=8'], '--image_size: expected with --network: a workdir has'),
   ('moonshine_jax.cost', ['--table=5'], 'flag --table=5: value should be one of <3|4>'),

@@ -11,7 +11,7 @@ from moonshine_jax import config as config_lib
 from moonshine_jax.errors import UserError
 from moonshine_jax.training import evaluation
 from moonshine_jax.workdir import checkpoint
-from tests import own
+from tests.helpers import user
 
 FIELDS = {'epochs': 1, 'batch_size': 16, 'data.pad': 1, 'distill.alpha': 0.0}
 
@@ -25,17 +25,17 @@ def test_the_defaults_are_those_of_the_configs():
 
 
 def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
-  model = own.with_norm(3)
+  model = user.with_norm(3)
   shapes = jax.eval_shape(lambda key: model.init(key, np.zeros((1, 8, 8, 2)), train=False), jax.random.key(0))
   rng = np.random.default_rng(1)
   variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
-  arguments = (own.with_norm, variables, own.images, 'G(N)', tmp_path, FIELDS)
+  arguments = (user.with_norm, variables, user.images, 'G(N)', tmp_path, FIELDS)
   (cheap,) = moonshine_jax.distil(*arguments, mean=0, std=255)
   table = capsys.readouterr().out
   assert 'with_norm (teacher) | S ' in table and 'with_norm           | G(N) ' in table
 
   # The teacher is the user's network, on pixels from 0 to 1.
-  images, labels = own.images()['test']
+  images, labels = user.images()['test']
   logits = jax.jit(lambda variables, x: model.apply(variables, x, train=False))(variables, images / np.float32(255))
   error = 100 * np.mean(np.argmax(logits, -1) != labels)
   assert evaluation.evaluate_workdir(tmp_path / 'teacher')['test_error'] == pytest.approx(error)
@@ -65,7 +65,13 @@ def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
   ],
 )
 def test_mistakes(changes, message, tmp_path):
-  arguments = {'network': own.with_norm, 'variables': {}, 'data': own.images, 'blocks': 'G(N)', 'overrides': FIELDS}
+  arguments = {
+    'network': user.with_norm,
+    'variables': {},
+    'data': user.images,
+    'blocks': 'G(N)',
+    'overrides': FIELDS,
+  }
   with pytest.raises(UserError, match=message):
     moonshine_jax.distil(**arguments | changes, workdir=tmp_path / 'run')
   assert not (tmp_path / 'run').exists()

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import user_functions
-from tests import own
+from tests.helpers import user
 
 
 def data_config(name, data_dir='', image_size=0):
@@ -236,10 +236,10 @@ def images(shape=(4, 8, 8, 1), dtype=np.uint8):
   ],
 )
 def test_data_of_a_users_own_that_is_none(splits, message, monkeypatch):
-  monkeypatch.setattr(own, 'images', splits)
+  monkeypatch.setattr(user, 'images', splits)
   user_functions.load.cache_clear()
-  with pytest.raises(UserError, match="^config.data.name='tests.own:images'" + message):
-    sources.FunctionSource('tests.own:images')
+  with pytest.raises(UserError, match="^config.data.name='tests.helpers.user:images'" + message):
+    sources.FunctionSource('tests.helpers.user:images')
   user_functions.load.cache_clear()
 
 
@@ -287,10 +287,12 @@ def test_what_is_no_part_of_a_split(split, message):
 
 
 def test_data_of_a_users_own():
-  source = sources.FunctionSource('tests.own:images')
+  source = sources.FunctionSource('tests.helpers.user:images')
   train, test = source.read('train'), source.read('test')
   assert (source.image_shape, source.num_classes, len(train), len(test)) == ((8, 8, 2), 3, 48, 15)
   assert train.labels.dtype == np.int32
-  np.testing.assert_array_equal(train.images, own.images()['train'][0])
-  with pytest.raises(UserError, match="data set tests.own:images has no split 'validation': expected train or test"):
+  np.testing.assert_array_equal(train.images, user.images()['train'][0])
+  with pytest.raises(
+    UserError, match="data set tests.helpers.user:images has no split 'validation': expected train or test"
+  ):
     source.read('validation')

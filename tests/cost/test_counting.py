@@ -17,7 +17,7 @@ from moonshine_jax.models.user import create
 from moonshine_jax.models.wide_resnet import WideResNet
 from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
-from tests import made_runs
+from tests.helpers import made_runs
 
 MIXED = WideResNet(10, 1, ('S', 'G(N/8)', 'BG(2,M)'), 10)
 SHAPE = (8, 8, 1)
@@ -167,7 +167,7 @@ def test_activations_of_a_network_of_others_by_hand():
 
 
 def made(name, block='S'):
-  return create(f'tests.own:{name}', block, 3, (8, 8, 2), 'float32', None)
+  return create(f'tests.helpers.user:{name}', block, 3, (8, 8, 2), 'float32', None)
 
 
 class Branches(nn.Module):
@@ -239,10 +239,10 @@ def test_command():
 
 
 def test_command_of_any_network(tmp_path):
-  made_runs.write(tmp_path / 'run', [], **{'model.network': 'tests.own:with_norm', 'data.name': 'digits'})
+  made_runs.write(tmp_path / 'run', [], **{'model.network': 'tests.helpers.user:with_norm', 'data.name': 'digits'})
   result = run_command(
     f'--workdir={tmp_path}/run',
-    '--network=tests/own.py:caching G(2)',
+    '--network=tests/helpers/user.py:caching G(2)',
     '--network=WRN-10-1 S',
     '--network=WRN-16-1 S',
     '--max_params=200000',
@@ -251,7 +251,7 @@ def test_command_of_any_network(tmp_path):
   assert [row['network'] for row in result['rows']] == ['WRN-16-1 S', 'caching G(2)', 'WRN-10-1 S', 'with_norm S']
   assert 'image_shape' not in result  # they differ: the workdir's images are those of its data
   own, run = result['rows'][1], result['rows'][3]
-  assert own['function'] == 'tests/own.py:caching' and own['layers'][2]['path'] == 'Conv_0/bn'
+  assert own['function'] == 'tests/helpers/user.py:caching' and own['layers'][2]['path'] == 'Conv_0/bn'
   assert own['checkpoint_bytes'] is None  # it has variables that no train step carries
   stem, stages, fully_connected = 32 * 32 * 9 * 3 * 8, 16 * 16 * 9 * 8 * 8 + 8 * 8 * 9 * 8 * 16, 16 * 10
   assert (run['workdir'], run['image_shape']) == (f'{tmp_path}/run', [32, 32, 3])

@@ -5,7 +5,7 @@ import pytest
 
 from moonshine_jax import paper
 from moonshine_jax.report import tables
-from tests.made_runs import make_run
+from tests.helpers.made_runs import make_run
 
 TEACHER = make_run('teacher', [5.0, 4.0], **{'epochs': 2, 'data.name': 'digits'})
 

@@ -23,7 +23,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of the paper's
 def networks():
   """The networks in PyTorch."""
   pytest.importorskip('torch')
-  from tests import torch_networks
+  from tests.helpers import torch_networks
 
   return torch_networks
 

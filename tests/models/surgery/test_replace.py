@@ -11,7 +11,7 @@ import moonshine_jax
 from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.wide_resnet import WideResNet
-from tests.networks import Mixed, Plain, Stubborn, random_variables
+from tests.helpers.linen_networks import Mixed, Plain, Stubborn, random_variables
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 

@@ -18,7 +18,7 @@ from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import evaluation, loop, optimizer, progress
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.training import teacher as teacher_lib
-from tests import runs
+from tests.helpers import run_processes
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 
@@ -31,8 +31,8 @@ def config():
 def own_config():
   config = digits.get_config()
   config.batch_size, config.epochs, config.checkpoint_every = 16, 2, 1
-  config.model.network = 'tests.own:with_norm'
-  config.data.name = 'tests.own:images'
+  config.model.network = 'tests.helpers.user:with_norm'
+  config.data.name = 'tests.helpers.user:images'
   config.optimizer.decay_epochs = (1,)
   return config
 
@@ -62,7 +62,7 @@ def test_evaluate_and_report(folder, capsys):
   writer.write(folder, found, folder / 'report', None)
   page = (folder / 'report' / 'index.html').read_text()
   assert 'Test error on images' in page and 'G(N/4)' in page
-  assert (folder / 'report' / 'tests.own-images.csv').exists()
+  assert (folder / 'report' / 'tests.helpers.user-images.csv').exists()
   assert capsys.readouterr().err == ''
 
 
@@ -75,14 +75,14 @@ def test_attention(folder):
 
 
 def test_a_run_with_dropout_and_without_bn_goes_on_to_the_same_bits(tmp_path, config):
-  config.model.network = 'tests.own:with_dropout'
+  config.model.network = 'tests.helpers.user:with_dropout'
   loop.train_and_evaluate(config, tmp_path / 'whole')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(progress.ProgressBar, 'epoch', lambda self, record, student: 1 / (2 - record['epoch']))
     with pytest.raises(ZeroDivisionError):  # after the second epoch, before its checkpoint
       loop.train_and_evaluate(config, tmp_path / 'stopped')
   loop.train_and_evaluate(config, tmp_path / 'stopped')
-  runs.assert_same(tmp_path / 'whole', tmp_path / 'stopped')
+  run_processes.assert_same(tmp_path / 'whole', tmp_path / 'stopped')
   result = evaluation.evaluate_workdir(tmp_path / 'whole')
   assert result['parameters'] == (9 * 2 * 8 + 8) + (9 * 8 * 8 + 8) + (9 * 8 * 16 + 16) + (16 * 3 + 3)
   assert result['multiply_adds'] == 64 * 9 * 2 * 8 + 16 * 9 * 8 * 8 + 4 * 9 * 8 * 16 + 16 * 3
@@ -90,7 +90,7 @@ def test_a_run_with_dropout_and_without_bn_goes_on_to_the_same_bits(tmp_path, co
 
 def loss_at(config, devices, step):
   """Of the initial parameters of a network with dropout, on so many devices."""
-  config.model.network = 'tests.own:with_dropout'
+  config.model.network = 'tests.helpers.user:with_dropout'
   source = sources.open_source(config.data)
   replicas = Replicas(jax.devices()[:devices])
   student = Network(create_model(config.model, 3, replicas.axis_name, (8, 8, 2)), (0.0,) * 2, (255.0,) * 2)
@@ -105,7 +105,7 @@ def loss_at(config, devices, step):
 
 
 def test_bn_is_given_the_axis_of_the_devices(config):  # what it does with it: test_capture
-  for network in ('tests.own:with_norm', 'tests.own:larger'):
+  for network in ('tests.helpers.user:with_norm', 'tests.helpers.user:larger'):
     config.model.network = network
     assert create_model(config.model, 3, 'batch', (8, 8, 2)).axis_name == 'batch'
 
@@ -120,26 +120,38 @@ def test_dropout_follows_from_the_step_and_the_device(config):
   ('fields', 'message'),
   [
     (
-      {'model.network': 'tests.own:none'},
-      "config.model.network='tests.own:none': no none in tests.own: expected one of",
+      {'model.network': 'tests.helpers.user:none'},
+      "config.model.network='tests.helpers.user:none': no none in tests.helpers.user: expected one of",
     ),
-    ({'model.network': 'tests.own:of_no_classes'}, 'config.model.network=.*: expected a function with a param'),
-    ({'model.network': 'tests.own:no_module'}, 'config.model.network=.*returned a .*: expected a module of flax.linen'),
     (
-      {'model.network': 'tests.own:wrong_classes'},
+      {'model.network': 'tests.helpers.user:of_no_classes'},
+      'config.model.network=.*: expected a function with a param',
+    ),
+    (
+      {'model.network': 'tests.helpers.user:no_module'},
+      'config.model.network=.*returned a .*: expected a module of flax.linen',
+    ),
+    (
+      {'model.network': 'tests.helpers.user:wrong_classes'},
       r'config.model.network=.*: gives logits of the shape \(2, 4\) for 2',
     ),
-    ({'model.network': 'tests.own:caching'}, 'the network has variables of cache: expected params, and batch_s'),
+    (
+      {'model.network': 'tests.helpers.user:caching'},
+      'the network has variables of cache: expected params, and batch_s',
+    ),
     ({'model.block': 'S,S,S'}, "config.model.block='S,S,S': .* is not a block: .*expected one for the whole net"),
     ({'model.block': 'G(3)'}, r"config.model.network=.*block='G\(3\)': Convnet: nothing in it is replaced: .*3 groups"),
     (
       {'model.dtype': 'bfloat16'},
       "config.model.dtype='bfloat16': expected float32, as with_norm has no parameter dtype",
     ),
-    ({'data.train_split': 'training'}, "data set tests.own:images has no split 'training': expected train or test"),
     (
-      {'model.network': 'tests.own:shallower', 'distill.teacher': '@'},
-      "config.model.network='tests.own:shallower' gives 1 activations, the teacher 2: attention tr",
+      {'data.train_split': 'training'},
+      "data set tests.helpers.user:images has no split 'training': expected train or test",
+    ),
+    (
+      {'model.network': 'tests.helpers.user:shallower', 'distill.teacher': '@'},
+      "config.model.network='tests.helpers.user:shallower' gives 1 activations, the teacher 2: attention tr",
     ),
   ],
 )
@@ -162,13 +174,13 @@ def test_a_student_of_a_function_has_no_depth(config):
 def test_a_workdir_whose_function_is_gone(folder, tmp_path):
   shutil.copytree(folder / 'teacher', tmp_path / 'moved')
   config_file = tmp_path / 'moved' / 'config.json'
-  config_file.write_text(config_file.read_text().replace('tests.own:with_norm', 'gone.py:with_norm'))
+  config_file.write_text(config_file.read_text().replace('tests.helpers.user:with_norm', 'gone.py:with_norm'))
   with pytest.raises(UserError, match=f"^{config_file}: config.model.network='gone.py:with_norm': no file .*/gone.py"):
     runs_lib.collect(tmp_path)
 
 
 def test_maps_of_another_size_are_told_of(folder, config, capsys):
-  config.model.network, config.distill.teacher = 'tests.own:larger', str(folder / 'teacher')
+  config.model.network, config.distill.teacher = 'tests.helpers.user:larger', str(folder / 'teacher')
   source = sources.open_source(config.data)
   teacher, _ = teacher_lib.load_teacher(config, [config] * 2, source, Replicas())
   told = capsys.readouterr().err.splitlines()
@@ -181,7 +193,11 @@ def test_maps_of_another_size_are_told_of(folder, config, capsys):
 
 
 def test_two_functions_of_one_name_are_two_networks(config):
-  models = {'first': 'tests.own:with_norm', 'second': 'other/own.py:with_norm', 'third': 'tests.own:shallower'}
+  models = {
+    'first': 'tests.helpers.user:with_norm',
+    'second': 'other/own.py:with_norm',
+    'third': 'tests.helpers.user:shallower',
+  }
   found = []
   for name, network in models.items():
     config = own_config()

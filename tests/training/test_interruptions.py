@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests import runs
+from tests.helpers import run_processes
 
 STUDENTS = {  # of every regime with a teacher, by the folder of each
   'block-B-2-alpha-0': 'block=B(2) alpha=0',
@@ -21,29 +21,36 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def teacher(folder):
   """A run that is left alone, and the seconds that it takes once it is compiled."""
-  assert runs.finish(folder / 'teacher') == 0, (folder / 'teacher.err').read_text()
-  return folder / 'teacher', runs.seconds_of(folder / 'again')
+  assert run_processes.finish(folder / 'teacher') == 0, (folder / 'teacher.err').read_text()
+  return folder / 'teacher', run_processes.seconds_of(folder / 'again')
 
 
 def test_a_teacher_ends_with_the_same_bits_by_either_feed(folder, teacher, kills):
   workdir, seconds = teacher
-  runs.assert_same(folder / 'again', workdir)
+  run_processes.assert_same(folder / 'again', workdir)
   print(
     'teacher',
-    runs.interrupt(
-      folder / 'killed', seconds, kills, kills, lambda: runs.assert_same(folder / 'killed', workdir), (), (STREAM,)
+    run_processes.interrupt(
+      folder / 'killed',
+      seconds,
+      kills,
+      kills,
+      lambda: run_processes.assert_same(folder / 'killed', workdir),
+      (),
+      (STREAM,),
     ),
   )
 
 
 def test_students_of_every_regime_end_with_the_same_bits_by_either_feed(folder, teacher, kills):
   flags = (f'--config.distill.students={tuple(STUDENTS.values())}', f'--config.distill.teacher={teacher[0]}')
-  assert runs.finish(folder / 'students', *flags) == 0, (folder / 'students.err').read_text()
+  assert run_processes.finish(folder / 'students', *flags) == 0, (folder / 'students.err').read_text()
 
   def check():
     for name in STUDENTS:
-      runs.assert_same(folder / 'killed_students' / name, folder / 'students' / name)
+      run_processes.assert_same(folder / 'killed_students' / name, folder / 'students' / name)
 
   print(
-    'students', runs.interrupt(folder / 'killed_students', teacher[1], kills, kills + 1, check, flags, (*flags, STREAM))
+    'students',
+    run_processes.interrupt(folder / 'killed_students', teacher[1], kills, kills + 1, check, flags, (*flags, STREAM)),
   )

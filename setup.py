@@ -12,6 +12,7 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=find_packages(include=['moonshine_jax', 'moonshine_jax.*']),
+  package_data={'moonshine_jax.report': ['templates/*']},  # the page, its CSS and its script
   python_requires='>=3.11',
   install_requires=[
     'absl-py>=2.0',
@@ -19,12 +20,14 @@ setup(
     'flax>=0.12,<0.13',
     'importlib_resources>=6',  # TFDS needs it, through etils, and does not say so
     'jax>=0.10,<0.13',
+    'jinja2>=3.1',  # writes the report's page
     'ml-collections>=1.1,<2',
     'numpy>=2.0',
     'optax>=0.2.5,<0.3',
     'orbax-checkpoint>=0.11.30,<0.13',
     'pillow>=10',  # decodes the images of TFDS without TensorFlow
     'scikit-learn>=1.5',  # carries the embedded data set `digits`
+    'tabulate>=0.9',  # aligns the columns of tables
     'tensorboardX>=2.6.2,<3',
     'tensorflow-datasets>=4.9.9,<5',
     'tqdm>=4.66',

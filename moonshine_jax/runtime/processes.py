@@ -14,13 +14,11 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any
 
 import jax
-from absl import flags
 
 from moonshine_jax.errors import MISTAKE, Preempted, UserError, tell
-from moonshine_jax.runtime.exchange import coordinator_address, is_first
+from moonshine_jax.runtime import exchange
 from moonshine_jax.runtime.watchdog import GRACE_SECONDS, LOST, SILENCE_SECONDS, Watchdog
 
 BACKSTOP_SECONDS = 60  # after which JAX itself aborts, should Python not get to run
@@ -32,50 +30,57 @@ NOT_FOUND = (
 _connected = threading.Event()
 
 
-def define_flags() -> None:
-  """The flags of a command that several processes can run together."""
-  flags.DEFINE_bool('distributed', False, 'This is one of several processes, as Slurm, Cloud TPU or Open MPI tell.')
-  flags.DEFINE_string('coordinator_address', None, 'HOST:PORT, on the machine of process 0, where no cluster tells.')
-  flags.DEFINE_integer('num_processes', None, 'How many processes there are, likewise.')
-  flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0, likewise.')
-
-
 @contextlib.contextmanager
-def processes() -> Iterator[None]:
-  """Makes this process one of several, as the flags say; on leaving all end together. Without --distributed, nothing.
+def connect(
+  distributed: bool,
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> Iterator[None]:
+  """Makes this process one of the processes of a run, while entered; all of them end together.
 
-  An error ends this process at once, and the others with it. Raises UserError for flags that say no such thing.
+  An error inside ends this process at once, and the others with it. Not distributed, this does nothing.
+
+  Args:
+    distributed: whether there are several processes. Slurm, Cloud TPU or Open MPI tell of the others, or else the
+      other three arguments do, which stand together.
+    coordinator_address: HOST:PORT, on the machine of process 0.
+    num_processes: number of processes.
+    process_id: which of the processes this is, from 0.
+
+  Raises:
+    UserError: for arguments that do not fit together, and where the processes cannot be connected.
   """
-  given = {name: flags.FLAGS[name].value for name in ('coordinator_address', 'num_processes', 'process_id')}
-  _check_flags(flags.FLAGS.distributed, **given)
-  if not flags.FLAGS.distributed:
+  _check(distributed, coordinator_address, num_processes, process_id)
+  if not distributed:
     yield
     return
-  _start(**given)
+  _start(coordinator_address, num_processes, process_id)
   watchdog = Watchdog()
   try:
     yield
     watchdog.finish()
-  except Preempted:  # all of them, after the same step
+  except Preempted:  # all processes, after the same step
     watchdog.finish()
     raise
   except UserError as error:
     watchdog.end(MISTAKE, str(error))
   except BaseException as error:
-    if isinstance(error, jax.errors.JaxRuntimeError):  # by the loss of another process? Then the watchdog ends us here
+    # Is the cause the loss of another process? Then the watchdog ends this one during the wait.
+    if isinstance(error, jax.errors.JaxRuntimeError):
       time.sleep(SILENCE_SECONDS + GRACE_SECONDS)
     traceback.print_exc(file=sys.__stderr__)
     watchdog.end(1, f'{type(error).__name__}: {error}')
 
 
-def _check_flags(
+def _check(
   distributed: bool, coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-  given = [value is not None for value in (coordinator_address, num_processes, process_id)]
-  if any(given) and not (distributed and all(given)):
-    raise UserError('--coordinator_address, --num_processes and --process_id: expected all three, with --distributed')
-  if not any(given):
+  """Raises UserError for arguments of `connect` that do not fit together."""
+  if coordinator_address is None and num_processes is None and process_id is None:
     return
+  if coordinator_address is None or num_processes is None or process_id is None or not distributed:
+    raise UserError('--coordinator_address, --num_processes and --process_id: expected all three, with --distributed')
   host, _, port = coordinator_address.rpartition(':')
   if not re.fullmatch(r'[^\s/]+', host) or not port.isdecimal() or not 0 < int(port) < 2**16:
     raise UserError(f'--coordinator_address={coordinator_address}: expected HOST:PORT')
@@ -85,14 +90,16 @@ def _check_flags(
     raise UserError(f'--process_id={process_id}: expected at least 0 and less than --num_processes={num_processes}')
 
 
-def _start(**given: Any) -> None:
+def _start(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
   """Connects this process with the others. Raises UserError where that fails."""
   ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
   jax.config.update('jax_enable_preemption_service', False)  # it takes SIGTERM, which is for `signals`
   try:
     jax.distributed.initialize(
-      **given,
-      cluster_detection_method='deactivate' if given['coordinator_address'] else None,
+      coordinator_address,
+      num_processes,
+      process_id,
+      cluster_detection_method='deactivate' if coordinator_address else None,
       heartbeat_timeout_seconds=BACKSTOP_SECONDS,
     )
   except ValueError as error:
@@ -103,12 +110,17 @@ def _start(**given: Any) -> None:
   except RuntimeError as error:
     reason = str(error).splitlines()[0]
     raise UserError(
-      f'--distributed: cannot start at {coordinator_address()} ({reason}): expected a free port there'
+      f'--distributed: cannot start at {exchange.coordinator_address()} ({reason}): expected a free port there'
     ) from error
   _connected.set()
-  # Gloo writes to the standard output of a process, which is that of the results.
-  sys.stdout = os.fdopen(os.dup(sys.__stdout__.fileno()), 'w') if is_first() else open(os.devnull, 'w')
-  if not is_first():
+  _silence()
+
+
+def _silence() -> None:
+  """Leaves stdout to what the first process prints; silences the other processes, except for their errors."""
+  # Gloo writes to the file descriptor of stdout, which is for the results: Python's stdout gets a copy of it.
+  sys.stdout = os.fdopen(os.dup(sys.__stdout__.fileno()), 'w') if exchange.is_first() else open(os.devnull, 'w')
+  if not exchange.is_first():
     sys.stderr = open(os.devnull, 'w')
   with open(os.devnull, 'w') as nothing:
     os.dup2(nothing.fileno(), sys.__stdout__.fileno())
@@ -118,9 +130,9 @@ def _start(**given: Any) -> None:
 def _on_abort(_: int) -> None:
   """JAX aborts where the coordinator is not found, or closes the connection: adds our line to its report."""
   if not _connected.is_set():
-    tell(NOT_FOUND.format(coordinator_address()), sys.__stderr__)
+    tell(NOT_FOUND.format(exchange.coordinator_address()), sys.__stderr__)
     os._exit(1)
-  host, _, port = coordinator_address().rpartition(':')
+  host, _, port = exchange.coordinator_address().rpartition(':')
   try:
     socket.create_connection((host, int(port)), timeout=2).close()
   except OSError:

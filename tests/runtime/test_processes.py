@@ -276,7 +276,7 @@ def test_evaluation_by_two_processes(together):
 
 
 @pytest.mark.parametrize(
-  ('given', 'message'),
+  ('arguments', 'message'),
   [
     ((False, 'host:1', 2, 0), 'expected all three, with --distributed'),
     ((True, 'host:1', None, 0), 'expected all three'),
@@ -286,6 +286,6 @@ def test_evaluation_by_two_processes(together):
     ((True, 'host:1', 2, 2), '--process_id=2: expected at least 0 and less than --num_processes=2'),
   ],
 )
-def test_flags_that_do_not_fit(given, message):
-  with pytest.raises(UserError, match=message):
-    processes._check_flags(*given)
+def test_flags_that_do_not_fit(arguments, message):
+  with pytest.raises(UserError, match=message), processes.connect(*arguments):
+    pass

@@ -40,18 +40,23 @@ def main() -> None:
   check_flags(runtime)
   paths = [destination(workdir, runtime) for workdir in WORKDIR.value]
   check_installed(runtime)
-  students = [exporter.read(workdir, DATA_DIR.value, INT8.value) for workdir in WORKDIR.value]
+  students = [exporter.read_reference(workdir, DATA_DIR.value, INT8.value) for workdir in WORKDIR.value]
   others = read_teachers(students)
 
-  float32 = [exporter.make(trained, 'float32', runtime) for trained in [*others, *students]]
-  int8 = [exporter.make(student, 'int8', runtime) for student in students] if INT8.value else []
+  float32 = [exporter.export_network(trained, 'float32', runtime) for trained in [*others, *students]]
+  int8 = [exporter.export_network(student, 'int8', runtime) for student in students] if INT8.value else []
   rows = measure([*float32, *int8])
   for version, path in zip(int8 or float32[len(others) :], paths, strict=True):
     files.write(path, version.content)
   if JSON.value:
     print(
       json.dumps(
-        {'environment': environment(), 'runtime': runtime.version(), 'files': list(map(str, paths)), 'rows': rows},
+        {
+          'environment': environment(),
+          'runtime': runtime.runtime_version(),
+          'files': list(map(str, paths)),
+          'rows': rows,
+        },
         indent=1,
       )
     )
@@ -85,29 +90,31 @@ def destination(workdir: str, runtime: ModuleType) -> Path:
   return path
 
 
-def read_teachers(students: list[exporter.Trained]) -> list[exporter.Trained]:
+def read_teachers(students: list[exporter.Reference]) -> list[exporter.Reference]:
   """Those of the students, for the table, that are not exported themselves and can be read."""
   teachers = {}
   for workdir in {teacher_of(student): None for student in students if teacher_of(student)}:
     if workdir not in [Path(student.workdir).absolute() for student in students]:
       try:
-        teachers[workdir] = exporter.read(str(workdir), DATA_DIR.value, calibrates=False)
+        teachers[workdir] = exporter.read_reference(str(workdir), DATA_DIR.value, calibrates=False)
       except UserError as error:
         errors.warn(f'the table is without a teacher: {error}')
   return list(teachers.values())
 
 
-def teacher_of(trained: exporter.Trained) -> Path | None:
+def teacher_of(trained: exporter.Reference) -> Path | None:
   """The teacher's workdir, if there is one."""
   return Path(trained.config.distill.teacher).absolute() if trained.config.distill.teacher else None
 
 
-def measure(versions: list[exporter.Version]) -> list[dict[str, Any]]:
+def measure(versions: list[exporter.ExportedNetwork]) -> list[dict[str, Any]]:
   """A row for each version, with its latency for one image, all taking turns."""
-  seconds = exporter.latencies({i: (version.run, version.trained.images[:1]) for i, version in enumerate(versions)})
+  seconds = exporter.measure_latencies(
+    {i: (version.run, version.reference.images[:1]) for i, version in enumerate(versions)}
+  )
   # The teachers' among them, in float32, by workdir.
   float32 = {
-    Path(version.trained.workdir).absolute(): statistics.median(seconds[i])
+    Path(version.reference.workdir).absolute(): statistics.median(seconds[i])
     for i, version in enumerate(versions)
     if version.numbers == 'float32'
   }
@@ -115,8 +122,8 @@ def measure(versions: list[exporter.Version]) -> list[dict[str, Any]]:
   for i, version in enumerate(versions):
     rows.append(
       {
-        'workdir': version.trained.workdir,
-        'network': f'{factory.name(version.trained.config.model)} {version.trained.config.model.block}',
+        'workdir': version.reference.workdir,
+        'network': f'{factory.name(version.reference.config.model)} {version.reference.config.model.block}',
         'numbers': version.numbers,
         'formulation': version.formulation,
         'formulations': version.formulations,
@@ -129,10 +136,10 @@ def measure(versions: list[exporter.Version]) -> list[dict[str, Any]]:
         'latencies': seconds[i],
       }
     )
-    if teacher_of(version.trained) in float32:
-      rows[-1]['beside_teacher'] = rows[-1]['latency'] / float32[teacher_of(version.trained)]
+    if teacher_of(version.reference) in float32:
+      rows[-1]['beside_teacher'] = rows[-1]['latency'] / float32[teacher_of(version.reference)]
     if INT8.value:
-      rows[-1]['test_error'] = exporter.error_of(version, EXAMPLES.value)
+      rows[-1]['test_error'] = exporter.measure_test_error(version, EXAMPLES.value)
   return rows
 
 
@@ -162,7 +169,7 @@ def tell(rows: list[dict[str, Any]], paths: list[Path], runtime: ModuleType) -> 
     columns['test error %'] = lambda row: f'{row["test_error"]:.2f}'
   print(aligned([list(columns), *([shown(row) for shown in columns.values()] for row in rows)], left=2))
   print(
-    f'{runtime.version()}, one image at a time, one thread, medians of {exporter.REPEATS} in turns, '
+    f'{runtime.runtime_version()}, one image at a time, one thread, medians of {exporter.REPEATS} in turns, '
     f'{environment()["processor"]}'
   )
   for path in paths:

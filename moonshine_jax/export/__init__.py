@@ -1,1 +1,1 @@
-"""One trained network in the formats of other runtimes."""
+"""Export of one trained network to the file formats of other runtimes."""

@@ -1,21 +1,20 @@
-"""Trained networks in other runtimes: written, loaded back, compared with the network, and timed.
+"""Exports a trained network: converts it to a file of another runtime, verifies the file and measures its latency.
 
-A format is a module of this package: `convert` makes the content of a file from the `graph` of a network, `load` makes
-a function of such a content, and capitals say what the format can do.
+Each file format is a module of this package that has what `Format` lists: `onnx`, `stablehlo` and `tflite`.
 """
 
 import dataclasses
 import functools
 import statistics
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax import export as jax_export
+from jax.extend import core
 
 from moonshine_jax.cost import timing
 from moonshine_jax.data import sources, splits
@@ -24,24 +23,55 @@ from moonshine_jax.export import graph
 from moonshine_jax.models.network import Network
 from moonshine_jax.workdir import checkpoint
 
-VERIFIED = 256  # test images on which logits are compared
-CALIBRATION = 256  # training images for which activations are quantised
+VERIFIED_IMAGES = 256  # test images on which logits are compared
+CALIBRATION_IMAGES = 256  # training images from which the ranges of activations are taken, for 8 bits
 REPEATS = 51  # times that a latency is measured
-NEAR = 1.05  # times the fastest formulation's latency: what is no slower differs by noise
-BATCH = 64  # images in a call, where the test error is measured
+LATENCY_MARGIN = 1.05  # times the fastest formulation's latency: what is no slower differs by noise
+TEST_BATCH = 64  # images in a call, where the test error is measured
 # The largest difference of logits that is let pass, as a part of the largest logit, by the dtype of the training: an
 # exported network computes in float32.
 TOLERANCE = {'float32': 1e-3, 'bfloat16': 5e-2}
 
-Run = Callable[[np.ndarray], np.ndarray]  # uint8 images (batch, height, width, channels) to logits (batch, classes)
+ImagesToLogits = Callable[[np.ndarray], np.ndarray]  # uint8 (batch, height, width, channels) to (batch, classes)
+
+
+class Format(Protocol):
+  """A file format and its runtime: what each format's module has.
+
+  Attributes:
+    SUFFIX: of the files' names.
+    MODULES: names of the Python modules that converting and loading need.
+    SYMBOLIC_BATCH: whether a file takes any number of images; else it takes one.
+    FORMULATIONS: ways to write a grouped convolution, as `graph.trace` names them. Where there are several, all are
+      tried, and the first must work.
+    QUANTISES: whether it can quantise weights and activations to 8 bits.
+    convert: makes the content of a file from a graph, quantised where it gets calibration images.
+    load: makes a function from images to logits of the content of a file.
+    runtime_version: names the runtime and its version.
+  """
+
+  SUFFIX: str
+  MODULES: tuple[str, ...]
+  SYMBOLIC_BATCH: bool
+  FORMULATIONS: tuple[str, ...]
+  QUANTISES: bool
+  convert: Callable[[core.ClosedJaxpr, np.ndarray | None], bytes]
+  load: Callable[[bytes], ImagesToLogits]
+  runtime_version: Callable[[], str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-  """The network of a workdir, its config and its data.
+class Reference:
+  """The network of a workdir and the images on which its exported files are calibrated and compared with it.
 
   Attributes:
-    calibration: uint8 training images for which activations are quantised; None where nothing is quantised.
+    workdir: the folder of the training run.
+    network: the network in JAX.
+    variables: its trained variables.
+    config: the config of the run.
+    test: the test split.
+    calibration: uint8 training images (images, height, width, channels) from which the ranges of activations are
+      taken, for 8 bits; None where nothing is quantised.
   """
 
   workdir: str
@@ -53,51 +83,57 @@ class Trained:
 
   @functools.cached_property
   def images(self) -> np.ndarray:
-    """The first VERIFIED test images, uint8 (images, height, width, channels)."""
-    return self.test.take(np.arange(min(VERIFIED, len(self.test))))[0]
+    """The first VERIFIED_IMAGES test images, uint8 (images, height, width, channels)."""
+    return self.test.take(np.arange(min(VERIFIED_IMAGES, len(self.test))))[0]
 
   @functools.cached_property
   def logits(self) -> np.ndarray:
-    """Of these images, (images, classes), by the network itself."""
+    """The logits (images, classes) that the network itself computes for `images`."""
     forward = jax.jit(lambda variables, images: self.network(variables, images, train=False)[0])
     return np.asarray(forward(self.variables, self.images))
 
 
 @dataclasses.dataclass
-class Version:
-  """A trained network as the content of a file, verified.
+class ExportedNetwork:
+  """A network as the content of a file, compared with the reference.
 
   Attributes:
+    reference: the network that was exported.
     numbers: 'float32' or 'int8'.
-    formulations: seconds for one image, medians, by the name of each formulation of its grouped convolutions that was
-      tried; empty where there is no choice.
-    formulation: the file's; see `choose`.
-    operations: of the graph, by JAX's names.
-    run: the content, loaded.
-    difference: the largest of the logits from the network's, on the first VERIFIED test images.
-    largest_logit: of the network, on these.
-    agreeing: the part of these images for which it predicts what the network does.
+    formulations: for each formulation of the grouped convolutions that was tried, the median latency for one image in
+      seconds; empty where there is no choice.
+    formulation: the one in the file; see `choose_formulation`.
+    operations: how often each operation is in the graph, by JAX's names.
+    content: of the file.
+    run: the loaded file, a function from images to logits.
+    difference: the largest difference between the file's and the network's logits, on the first VERIFIED_IMAGES test
+      images.
+    largest_logit: of the network, on these images.
+    agreeing: the part of these images for which both predict the same class.
   """
 
-  trained: Trained
+  reference: Reference
   numbers: str
   formulations: dict[str, float]
   formulation: str
   operations: dict[str, int]
   content: bytes
-  run: Run
+  run: ImagesToLogits
   difference: float
   largest_logit: float
   agreeing: float
 
 
-def read(workdir: str, data_dir: str | None, calibrates: bool) -> Trained:
-  """The network and the data of a workdir.
+def read_reference(workdir: str, data_dir: str | None, calibrates: bool) -> Reference:
+  """Reads the network of a workdir and its data.
 
   Args:
     workdir: of a training run.
-    data_dir: in place of the config's; None for the config's.
-    calibrates: whether training images are wanted too.
+    data_dir: where the data is, in place of the config's `data.data_dir`; None for the config's.
+    calibrates: whether calibration images are read too.
+
+  Returns:
+    The network, with the images to compare its files on.
 
   Raises:
     UserError: where there is no checkpoint or no data.
@@ -110,85 +146,143 @@ def read(workdir: str, data_dir: str | None, calibrates: bool) -> Trained:
   calibration = None
   if calibrates:
     train = source.read(config.data.train_split)
-    drawn = np.random.default_rng(0).permutation(len(train))[:CALIBRATION]  # some data sets are sorted by class
-    calibration, _ = train.take(np.sort(drawn))
-  return Trained(workdir, network, variables, config, source.read(config.data.test_split), calibration)
+    # Drawn at random: some data sets are sorted by class.
+    index = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]
+    calibration, _ = train.take(np.sort(index))
+  return Reference(workdir, network, variables, config, source.read(config.data.test_split), calibration)
 
 
-def make(trained: Trained, numbers: str, runtime: ModuleType) -> Version:
-  """A trained network in a format, its grouped convolutions in the formulation that `choose` takes.
+def export_network(reference: Reference, numbers: str, file_format: Format) -> ExportedNetwork:
+  """Converts a network, loads the result in its runtime and compares the logits.
+
+  Args:
+    reference: the network.
+    numbers: 'float32', or 'int8' for weights and activations of 8 bits.
+    file_format: the module of a format.
+
+  Returns:
+    The exported network, its grouped convolutions in the formulation that `choose_formulation` takes.
 
   Raises:
-    UserError: where the logits of a float32 version differ by more than TOLERANCE of the largest.
+    UserError: where the network cannot be converted, and where the logits of a float32 file differ by more than
+      TOLERANCE of the largest.
   """
-  (batch,) = jax_export.symbolic_shape('batch') if runtime.SYMBOLIC_BATCH else (1,)
-  images = jax.ShapeDtypeStruct((batch, *trained.images.shape[1:]), jnp.uint8)
-  calibration = trained.calibration if numbers == 'int8' else None
-  contents, operations = {}, {}
-  for formulation in runtime.FORMULATIONS:
-    try:
-      traced = graph.trace(trained.network, trained.variables, images, formulation)
-      contents[formulation] = runtime.convert(traced, calibration)
-    except Exception as error:  # whatever a converter makes of an operation that it does not know
-      reason = f'{trained.workdir}: cannot be written as {runtime.SUFFIX}: {type(error).__name__}: {str(error)[:200]}'
-      if formulation == runtime.FORMULATIONS[0]:
-        raise UserError(reason) from error
-      warn(f'{reason}: left out: grouped convolutions as {formulation}')
-      continue
-    operations[formulation] = graph.operations(traced)
-    if formulation == runtime.FORMULATIONS[0] and not operations[formulation]['grouped']:
-      break
-  runs = {formulation: runtime.load(content) for formulation, content in contents.items()}
-  medians = {}
-  if len(runs) > 1:
-    seconds = latencies({formulation: (run, trained.images[:1]) for formulation, run in runs.items()})
-    medians = {formulation: statistics.median(each) for formulation, each in seconds.items()}
-  chosen = choose(medians, {name: len(content) for name, content in contents.items()}) if medians else next(iter(runs))
-  version = Version(
-    trained,
+  contents, operations = _convert_formulations(reference, numbers, file_format)
+  functions = {formulation: file_format.load(content) for formulation, content in contents.items()}
+  medians, chosen = {}, next(iter(contents))
+  if len(contents) > 1:
+    seconds = measure_latencies({name: (run, reference.images[:1]) for name, run in functions.items()})
+    medians = {formulation: statistics.median(times) for formulation, times in seconds.items()}
+    chosen = choose_formulation(medians, {name: len(content) for name, content in contents.items()})
+  exported = ExportedNetwork(
+    reference,
     numbers,
     medians,
     chosen,
     operations[chosen],
     contents[chosen],
-    runs[chosen],
-    **compare(trained.logits, runs[chosen](trained.images)),
+    functions[chosen],
+    **compare_logits(reference.logits, functions[chosen](reference.images)),
   )
-  allowed = TOLERANCE[trained.config.model.dtype] * version.largest_logit
-  if numbers == 'float32' and not version.difference <= allowed:
+  if numbers == 'float32':
+    _check_difference(exported)
+  return exported
+
+
+def _convert_formulations(
+  reference: Reference, numbers: str, file_format: Format
+) -> tuple[dict[str, bytes], dict[str, dict[str, int]]]:
+  """Converts a network in each formulation of its grouped convolutions. Returns contents and counts of operations."""
+  (batch,) = jax_export.symbolic_shape('batch') if file_format.SYMBOLIC_BATCH else (1,)
+  images = jax.ShapeDtypeStruct((batch, *reference.images.shape[1:]), jnp.uint8)
+  calibration = reference.calibration if numbers == 'int8' else None
+  contents, operations = {}, {}
+  for formulation in file_format.FORMULATIONS:
+    is_first = formulation == file_format.FORMULATIONS[0]
+    try:
+      traced = graph.trace(reference.network, reference.variables, images, formulation)
+      contents[formulation] = file_format.convert(traced, calibration)
+    except Exception as error:  # of any type: it is up to a converter what it raises for an operation it lacks
+      reason = (
+        f'{reference.workdir}: cannot be written as {file_format.SUFFIX}: {type(error).__name__}: {str(error)[:200]}'
+      )
+      if is_first:
+        raise UserError(reason) from error
+      warn(f'{reason}: left out: grouped convolutions as {formulation}')
+      continue
+    operations[formulation] = graph.count_operations(traced)
+    if is_first and not operations[formulation]['grouped']:
+      break  # without grouped convolutions there is one formulation
+  return contents, operations
+
+
+def _check_difference(exported: ExportedNetwork) -> None:
+  """Raises UserError where the logits differ by more than the TOLERANCE for the training's dtype, or are not finite."""
+  allowed = TOLERANCE[exported.reference.config.model.dtype] * exported.largest_logit
+  if not exported.difference <= allowed:
     raise UserError(
-      f'{trained.workdir}: exported, its logits differ by {version.difference:.2g}, where the largest is '
-      f'{version.largest_logit:.2g}: expected at most {allowed:.2g}: nothing is written'
+      f'{exported.reference.workdir}: exported, its logits differ by {exported.difference:.2g}, where the largest is '
+      f'{exported.largest_logit:.2g}: expected at most {allowed:.2g}: nothing is written'
     )
-  return version
 
 
-def choose(seconds: dict[str, float], sizes: dict[str, int]) -> str:
-  """The formulation of the smallest file, of those within NEAR of the fastest for one image."""
-  near = [name for name, each in seconds.items() if each <= NEAR * min(seconds.values())]
-  return min(near, key=sizes.get)
+def choose_formulation(seconds: dict[str, float], sizes: dict[str, int]) -> str:
+  """Returns the formulation with the smallest file, of those within LATENCY_MARGIN of the fastest.
+
+  Args:
+    seconds: latency for one image by formulation.
+    sizes: bytes of the file by formulation.
+
+  Returns:
+    The name of a formulation.
+  """
+  fast_enough = [name for name, latency in seconds.items() if latency <= LATENCY_MARGIN * min(seconds.values())]
+  return min(fast_enough, key=sizes.get)
 
 
-def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-  """'difference', 'largest_logit' and 'agreeing' of Version, from logits (images, classes)."""
+def compare_logits(reference: np.ndarray, exported: np.ndarray) -> dict[str, float]:
+  """Compares logits of a file with those of the network.
+
+  Args:
+    reference: logits (images, classes) of the network.
+    exported: logits (images, classes) of the file.
+
+  Returns:
+    'difference', 'largest_logit' and 'agreeing', as `ExportedNetwork` has them.
+  """
   return {
-    'difference': float(np.abs(ours - theirs).max()),
-    'largest_logit': float(np.abs(ours).max()),
-    'agreeing': float((ours.argmax(-1) == theirs.argmax(-1)).mean()),
+    'difference': float(np.abs(reference - exported).max()),
+    'largest_logit': float(np.abs(reference).max()),
+    'agreeing': float((reference.argmax(-1) == exported.argmax(-1)).mean()),
   }
 
 
-def error_of(version: Version, examples: int | None) -> float:
-  """Top-1 error in percent on the test set, or on the first images of it."""
-  test = version.trained.test
+def measure_test_error(exported: ExportedNetwork, examples: int | None) -> float:
+  """Measures the top-1 error of an exported network on the test split.
+
+  Args:
+    exported: the network.
+    examples: how many images are taken, from the first on; None for the whole split.
+
+  Returns:
+    The error in percent.
+  """
+  test = exported.reference.test
   index = np.arange(len(test))[:examples]
   wrong = 0
-  for start in range(0, len(index), BATCH):
-    images, labels = test.take(index[start : start + BATCH])
-    wrong += int((version.run(images).argmax(-1) != labels).sum())
+  for start in range(0, len(index), TEST_BATCH):
+    images, labels = test.take(index[start : start + TEST_BATCH])
+    wrong += int((exported.run(images).argmax(-1) != labels).sum())
   return 100 * wrong / len(index)
 
 
-def latencies(calls: dict[Any, tuple[Run, np.ndarray]]) -> dict[Any, list[float]]:
-  """Seconds that each function takes for its images, in turns."""
+def measure_latencies(calls: dict[Any, tuple[ImagesToLogits, np.ndarray]]) -> dict[Any, list[float]]:
+  """Measures how long functions take, all of them in turns.
+
+  Args:
+    calls: by name, a function and the images that it is called with.
+
+  Returns:
+    By name, the seconds of each of REPEATS calls.
+  """
   return timing.in_turns({name: functools.partial(run, images) for name, (run, images) in calls.items()}, REPEATS)

@@ -1,4 +1,4 @@
-"""ONNX, written by jax2onnx; run and quantised by ONNX Runtime."""
+"""The ONNX format: files are written by jax2onnx, and run and quantised by ONNX Runtime."""
 
 import importlib.metadata
 import os
@@ -17,16 +17,19 @@ MODULES = ('jax2onnx', 'onnxruntime')
 SYMBOLIC_BATCH = True
 FORMULATIONS = ('grouped', 'blocks', 'dense')
 QUANTISES = True
-BATCH = 32  # images at a time, in calibration
+CALIBRATION_BATCH = 32  # images at a time
 
 
 def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> bytes:
-  """The file of a graph, its input `images` and its output `logits`.
+  """Makes an ONNX file of a graph, with the input `images` and the output `logits`.
 
   Args:
     graph: of `graph.trace`.
-    calibration: uint8 (images, height, width, channels), for which the network is quantised to 8 bits; None for
-      float32.
+    calibration: uint8 (images, height, width, channels), from which ONNX Runtime takes the ranges of activations to
+      quantise the network to 8 bits; None for float32.
+
+  Returns:
+    The content of the file.
   """
   import jax2onnx
   from onnx import numpy_helper
@@ -36,7 +39,7 @@ def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> b
     def apply(eqn, inputs):
       return jax.nn.relu(inputs[0]) if graph_lib.is_relu(eqn) else eqn.primitive.bind(*inputs, **eqn.params)
 
-    return graph_lib.run(graph, [images], apply)[0]
+    return graph_lib.interpret(graph, [images], apply)[0]
 
   (images,) = graph.in_avals
   model = jax2onnx.to_onnx(
@@ -46,8 +49,8 @@ def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> b
     input_names=['images'],
     output_names=['logits'],
   )
-  # Without the biases of nothing, numbers without axes, that jax2onnx adds to products and the quantiser stumbles over.
-  zeros = {each.name for each in model.graph.initializer if not numpy_helper.to_array(each).any()}
+  # jax2onnx adds biases of zero, numbers without axes, to products, and the quantiser fails on them: they are removed.
+  zeros = {tensor.name for tensor in model.graph.initializer if not numpy_helper.to_array(tensor).any()}
   for node in model.graph.node:
     if node.op_type == 'Gemm' and node.input[2:] and node.input[2] in zeros:
       del node.input[2]
@@ -56,7 +59,14 @@ def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> b
 
 
 def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-  """The network of a file, on one thread: uint8 images (batch, height, width, channels) to logits (batch, classes)."""
+  """Loads an ONNX file into ONNX Runtime, on one thread of the CPU.
+
+  Args:
+    content: of the file.
+
+  Returns:
+    A function from uint8 images (batch, height, width, channels) to logits (batch, classes).
+  """
   import onnxruntime
 
   options = onnxruntime.SessionOptions()
@@ -65,8 +75,11 @@ def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
   return lambda images: session.run(None, {'images': images})[0]
 
 
-def _simplify(content):
-  """Without the transpositions from JAX's order of axes to ONNX's. Its basic level adds none of its own operations."""
+def _simplify(content: bytes) -> bytes:
+  """Removes transpositions from JAX's order of axes to ONNX's.
+
+  ONNX Runtime does it. Its basic level of optimisation keeps to the operations of the ONNX standard.
+  """
   import onnxruntime
 
   options = onnxruntime.SessionOptions()
@@ -78,13 +91,16 @@ def _simplify(content):
     return Path(options.optimized_model_filepath).read_bytes()
 
 
-def _quantise(content, calibration):
+def _quantise(content: bytes, calibration: np.ndarray) -> bytes:
+  """Quantises weights and activations to 8 bits, weights by output channel."""
   from onnxruntime import quantization
   from onnxruntime.quantization.shape_inference import quant_pre_process
 
   class Reader(quantization.CalibrationDataReader):
     def __init__(self):
-      self._batches = ({'images': calibration[i : i + BATCH]} for i in range(0, len(calibration), BATCH))
+      self._batches = (
+        {'images': calibration[i : i + CALIBRATION_BATCH]} for i in range(0, len(calibration), CALIBRATION_BATCH)
+      )
 
     def get_next(self):
       return next(self._batches, None)
@@ -98,6 +114,6 @@ def _quantise(content, calibration):
     return Path(quantised).read_bytes()
 
 
-def version() -> str:
-  """Of the runtime, in words."""
+def runtime_version() -> str:
+  """Names the runtime and the converter with their versions."""
   return f'ONNX Runtime {importlib.metadata.version("onnxruntime")}, jax2onnx {importlib.metadata.version("jax2onnx")}'

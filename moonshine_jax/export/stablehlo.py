@@ -1,4 +1,7 @@
-"""StableHLO by `jax.export`, on any platform: `jax.export.deserialize(content).call(images)` in programs with JAX."""
+"""The StableHLO format: files are written by `jax.export`, for any platform.
+
+In a program with JAX, `jax.export.deserialize(content).call(images)` runs a file.
+"""
 
 from collections.abc import Callable
 
@@ -10,13 +13,21 @@ from jax.extend import core
 SUFFIX = '.stablehlo'
 MODULES = ('flatbuffers',)
 SYMBOLIC_BATCH = True
-FORMULATIONS = ('by platform',)  # measured rules of `ops/grouped_conv.py`
+FORMULATIONS = ('by platform',)  # by the measured rules of `ops/grouped_conv.py`
 QUANTISES = False
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> bytes:
-  """The file of a graph."""
+  """Makes a StableHLO file of a graph, for PLATFORMS.
+
+  Args:
+    graph: of `graph.trace`.
+    calibration: None: there is no quantiser.
+
+  Returns:
+    The content of the file.
+  """
   assert calibration is None
   exported = jax_export.export(jax.jit(core.jaxpr_as_fun(graph)), platforms=PLATFORMS)(
     *(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in graph.in_avals)
@@ -25,7 +36,15 @@ def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> b
 
 
 def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-  """The network of a file, on one device: uint8 images (batch, height, width, channels) to logits (batch, classes)."""
+  """Loads a StableHLO file into XLA, on one device.
+
+  Args:
+    content: of the file.
+
+  Returns:
+    A function from uint8 images (batch, height, width, channels) to logits (batch, classes). It compiles at the first
+    call with each number of images, for one thread on a CPU.
+  """
   call = jax.jit(jax_export.deserialize(bytearray(content)).call)
   compiled = {}  # by the number of images
 
@@ -39,6 +58,6 @@ def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
   return run
 
 
-def version() -> str:
-  """Of the runtime, in words."""
+def runtime_version() -> str:
+  """Names the runtime with its version."""
   return f'XLA of jax {jax.__version__}'

@@ -1,34 +1,41 @@
-"""TFLite, written and quantised by TensorFlow's converter, run by LiteRT, as its interpreter is called now."""
+"""The TFLite format: files are written and quantised by TensorFlow's converter, and run by LiteRT.
+
+LiteRT is the present name of TFLite's interpreter.
+"""
 
 import contextlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jax.extend import core
 
 SUFFIX = '.tflite'
 MODULES = ('tensorflow', 'ai_edge_litert')
-SYMBOLIC_BATCH = False  # its memory is planned for one size; an interpreter can resize the input
+SYMBOLIC_BATCH = False  # the memory of a file is planned for one size; an interpreter can resize the input
 FORMULATIONS = ('grouped', 'blocks', 'dense')
 QUANTISES = True
 
 
 def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> bytes:
-  """The file of a graph.
+  """Makes a TFLite file of a graph.
 
   Args:
     graph: of `graph.trace`, with a batch of one.
-    calibration: uint8 (images, height, width, channels), for which the network is quantised to 8 bits; None for
-      float32.
+    calibration: uint8 (images, height, width, channels), from which the converter takes the ranges of activations to
+      quantise the network to 8 bits; None for float32.
+
+  Returns:
+    The content of the file.
   """
   with _quiet():
     return _convert(graph, calibration)
 
 
-def _convert(graph, calibration):
+def _convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None) -> bytes:
+  """Makes a TFLite file of a graph, with the messages of TensorFlow's libraries on stderr."""
   import tensorflow as tf
   from jax.experimental import jax2tf
 
@@ -48,8 +55,8 @@ def _convert(graph, calibration):
 
 
 @contextlib.contextmanager
-def _quiet():
-  """Without what TensorFlow's libraries write to stderr by themselves; what goes wrong is raised."""
+def _quiet() -> Iterator[None]:
+  """Silences what TensorFlow's libraries write to stderr; errors are raised all the same."""
   sys.stderr.flush()
   stderr = os.dup(2)
   try:
@@ -62,7 +69,15 @@ def _quiet():
 
 
 def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-  """The network of a file, on one thread: uint8 images (batch, height, width, channels) to logits (batch, classes)."""
+  """Loads a TFLite file into LiteRT, on one thread of the CPU.
+
+  Args:
+    content: of the file.
+
+  Returns:
+    A function from uint8 images (batch, height, width, channels) to logits (batch, classes). It runs one image at a
+    time.
+  """
   from ai_edge_litert.interpreter import Interpreter
 
   with _quiet():
@@ -81,6 +96,6 @@ def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
   return run
 
 
-def version() -> str:
-  """Of the runtime, in words."""
+def runtime_version() -> str:
+  """Names the runtime and the converter with their versions."""
   return f'LiteRT {importlib.metadata.version("ai-edge-litert")}, TensorFlow {importlib.metadata.version("tensorflow")}'

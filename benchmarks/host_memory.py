@@ -24,8 +24,8 @@ from typing import Any
 import ml_collections
 
 from benchmarks.command import write_json
-from configs import cifar10
 from moonshine_jax import config as config_lib
+from moonshine_jax.configs import cifar10
 from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError
 from moonshine_jax.training import loop

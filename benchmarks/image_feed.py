@@ -25,7 +25,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from benchmarks.command import write_json
-from configs import imagenet
+from moonshine_jax.configs import imagenet
 from moonshine_jax.cost.timing import in_turns
 from moonshine_jax.data import decoding, feeds, sources
 from moonshine_jax.runtime.devices import Replicas

@@ -8,7 +8,7 @@ transfer. Needs what configs/cifar10.py needs.
 
 import ml_collections
 
-from configs import cifar10
+from moonshine_jax.configs import cifar10
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -10,7 +10,7 @@ cores take 36 minutes for the teacher and about 80 for three students that share
 
 import ml_collections
 
-from configs import cifar10
+from moonshine_jax.configs import cifar10
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -12,7 +12,7 @@ images, and which way the forms of the loss differ.
 
 import ml_collections
 
-from configs import cifar10
+from moonshine_jax.configs import cifar10
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ for the ten runs on two CPU cores, compilation included. Expect a test error of 
 
 import ml_collections
 
-from configs import cifar10
+from moonshine_jax.configs import cifar10
 
 
 def get_config() -> ml_collections.ConfigDict:

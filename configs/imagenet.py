@@ -19,7 +19,7 @@ a core decodes. Any other TFDS data set of images and labels of any size: --conf
 
 import ml_collections
 
-from configs import cifar10
+from moonshine_jax.configs import cifar10
 
 
 def get_config() -> ml_collections.ConfigDict:

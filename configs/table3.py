@@ -10,8 +10,8 @@ What the paper got is in moonshine_jax/paper.py. Needs what configs/cifar10.py n
 
 import ml_collections
 
-from configs import cifar10
 from moonshine_jax import paper
+from moonshine_jax.configs import cifar10
 
 
 def get_config() -> ml_collections.ConfigDict:

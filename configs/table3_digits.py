@@ -10,8 +10,8 @@ the method.
 
 import ml_collections
 
-from configs import digits
 from moonshine_jax import paper
+from moonshine_jax.configs import digits
 
 DEPTHS = {40: 16, 16: 10}
 

@@ -5,7 +5,7 @@ python -m launch.sweep --config=configs/table4.py --seeds=1 --out=runs/table4 --
 
 import ml_collections
 
-from configs import table3
+from moonshine_jax.configs import table3
 
 
 def get_config() -> ml_collections.ConfigDict:

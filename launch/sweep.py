@@ -30,11 +30,11 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from launch import processes
-from launch.progress import Progress
 from moonshine_jax import config as config_lib
 from moonshine_jax import errors
 from moonshine_jax.errors import UserError
+from moonshine_jax.launch import processes
+from moonshine_jax.launch.progress import Progress
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import tables

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from configs import digits
+from moonshine_jax.configs import digits
 from moonshine_jax.runtime.devices import cache_compilations
 from moonshine_jax.training import loop
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import moonshine_jax
-from configs import cifar10
 from moonshine_jax import api
 from moonshine_jax import config as config_lib
+from moonshine_jax.configs import cifar10
 from moonshine_jax.errors import UserError
 from moonshine_jax.training import evaluation
 from moonshine_jax.workdir import checkpoint

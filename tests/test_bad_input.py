@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from configs import cifar10
 from moonshine_jax import config as config_lib
+from moonshine_jax.configs import cifar10
 from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import wide_resnet

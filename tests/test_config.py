@@ -1,8 +1,8 @@
 import ml_collections
 import pytest
 
-from configs import cifar10, cifar100, digits, imagenet, table3, table3_digits, table4
 from moonshine_jax import config as config_lib
+from moonshine_jax.configs import cifar10, cifar100, digits, imagenet, table3, table3_digits, table4
 from moonshine_jax.errors import UserError
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import cifar10
+from moonshine_jax.configs import cifar10
 from moonshine_jax.cost import counting
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.resnet import ResNet

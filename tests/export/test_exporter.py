@@ -14,7 +14,7 @@ from jax import export as jax_export
 from jax.extend import core
 from tests.test_attention import save
 
-from configs import digits
+from moonshine_jax.configs import digits
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.export import exporter, graph, onnx, stablehlo, tflite

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from configs import cifar10
 from moonshine_jax import config as config_lib
 from moonshine_jax import paper
+from moonshine_jax.configs import cifar10
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.runtime import files

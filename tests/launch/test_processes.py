@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from launch import processes
 from moonshine_jax.errors import Preempted, UserError
+from moonshine_jax.launch import processes
 
 
 def shell(tmp_path, **scripts):

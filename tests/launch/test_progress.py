@@ -2,8 +2,8 @@
 
 import time
 
-from configs import digits
-from launch import progress, sweep
+from moonshine_jax.configs import digits
+from moonshine_jax.launch import progress, sweep
 
 
 def test_progress_is_weighted_by_multiply_adds(monkeypatch, tmp_path):

@@ -10,12 +10,12 @@ from absl import flags
 from absl.testing import flagsaver
 from ml_collections import config_flags
 
-from configs import cifar10, digits, table3, table3_digits, table4
-from launch import processes, sweep
 from moonshine_jax import config as config_lib
 from moonshine_jax import paper
+from moonshine_jax.configs import cifar10, digits, table3, table3_digits, table4
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
+from moonshine_jax.launch import processes, sweep
 from moonshine_jax.runtime import files
 from moonshine_jax.workdir import metrics, provenance
 from moonshine_jax.workdir import workdir as workdir_lib

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import cifar10
 from moonshine_jax import config as config_lib
+from moonshine_jax.configs import cifar10
 from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.resnet import ResNet

@@ -1,32 +1,13 @@
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs import digits
+from moonshine_jax.configs import digits
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
-from moonshine_jax.models.factory import create_model
 from moonshine_jax.report import attention_maps
-from moonshine_jax.training import step as step_lib
-from moonshine_jax.workdir import checkpoint
 from tests.conftest import small_config
-
-
-def save(workdir, config, facts):
-  """A checkpoint of a network with random numbers in it."""
-  config.model.depth = 10
-  rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(
-    create_model(config.model, facts.num_classes).init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, *facts.image_shape), np.float32),
-  )
-  variables = jax.tree.map(lambda leaf: rng.uniform(0.01, 0.1, leaf.shape).astype(np.float32), shapes)
-  state = step_lib.TrainState(np.int32(1), **variables, opt_state={}, rng=np.zeros(2, np.uint32))
-  checkpoints = checkpoint.Checkpoints(workdir, create=True)
-  checkpoints.save(state, config, facts, {})
-  checkpoints.close()
+from tests.helpers.saved_networks import save_network
 
 
 @pytest.fixture(scope='module')
@@ -38,9 +19,9 @@ def folder(tmp_path_factory, tiny_images):
     config = digits.get_config()
     config.model.block, config.distill.teacher, config.distill.alpha = block, teacher, 0.0
     (folder / name).mkdir()
-    save(folder / name, config, facts)
+    save_network(folder / name, config, facts)
   (folder / 'other').mkdir()
-  save(folder / 'other', small_config(tiny_images), Facts((8, 8, 3), 3, (1.0,) * 3, (1.0,) * 3))
+  save_network(folder / 'other', small_config(tiny_images), Facts((8, 8, 3), 3, (1.0,) * 3, (1.0,) * 3))
   return folder
 
 

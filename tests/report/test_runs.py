@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from configs import cifar10
 from moonshine_jax import config as config_lib
 from moonshine_jax import paper
+from moonshine_jax.configs import cifar10
 from moonshine_jax.errors import UserError
 from moonshine_jax.report import runs as runs_lib
 from tests.helpers import made_runs

@@ -1,7 +1,7 @@
 import numpy as np
 import optax
 
-from configs import cifar10
+from moonshine_jax.configs import cifar10
 from moonshine_jax.training import optimizer
 
 

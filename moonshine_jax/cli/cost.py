@@ -1,40 +1,21 @@
-"""What networks cost, and which the paper would take within a budget: `python -m moonshine_jax.cost`.
-
-  python -m moonshine_jax.cost                                          # all of Table 3
-  python -m moonshine_jax.cost --network='G(N/8)' --network='WRN-16-2 S' --latency --layers
-  python -m moonshine_jax.cost --network='ResNet-18 G(N/8)' --image_size=224 --num_classes=1000
-  python -m moonshine_jax.cost --network='mine.py:network G(N/8)'       # a function of your own; S without a block
-  python -m moonshine_jax.cost --workdir=runs/teacher --workdir=runs/student
-  python -m moonshine_jax.cost --max_params=300000 --max_latency_ms=5   # those within both, the lowest error first
-
-Of each network: parameters, as the paper counts them (with BN's running statistics) and those that are trained;
-multiply-adds of one image; the activations of one image, those that training keeps (`cost.training_bytes`) and the peak
-of inference (`cost.Activations.peak`); the arrays that are deployed (all variables), and those of a training checkpoint
-(the momentum as well). Of a network of your own, '-' stands for what its loops hide, and for the checkpoint of one that
-cannot be trained. All are float32, but for the activations of a run in bfloat16. Errors are the paper's by attention
-transfer, the teacher's its own.
-
-The latency is the median time from one uint8 image to its logits in evaluation mode, compiled for one device of this
-machine, all networks taking turns. Without it nothing is computed. A workdir is of a run that has begun: its network is
-counted for the classes and the images of its own data, which is not read.
-"""
+"""`moonshine cost`: what networks cost, and which of them the paper would take within a budget."""
 
 import dataclasses
 import functools
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import ml_collections
-from absl import flags
+from absl.flags import FlagValues
+from tabulate import tabulate
 
-from moonshine_jax import errors, paper
-from moonshine_jax.columns import aligned
+from moonshine_jax import paper
 from moonshine_jax.cost import counting, timing
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import factory
@@ -47,25 +28,8 @@ TABLES = {'3': paper.TABLE_3, '4': paper.TABLE_4}
 CLASSES = {'3': 10, '4': 100}
 REPEATS = 15  # times that a latency is measured, after two calls that are not
 CHECKPOINT_EXTRAS = 16  # bytes: the step and the optimiser's count of steps, int32, and a key of two uint32
-
-NETWORK = flags.DEFINE_multi_string(
-  'network',
-  [],
-  'A network, as "G(N/8)" for WRN-40-2, "WRN-16-2 S", "ResNet-18 G(N/8)" or "mine.py:function G(N/8)"; '
-  'may be repeated. All of the table without it.',
-)
-WORKDIR = flags.DEFINE_multi_string(
-  'workdir', [], 'A workdir, for its network, with the classes and the images of its data; may be repeated.'
-)
-TABLE = flags.DEFINE_enum('table', '3', list(TABLES), "The paper's table: 3 for CIFAR-10, 4 for CIFAR-100.")
-IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Pixels on a side, of 3 channels.', 1, 4096)
-NUM_CLASSES = flags.DEFINE_integer('num_classes', None, "Size of the logits; by default the table's.", 1, 10**6)
-LAYERS = flags.DEFINE_bool('layers', False, 'Lists the layers of each network.')
-LATENCY = flags.DEFINE_bool('latency', False, 'Measures the latency on this machine.')
-MAX_PARAMS = flags.DEFINE_integer('max_params', None, 'Budget of parameters, counted as in the paper.', 1)
-MAX_MACS = flags.DEFINE_integer('max_macs', None, 'Budget of multiply-adds.', 1)
-MAX_LATENCY_MS = flags.DEFINE_float('max_latency_ms', None, 'Budget of milliseconds; measures the latency.', 0)
-JSON = flags.DEFINE_bool('json', False, 'Prints JSON: sizes in bytes, latencies in seconds.')
+# The value of a row that a flag limits, and the units of the flag in one unit of the value.
+BUDGETS = {'max_params': ('parameters', 1), 'max_macs': ('multiply_adds', 1), 'max_latency_ms': ('latency', 1e3)}
 
 # By heading: the name of a row's value, and how it is printed.
 COLUMNS = {
@@ -81,18 +45,20 @@ COLUMNS = {
   "paper's error %": ('paper_error', '{:.2f}'.format),
 }
 
+LAYER_COLUMNS = ('layer', 'kind', 'output', 'parameters', 'multiply-adds')
+
 
 @dataclasses.dataclass
 class Subject:
-  """What is counted.
+  """A network that is counted.
 
   Attributes:
     config: `config.model`.
     model: the module.
     num_classes: size of the logits.
     image_shape: (height, width, channels).
-    workdir: None of a network by name.
-    row: all that is found out.
+    workdir: None for a network by name.
+    row: the values that are counted and measured, by name.
   """
 
   config: ml_collections.ConfigDict
@@ -103,60 +69,44 @@ class Subject:
   row: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def main() -> None:
-  budgets = [
-    (flag, value, unit)
-    for flag, value, unit in (
-      (MAX_PARAMS, 'parameters', 1),
-      (MAX_MACS, 'multiply_adds', 1),
-      (MAX_LATENCY_MS, 'latency', 1e-3),
-    )
-    if flag.value is not None
-  ]
-  networks = read_networks()
+def main(values: FlagValues) -> None:
+  """Prints the costs of networks."""
+  networks = read_networks(values)
   for network in networks:
-    describe(network)
-  for flag, value, unit in budgets:
-    if value == 'latency':
-      measure_latencies(networks)
-    known = [network for network in networks if network.row[value] is not None]
-    within = [network for network in known if network.row[value] <= flag.value * unit]
-    if not within:
-      least = min((network.row[value] for network in known), default=math.inf) / unit
-      raise UserError(
-        f'--{flag.name}={flag.value:g}: expected at least {least:g}, the least of the {len(networks)} networks left'
-      )
-    networks = within
-  if LATENCY.value and MAX_LATENCY_MS.value is None:
+    network.row = describe(network, values)
+  budgets = {flag: values[flag].value for flag in BUDGETS if values[flag].value is not None}
+  for flag, budget in budgets.items():
+    networks = within_budget(networks, flag, budget)
+  if values.latency and values.max_latency_ms is None:
     measure_latencies(networks)
   rows = [network.row for network in networks]
   if budgets:
     rows.sort(key=lambda row: row.get('paper_error', math.inf))
-  if JSON.value:
-    measured = {'environment': provenance.environment()} if 'latency' in rows[0] else {}
-    shared = {
-      name: rows[0][name] for name in ('image_shape', 'num_classes') if all(row[name] == rows[0][name] for row in rows)
-    }
-    print(json.dumps({**measured, **shared, 'rows': rows}, indent=1))
+  if values.json:
+    print(json.dumps(to_json(rows), indent=1))
   else:
-    tell(rows)
+    print_rows(rows)
 
 
-def read_networks() -> list[Subject]:
-  """Those of the flags. Raises UserError."""
-  if WORKDIR.value and not NETWORK.value:
-    for flag in (IMAGE_SIZE, NUM_CLASSES):
-      if flag.present:
-        raise UserError(f'--{flag.name}: expected with --network: a workdir has the images and classes of its data')
-  names = list(dict.fromkeys(NETWORK.value))
-  if not names and not WORKDIR.value:
-    names = [str(Architecture(*printed[:3])) for printed in TABLES[TABLE.value]]
-  return [*map(by_name, names), *map(of_workdir, dict.fromkeys(WORKDIR.value))]
+def read_networks(values: FlagValues) -> list[Subject]:
+  """Returns the networks that the flags name, or all of the table. Raises UserError."""
+  if values.workdir and not values.network:
+    for name in ('image_size', 'num_classes'):
+      if values[name].present:
+        raise UserError(f'--{name}: expected with --network: a workdir has the images and classes of its data')
+  names = list(dict.fromkeys(values.network))
+  if not names and not values.workdir:
+    names = [str(Architecture(*row[:3])) for row in TABLES[values.table]]
+  num_classes = values.num_classes or CLASSES[values.table]
+  image_shape = (values.image_size, values.image_size, 3)
+  return [
+    *(network_by_name(name, num_classes, image_shape) for name in names),
+    *map(network_of_workdir, dict.fromkeys(values.workdir)),
+  ]
 
 
-def by_name(name: str) -> Subject:
-  """For the images and classes of the flags. Raises UserError."""
-  num_classes, image_shape = NUM_CLASSES.value or CLASSES[TABLE.value], (IMAGE_SIZE.value, IMAGE_SIZE.value, 3)
+def network_by_name(name: str, num_classes: int, image_shape: tuple[int, ...]) -> Subject:
+  """Returns the network of a name. Raises UserError where there is none."""
   try:
     config = factory.parse(name)
     return Subject(config, factory.create_model(config, num_classes, image_shape=image_shape), num_classes, image_shape)
@@ -164,8 +114,8 @@ def by_name(name: str) -> Subject:
     raise UserError(f'--network: {str(error).replace("config.model.", "")}') from error
 
 
-def of_workdir(workdir: str) -> Subject:
-  """For the images and classes of its data. Raises UserError."""
+def network_of_workdir(workdir: str) -> Subject:
+  """Returns the network of a run, for the images and classes of its data. Raises UserError."""
   if not (Path(workdir) / workdir_lib.FILE).exists():
     raise UserError(f'{workdir}: no {workdir_lib.FILE} in it: expected the workdir of a training run')
   config, facts = workdir_lib.read(workdir).model, provenance.read_facts(workdir)
@@ -176,10 +126,10 @@ def of_workdir(workdir: str) -> Subject:
   return Subject(config, model, facts.num_classes, facts.image_shape, workdir)
 
 
-def describe(network: Subject) -> None:
-  """Counts all that is counted. Raises UserError where the code of a user's own network raises anything."""
+def describe(network: Subject, values: FlagValues) -> dict[str, Any]:
+  """Counts all that can be counted. Raises UserError where the code of a user's network raises anything."""
   try:
-    network.row = count(network)
+    return count(network, TABLES[values.table], values.layers)
   except Exception as error:
     if not factory.is_user(network.config):
       raise
@@ -189,8 +139,8 @@ def describe(network: Subject) -> None:
     ) from error
 
 
-def count(network: Subject) -> dict[str, Any]:
-  """A row: all that is counted of a network."""
+def count(network: Subject, table: Sequence[paper.Row], layers: bool) -> dict[str, Any]:
+  """Returns the row of a network, with its error in the paper's table and its layers if they are asked for."""
   config = network.config
   profile = counting.profile(network.model, network.image_shape)
   nbytes = {
@@ -216,12 +166,25 @@ def count(network: Subject) -> dict[str, Any]:
       sum(nbytes.values()) + nbytes.get('params', 0) + CHECKPOINT_EXTRAS if nbytes.keys() <= COLLECTIONS else None
     ),
   }
-  for printed in TABLES[TABLE.value]:
+  for printed in table:
     if str(Architecture(*printed[:3])) == row['network'] and not network.workdir:
       row['paper_error'] = printed.error if printed.at_error is None else printed.at_error
-  if LAYERS.value:
+  if layers:
     row['layers'] = [dataclasses.asdict(layer) for layer in profile.layers]
   return row
+
+
+def within_budget(networks: Sequence[Subject], flag: str, budget: float) -> list[Subject]:
+  """Returns the networks within the budget of a flag. Raises UserError where there is none."""
+  value, units = BUDGETS[flag]
+  if value == 'latency':
+    measure_latencies(networks)
+  known = [network for network in networks if network.row[value] is not None]
+  within = [network for network in known if network.row[value] * units <= budget]
+  if not within:
+    least = min((network.row[value] for network in known), default=math.inf) * units
+    raise UserError(f'--{flag}={budget:g}: expected at least {least:g}, the least of the {len(networks)} networks left')
+  return within
 
 
 def measure_latencies(networks: Sequence[Subject]) -> None:
@@ -237,39 +200,38 @@ def measure_latencies(networks: Sequence[Subject]) -> None:
     network.row['latency'] = statistics.median(latencies[i])
 
 
-def tell(rows: list[dict[str, Any]]) -> None:
-  """Prints the networks, with a column for whatever one of them has, and the layers of each."""
+def to_json(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Returns the rows, what is the same in all of them, and where latencies were measured."""
+  measured = {'environment': provenance.environment()} if 'latency' in rows[0] else {}
+  shared = {
+    name: rows[0][name] for name in ('image_shape', 'num_classes') if all(row[name] == rows[0][name] for row in rows)
+  }
+  return {**measured, **shared, 'rows': rows}
+
+
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+  """Prints the networks, with a column for each value that one of them has, and the layers of each."""
   columns = {heading: column for heading, column in COLUMNS.items() if any(column[0] in row for row in rows)}
-  print(
-    aligned(
-      [
-        list(columns),
-        *(['-' if row.get(value) is None else shown(row[value]) for value, shown in columns.values()] for row in rows),
-      ]
-    )
-  )
+  lines = [['-' if row.get(name) is None else text(row[name]) for name, text in columns.values()] for row in rows]
+  print(_table(lines, columns, left=1))
   for row in rows:
     if 'layers' in row:
       print(f'\n{row["network"]}')
-      print(
-        aligned(
-          [
-            ['layer', 'kind', 'output', 'parameters', 'multiply-adds'],
-            *(
-              [
-                layer['path'] or '(itself)',
-                layer['kind'],
-                'x'.join(map(str, layer['output_shape'])) or '-',
-                f'{layer["parameters"]:,}',
-                '-' if layer['multiply_adds'] is None else f'{layer["multiply_adds"]:,}',
-              ]
-              for layer in row['layers']
-            ),
-          ],
-          left=2,
-        )
-      )
+      print(_table(map(_layer_cells, row['layers']), LAYER_COLUMNS, left=2))
 
 
-if __name__ == '__main__':
-  errors.run_command(main)
+def _layer_cells(layer: dict[str, Any]) -> list[str]:
+  return [
+    layer['path'] or '(itself)',
+    layer['kind'],
+    'x'.join(map(str, layer['output_shape'])) or '-',
+    f'{layer["parameters"]:,}',
+    '-' if layer['multiply_adds'] is None else f'{layer["multiply_adds"]:,}',
+  ]
+
+
+def _table(lines: Iterable[Sequence[str]], headings: Iterable[str], left: int) -> str:
+  """A table of a terminal, so many of its columns aligned to the left."""
+  headings = list(headings)
+  alignment = ['left'] * left + ['right'] * (len(headings) - left)
+  return tabulate(list(lines), headings, 'plain', disable_numparse=True, colalign=alignment)

@@ -1,22 +1,18 @@
-"""Exports a trained network: `python -m moonshine_jax.export --workdir=DIR --format=stablehlo|onnx|tflite [--int8]`.
-
-The file takes uint8 images (batch, height, width, channels) and gives logits. Before it is written, it is loaded by its
-own runtime, its logits are compared with the network's on test images, and it is timed beside the teacher.
-"""
+"""`moonshine export`: a trained network as a file for another runtime."""
 
 import importlib.util
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from absl import flags
+from absl.flags import FlagValues
+from tabulate import tabulate
 
-from moonshine_jax import errors
-from moonshine_jax.columns import aligned
-from moonshine_jax.errors import UserError
+from moonshine_jax.errors import UserError, warn
 from moonshine_jax.export import exporter, onnx, stablehlo, tflite
 from moonshine_jax.models import factory
 from moonshine_jax.runtime import files
@@ -24,82 +20,68 @@ from moonshine_jax.workdir.provenance import environment
 
 FORMATS = {'stablehlo': stablehlo, 'onnx': onnx, 'tflite': tflite}
 
-WORKDIR = flags.DEFINE_list('workdir', None, 'The workdir of a training run; several are separated by commas.')
-flags.DEFINE_alias('workdirs', 'workdir')
-FORMAT = flags.DEFINE_enum('format', None, list(FORMATS), 'Of the file.')
-OUT = flags.DEFINE_string('out', None, 'The file to write; by default `network` with the suffix, in the workdir.')
-INT8 = flags.DEFINE_bool('int8', False, 'Quantises weights and activations to 8 bits, and measures the test error.')
-EXAMPLES = flags.DEFINE_integer('examples', None, 'Measures the test error on so many images only.', 1)
-DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data is, in place of the config's data.data_dir.")
-JSON = flags.DEFINE_bool('json', False, 'Prints JSON: sizes in bytes, latencies in seconds, errors in percent.')
 
+def main(values: FlagValues) -> None:
+  """Writes the networks of workdirs in a format, and prints how they compare."""
+  runtime = FORMATS[values.format]
+  check_flags(values, runtime)
+  paths = [destination(workdir, values, runtime) for workdir in values.workdir]
+  check_installed(values.format, runtime)
+  students = [exporter.read(workdir, values.data_dir, values.int8) for workdir in values.workdir]
+  teachers = read_teachers(students, values.data_dir)
 
-def main() -> None:
-  errors.require_flags(workdir=WORKDIR.value, format=FORMAT.value)
-  runtime = FORMATS[FORMAT.value]
-  check_flags(runtime)
-  paths = [destination(workdir, runtime) for workdir in WORKDIR.value]
-  check_installed(runtime)
-  students = [exporter.read_reference(workdir, DATA_DIR.value, INT8.value) for workdir in WORKDIR.value]
-  others = read_teachers(students)
-
-  float32 = [exporter.export_network(trained, 'float32', runtime) for trained in [*others, *students]]
-  int8 = [exporter.export_network(student, 'int8', runtime) for student in students] if INT8.value else []
+  float32 = [exporter.make(trained, 'float32', runtime) for trained in [*teachers, *students]]
+  int8 = [exporter.make(student, 'int8', runtime) for student in students] if values.int8 else []
   rows = measure([*float32, *int8])
-  for version, path in zip(int8 or float32[len(others) :], paths, strict=True):
+  if values.int8:
+    for row, version in zip(rows, [*float32, *int8], strict=True):
+      row['test_error'] = exporter.error_of(version, values.examples)
+  for version, path in zip(int8 or float32[len(teachers) :], paths, strict=True):
     files.write(path, version.content)
-  if JSON.value:
-    print(
-      json.dumps(
-        {
-          'environment': environment(),
-          'runtime': runtime.runtime_version(),
-          'files': list(map(str, paths)),
-          'rows': rows,
-        },
-        indent=1,
-      )
-    )
+  if values.json:
+    made = {'environment': environment(), 'runtime': runtime.version(), 'files': list(map(str, paths))}
+    print(json.dumps({**made, 'rows': rows}, indent=1))
   else:
-    tell(rows, paths, runtime)
+    print_rows(rows, paths, runtime)
 
 
-def check_flags(runtime: ModuleType) -> None:
+def check_flags(values: FlagValues, runtime: ModuleType) -> None:
   """Raises UserError for what the format cannot do."""
-  if INT8.value and not runtime.QUANTISES:
-    raise UserError(f'--int8: --format={FORMAT.value} has no quantiser: expected --format=onnx or --format=tflite')
-  if OUT.value and len(WORKDIR.value) > 1:
+  if values.int8 and not runtime.QUANTISES:
+    raise UserError(f'--int8: --format={values.format} has no quantiser: expected --format=onnx or --format=tflite')
+  if values.out and len(values.workdir) > 1:
     raise UserError('--out: names one file: expected one --workdir with it')
 
 
-def check_installed(runtime: ModuleType) -> None:
+def check_installed(name: str, runtime: ModuleType) -> None:
   """Raises UserError for the first module that the format needs and that is missing."""
-  for name in runtime.MODULES:
-    if importlib.util.find_spec(name) is None:
-      raise UserError(f"--format={FORMAT.value}: {name} is not installed: pip install 'moonshine-jax[{FORMAT.value}]'")
+  for module in runtime.MODULES:
+    if importlib.util.find_spec(module) is None:
+      raise UserError(f"--format={name}: {module} is not installed: pip install 'moonshine-jax[{name}]'")
 
 
-def destination(workdir: str, runtime: ModuleType) -> Path:
-  """The file to write. Raises UserError where there is one, or none can be made."""
-  path = Path(OUT.value or Path(workdir) / ('network' + ('.int8' if INT8.value else '') + runtime.SUFFIX))
+def destination(workdir: str, values: FlagValues, runtime: ModuleType) -> Path:
+  """Returns the file to write. Raises UserError where there is one, or none can be made."""
+  path = Path(values.out or Path(workdir) / ('network' + ('.int8' if values.int8 else '') + runtime.SUFFIX))
   if path.exists():
     raise UserError(f'{path}: is there already: expected a new file: remove it, or name another by --out')
-  if OUT.value or path.parent.is_dir():  # what is wrong with a workdir is told where it is read
+  if values.out or path.parent.is_dir():  # what is wrong with a workdir is told where it is read
     with files.writing(path), tempfile.TemporaryFile(dir=path.parent):
       pass
   return path
 
 
-def read_teachers(students: list[exporter.Reference]) -> list[exporter.Reference]:
-  """Those of the students, for the table, that are not exported themselves and can be read."""
-  teachers = {}
-  for workdir in {teacher_of(student): None for student in students if teacher_of(student)}:
+def read_teachers(students: Sequence[exporter.Trained], data_dir: str | None) -> list[exporter.Trained]:
+  """Returns the students' teachers, for the table, less those that are exported too and those that cannot be read."""
+  workdirs = dict.fromkeys(teacher_of(student) for student in students if teacher_of(student))
+  teachers = []
+  for workdir in workdirs:
     if workdir not in [Path(student.workdir).absolute() for student in students]:
       try:
-        teachers[workdir] = exporter.read_reference(str(workdir), DATA_DIR.value, calibrates=False)
+        teachers.append(exporter.read(str(workdir), data_dir, calibrates=False))
       except UserError as error:
-        errors.warn(f'the table is without a teacher: {error}')
-  return list(teachers.values())
+        warn(f'the table is without a teacher: {error}')
+  return teachers
 
 
 def teacher_of(trained: exporter.Reference) -> Path | None:
@@ -138,12 +120,10 @@ def measure(versions: list[exporter.ExportedNetwork]) -> list[dict[str, Any]]:
     )
     if teacher_of(version.reference) in float32:
       rows[-1]['beside_teacher'] = rows[-1]['latency'] / float32[teacher_of(version.reference)]
-    if INT8.value:
-      rows[-1]['test_error'] = exporter.measure_test_error(version, EXAMPLES.value)
   return rows
 
 
-def tell(rows: list[dict[str, Any]], paths: list[Path], runtime: ModuleType) -> None:
+def print_rows(rows: Sequence[dict[str, Any]], paths: Sequence[Path], runtime: ModuleType) -> None:
   """Prints what was compared, the table, and the files."""
   for row in rows:
     print(
@@ -165,16 +145,14 @@ def tell(rows: list[dict[str, Any]], paths: list[Path], runtime: ModuleType) -> 
       else (f'{row["beside_teacher"]:.2f}' + (', not faster' if row['beside_teacher'] >= 1 else ''))
     ),
   }
-  if INT8.value:
+  if 'test_error' in rows[0]:
     columns['test error %'] = lambda row: f'{row["test_error"]:.2f}'
-  print(aligned([list(columns), *([shown(row) for shown in columns.values()] for row in rows)], left=2))
+  lines = [[text(row) for text in columns.values()] for row in rows]
+  alignment = ['left'] * 2 + ['right'] * (len(columns) - 2)
+  print(tabulate(lines, list(columns), 'plain', disable_numparse=True, colalign=alignment))
   print(
     f'{runtime.runtime_version()}, one image at a time, one thread, medians of {exporter.REPEATS} in turns, '
     f'{environment()["processor"]}'
   )
   for path in paths:
     print(f'written: {path}')
-
-
-if __name__ == '__main__':
-  errors.run_command(main)

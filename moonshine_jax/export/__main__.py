@@ -2,4 +2,5 @@
 
 from moonshine_jax.cli import app
 
-app.run('export')
+if __name__ == '__main__':
+  app.run('export')

@@ -1,0 +1,194 @@
+"""Runs the commands: `moonshine COMMAND`; parses their flags, and tells how they end.
+
+Exit statuses: 0; 2 for a user's mistake, told in one line; 75 for a run that was preempted and can go on; 128 and the
+signal's number for an interrupt, or where nobody reads the output.
+"""
+
+import difflib
+import errno
+import faulthandler
+import importlib
+import importlib.util
+import os
+import re
+import select
+import signal
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from absl.flags import FlagValues
+
+import moonshine_jax
+from moonshine_jax.cli.commands import COMMANDS, Command
+from moonshine_jax.errors import MISTAKE, RESUME_ME, Preempted, UserError, tell
+
+HELP = {'--help', '-help', '-h', '--helpfull', '--helpshort'}
+
+
+def main() -> None:
+  """Runs the command that the arguments of the process name."""
+  name, *arguments = sys.argv[1:] or ['--help']
+  if name in HELP | {'help'}:
+    _ending(lambda: print(_overview()))
+  elif name == '--version':
+    _ending(lambda: print(moonshine_jax.__version__))
+  elif name in COMMANDS:
+    run(name, arguments)
+  else:
+    nearest = difflib.get_close_matches(name, COMMANDS, 1, 0)
+    tell(f'{name!r} is no command of moonshine: did you mean {nearest[0]}? All of them: moonshine --help')
+    sys.exit(MISTAKE)
+
+
+def run(name: str, arguments: Sequence[str] | None = None) -> None:
+  """Runs a command; a user's mistake becomes one line on stderr and exit status 2.
+
+  Args:
+    name: of the command, in COMMANDS.
+    arguments: its flags and arguments; by default those of the process.
+  """
+  command = COMMANDS[name]
+  arguments = sys.argv[1:] if arguments is None else list(arguments)
+  if HELP.intersection(arguments):
+    _ending(lambda: print(_help(command)))
+    return
+  faulthandler.enable()  # where XLA crashes, the stack
+  _ending(lambda: _run(command, arguments))
+
+
+def _run(command: Command, arguments: list[str]) -> None:
+  values, rest = _parse(command, arguments)
+  importlib.import_module(command.module).main(values, *rest)
+
+
+def _ending(function) -> None:
+  """Calls a function, and ends the process with the exit status of what it raises."""
+  try:
+    try:
+      function()
+    except UserError as error:
+      tell(str(error))
+      sys.exit(MISTAKE)
+    except Preempted as preempted:
+      print(f'preempted: {preempted}', file=sys.stderr)
+      sys.exit(RESUME_ME)
+    except KeyboardInterrupt:  # before training began, or in a command that does not train
+      print('interrupted', file=sys.stderr)
+      sys.exit(128 + signal.SIGINT)
+    finally:
+      sys.stdout.flush()  # Python's own flush, at exit, would tell of a closed pipe
+  except OSError as error:
+    if error.errno == errno.ENAMETOOLONG:  # of a path in the flags, wherever it is first looked at
+      tell(f'{str(error.filename)[:100]}...: the name is too long for a file')
+      sys.exit(MISTAKE)
+    if not isinstance(error, BrokenPipeError) or not _output_is_closed():
+      raise
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
+    sys.exit(128 + signal.SIGPIPE)
+
+
+def _output_is_closed() -> bool:
+  """Whether stdout is a pipe that nobody reads."""
+  poll = select.poll()
+  poll.register(sys.stdout, 0)  # for errors alone
+  return bool(poll.poll(0))
+
+
+def _parse(command: Command, arguments: list[str]) -> tuple[FlagValues, list[str]]:
+  """The flags and the arguments of a command. Raises UserError for what it does not take, and for what is missing."""
+  values = FlagValues()
+  command.define_flags(values)
+  arguments = _with_config_path(arguments)
+  sys.argv = [sys.argv[0], *arguments]  # where ml_collections looks for the fields that are overridden
+  try:
+    rest = values(sys.argv)[1:]
+  except SyntaxError as error:
+    raise UserError(f'--config: {error.filename}, line {error.lineno}: not Python: {error.msg}') from error
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    raise UserError(_explain(error, arguments)) from error
+  if len(rest) > len(command.arguments):
+    raise UserError(f'unexpected argument {rest[len(command.arguments)]!r}: flags are written --name=value')
+  if len(rest) < len(command.arguments):
+    raise UserError(f'the argument {command.arguments[len(rest)]} is missing')
+  for name in command.required:
+    if not values[name].value:
+      raise UserError(f'--{name} is missing')
+  if 'config' in values and values.config is not None:
+    _check_config(values)
+  return values, rest
+
+
+def _with_config_path(arguments: list[str]) -> list[str]:
+  """The arguments with the path of a config that is named, as in --config=digits. Raises UserError for another name."""
+  changed = list(arguments)
+  for i, argument in enumerate(arguments):
+    if match := re.fullmatch(r'(--?config=)(\w+)(:.*)?', argument):
+      prefix, name, config_argument = match.groups(default='')
+      if not os.path.exists(name):
+        changed[i] = f'{prefix}{config_path(name)}{config_argument}'
+  return changed
+
+
+def config_path(name: str) -> Path:
+  """The file of a config that comes with the package, by its name. Raises UserError where there is none."""
+  folder = Path(importlib.util.find_spec('moonshine_jax.configs').submodule_search_locations[0])
+  names = sorted(path.stem for path in folder.glob('*.py') if path.stem != '__init__')
+  if name not in names:
+    nearest = difflib.get_close_matches(name, names, 1)
+    hint = f': did you mean {nearest[0]}?' if nearest else ''
+    raise UserError(f'--config={name}: no such config: expected a path, or one of {", ".join(names)}{hint}')
+  return folder / f'{name}.py'
+
+
+def _check_config(values: FlagValues) -> None:
+  """Raises UserError for a config that cannot be read: ml_collections says so once it is looked into."""
+  try:
+    values.config.items()
+  except OSError as error:
+    raise UserError(f'--config: {error.__cause__}') from error
+  except AttributeError as error:
+    raise UserError(f'--config: expected a ConfigDict of get_config, not {type(values.config).__name__}') from error
+
+
+def _explain(error: Exception, arguments: Sequence[str]) -> str:
+  """What is wrong with the flags. A bare KeyError or AttributeError stands for an unknown field: names its flag."""
+  if not isinstance(error, AttributeError | KeyError):
+    return str(error)
+  message = re.sub(r'\\n|[\'"\\]', lambda match: ' ' if match[0] == r'\n' else '', str(error.args[0]))
+  field = message.split()[0]
+  flag = next((each for each in arguments if re.match(rf'--?config\.(\w+\.)*{re.escape(field)}\b', each)), None)
+  return f'{flag.split("=")[0] if flag else "--config"}: no such config field: {message}'
+
+
+def _overview() -> str:
+  """A line for each command."""
+  width = max(map(len, COMMANDS))
+  lines = [f'  {command.name:{width}}  {command.summary}' for command in COMMANDS.values()]
+  return '\n'.join([
+    moonshine_jax.__doc__, '', 'Usage: moonshine COMMAND [FLAGS]', '', *lines, '',
+    'Flags and examples of a command: moonshine COMMAND --help. Version: moonshine --version.',
+  ])  # fmt: skip
+
+
+def _help(command: Command) -> str:
+  """The manual of a command, and its flags."""
+  values = FlagValues()
+  command.define_flags(values)
+  usage = f'Usage: {" ".join(["moonshine", command.name, *command.arguments])} [FLAGS]'
+  lines = [usage, '', command.manual, '', 'Flags:']
+  for name in sorted(values):
+    if values[name].name == name:  # no other name of a flag
+      text = f'--{name}: {_help_of_flag(values[name], name in command.required)}'
+      lines += textwrap.wrap(text, 100, initial_indent='  ', subsequent_indent='      ')
+  return '\n'.join(lines)
+
+
+def _help_of_flag(flag: flags.Flag, required: bool) -> str:
+  text = flag.help.partition(';\n')[0]  # what absl adds says how to repeat a flag
+  default = ','.join(flag.default) if isinstance(flag.default, list) else flag.default
+  if default:
+    return f'{text} Default: {default}.'
+  return f'{text} Required.' if required else text

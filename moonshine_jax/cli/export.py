@@ -27,19 +27,19 @@ def main(values: FlagValues) -> None:
   check_flags(values, runtime)
   paths = [destination(workdir, values, runtime) for workdir in values.workdir]
   check_installed(values.format, runtime)
-  students = [exporter.read(workdir, values.data_dir, values.int8) for workdir in values.workdir]
+  students = [exporter.read_reference(workdir, values.data_dir, values.int8) for workdir in values.workdir]
   teachers = read_teachers(students, values.data_dir)
 
-  float32 = [exporter.make(trained, 'float32', runtime) for trained in [*teachers, *students]]
-  int8 = [exporter.make(student, 'int8', runtime) for student in students] if values.int8 else []
+  float32 = [exporter.export_network(trained, 'float32', runtime) for trained in [*teachers, *students]]
+  int8 = [exporter.export_network(student, 'int8', runtime) for student in students] if values.int8 else []
   rows = measure([*float32, *int8])
   if values.int8:
     for row, version in zip(rows, [*float32, *int8], strict=True):
-      row['test_error'] = exporter.error_of(version, values.examples)
+      row['test_error'] = exporter.measure_test_error(version, values.examples)
   for version, path in zip(int8 or float32[len(teachers) :], paths, strict=True):
     files.write(path, version.content)
   if values.json:
-    made = {'environment': environment(), 'runtime': runtime.version(), 'files': list(map(str, paths))}
+    made = {'environment': environment(), 'runtime': runtime.runtime_version(), 'files': list(map(str, paths))}
     print(json.dumps({**made, 'rows': rows}, indent=1))
   else:
     print_rows(rows, paths, runtime)
@@ -71,14 +71,14 @@ def destination(workdir: str, values: FlagValues, runtime: ModuleType) -> Path:
   return path
 
 
-def read_teachers(students: Sequence[exporter.Trained], data_dir: str | None) -> list[exporter.Trained]:
+def read_teachers(students: Sequence[exporter.Reference], data_dir: str | None) -> list[exporter.Reference]:
   """Returns the students' teachers, for the table, less those that are exported too and those that cannot be read."""
   workdirs = dict.fromkeys(teacher_of(student) for student in students if teacher_of(student))
   teachers = []
   for workdir in workdirs:
     if workdir not in [Path(student.workdir).absolute() for student in students]:
       try:
-        teachers.append(exporter.read(str(workdir), data_dir, calibrates=False))
+        teachers.append(exporter.read_reference(str(workdir), data_dir, calibrates=False))
       except UserError as error:
         warn(f'the table is without a teacher: {error}')
   return teachers

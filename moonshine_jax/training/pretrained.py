@@ -14,7 +14,7 @@ import numpy as np
 from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import Facts, Split
 from moonshine_jax.errors import UserError
-from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
 from moonshine_jax.runtime.devices import Replicas
@@ -52,8 +52,7 @@ def write_network(
   """
   config = as_given(config)
   config_lib.check(config)
-  model = create_model(config.model, facts.num_classes, image_shape=facts.image_shape)
-  network = Network(model, facts.mean, facts.std)
+  network = create_network(config.model, facts)
   variables = fit(variables, network, facts.image_shape)
   workdir = Path(workdir)
   check_workdir(workdir, config, variables, facts)

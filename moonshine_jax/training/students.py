@@ -12,7 +12,7 @@ import optax
 
 from moonshine_jax.data import splits
 from moonshine_jax.errors import UserError, warn
-from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import exchange, files
 from moonshine_jax.runtime.devices import Replicas
@@ -61,12 +61,7 @@ def open_students(
   Of several processes the first opens the workdirs, and tells the others what is in them. What is to be closed at the
   end goes onto `opened`.
   """
-  networks = {
-    path: Network(
-      create_model(config.model, facts.num_classes, replicas.axis_name, facts.image_shape), facts.mean, facts.std
-    )
-    for path, config in runs.items()
-  }
+  networks = {path: create_network(config.model, facts, replicas.axis_name) for path, config in runs.items()}
   all_checkpoints = dict.fromkeys(runs, checkpoint.NoCheckpoints())
   writers = {}
 

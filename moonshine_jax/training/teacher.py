@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from moonshine_jax import config as config_lib
-from moonshine_jax.data import sources
+from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import Network
@@ -47,17 +47,17 @@ def load_teacher(
     if not factory.is_user(student.model) and not (transfer and student.model.network != of_network):
       continue
     where = f'config.model.network={student.model.network!r}'
-    found = activations(create_network(student, source), source, where)
+    found = activations(factory.create_network(student.model, plain_facts(source)), source, where)
     if transfer:
       targets = targets or activations(network, source, f'config.distill.teacher={config.distill.teacher!r}')
       check_activations(where, found, targets, told)
   return network, variables
 
 
-def create_network(student: ml_collections.ConfigDict, source: sources.Source) -> Network:
-  """A student on one device, that normalises nothing."""
-  model = factory.create_model(student.model, source.num_classes, image_shape=source.image_shape)
-  return Network(model, (0.0,) * source.image_shape[-1], (1.0,) * source.image_shape[-1])
+def plain_facts(source: sources.Source) -> splits.Facts:
+  """Returns facts of a data set with which a network normalises nothing: nothing of the data is read for them."""
+  channels = source.image_shape[-1]
+  return splits.Facts(source.image_shape, source.num_classes, (0.0,) * channels, (1.0,) * channels)
 
 
 def activations(network: Network, source: sources.Source, where: str) -> tuple[jax.ShapeDtypeStruct, ...]:

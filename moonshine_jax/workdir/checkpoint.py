@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, warn
-from moonshine_jax.models.factory import create_model
+from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
 from moonshine_jax.training.step import TrainState
@@ -61,8 +61,7 @@ class Metadata:
   @property
   def network(self) -> Network:
     """The network, rebuilt from the config."""
-    model = create_model(self.config.model, self.facts.num_classes, image_shape=self.facts.image_shape)
-    return Network(model, self.facts.mean, self.facts.std)
+    return create_network(self.config.model, self.facts)
 
 
 class Checkpoints:

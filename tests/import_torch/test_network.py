@@ -8,11 +8,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from moonshine_jax.data import sources
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.import_torch import architectures, network, state_dict
 from moonshine_jax.import_torch.network import import_network, variables_of
-from moonshine_jax.models.factory import create_model
-from moonshine_jax.models.network import Network
+from moonshine_jax.models.factory import create_network
 from moonshine_jax.training import evaluation, pretrained
 from moonshine_jax.workdir import checkpoint
 
@@ -329,13 +329,12 @@ def test_resnets_that_are_none_of_ours_are_refused(networks):
 
 def assert_same_logits(networks, network, config, fields, arrays, paths, image_shape):
   config.model.update(fields)
-  model = create_model(config.model, len(arrays['fc.weight']))
   images = np.random.default_rng(0).integers(0, 256, (3, *image_shape), np.uint8)
   expected = networks.logits(network, images, MEAN, STD)
   assert np.ptp(expected, axis=0).max() > 0.1  # they depend on the images
   mean, std = (tuple(255 * each for each in values) for values in (MEAN, STD))
-  like = jax.eval_shape(model.init, jax.random.key(0), images.astype(np.float32))
-  variables = variables_of(arrays, paths, like)
-  logits, _ = jax.jit(functools.partial(Network(model, mean, std), train=False))(variables, images)
+  ours = create_network(config.model, Facts(image_shape, len(arrays['fc.weight']), mean, std))
+  variables = variables_of(arrays, paths, ours.shapes(image_shape))
+  logits, _ = jax.jit(functools.partial(ours, train=False))(variables, images)
   # Of the largest: PyTorch's own float32 is 6e-5 from its float64 on a ResNet-50 with logits of 10.
   np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))

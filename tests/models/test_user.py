@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from configs import digits
 from moonshine_jax import config as config_lib
+from moonshine_jax.configs import digits
 from moonshine_jax.data import feeds, sources
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
-from moonshine_jax.models.factory import create_model
-from moonshine_jax.models.network import Network
+from moonshine_jax.models.factory import create_model, create_network
 from moonshine_jax.report import attention_maps, tables, writer
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.runtime.devices import Replicas
@@ -93,7 +93,8 @@ def loss_at(config, devices, step):
   config.model.network = 'tests.helpers.user:with_dropout'
   source = sources.open_source(config.data)
   replicas = Replicas(jax.devices()[:devices])
-  student = Network(create_model(config.model, 3, replicas.axis_name, (8, 8, 2)), (0.0,) * 2, (255.0,) * 2)
+  facts = Facts((8, 8, 2), 3, (0.0,) * 2, (255.0,) * 2)
+  student = create_network(config.model, facts, replicas.axis_name)
   tx = optimizer.create_optimizer(config, 1)
   state = step_lib.create_train_state(student, (8, 8, 2), tx, jax.random.key(0), jax.random.key(1))
   feed = feeds.ResidentFeed(source.read('train'), replicas)

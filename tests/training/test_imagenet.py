@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import imagenet
+from moonshine_jax.configs import imagenet
 from moonshine_jax.data import feeds
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import Preempted
-from moonshine_jax.models.factory import create_model
-from moonshine_jax.models.network import Network
+from moonshine_jax.models.factory import create_network
 from moonshine_jax.runtime import signals
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import evaluation, loop, optimizer
@@ -64,7 +64,8 @@ def test_a_step_of_a_student_beside_its_teacher_has_all_terms():
   config = imagenet.get_config()
   config.batch_size = 4
   config.model.block, config.distill.teacher = 'G(N/8)', 'runs/teacher'
-  student, teacher = (Network(create_model(config.model, 1000), (127.5,) * 3, (127.5,) * 3) for _ in range(2))
+  facts = Facts((64, 64, 3), 1000, (127.5,) * 3, (127.5,) * 3)
+  student, teacher = (create_network(config.model, facts) for _ in range(2))
   tx = optimizer.create_optimizer(config, steps_per_epoch=10)
   state = jax.eval_shape(
     lambda: step_lib.create_train_state(student, (64, 64, 3), tx, *jax.random.split(jax.random.key(0)))

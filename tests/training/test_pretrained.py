@@ -8,8 +8,7 @@ import pytest
 
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
-from moonshine_jax.models.factory import create_model
-from moonshine_jax.models.network import Network
+from moonshine_jax.models.factory import create_network
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import tables
 from moonshine_jax.runtime.devices import Replicas
@@ -25,7 +24,7 @@ def network(config):
   """The facts, the variables and the test split of a network that is given."""
   source = sources.open_source(config.data)
   facts = splits.Facts(source.image_shape, source.num_classes, (10.0, 20.0, 30.0), (50.0,) * 3)
-  model = Network(create_model(config.model, 3), facts.mean, facts.std)
+  model = create_network(config.model, facts)
   variables = jax.tree.map(np.asarray, model.init(jax.random.key(7), facts.image_shape))
   return facts, variables, source.read('test')
 

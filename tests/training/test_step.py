@@ -5,21 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
 from moonshine_jax import losses
+from moonshine_jax.configs import digits
 from moonshine_jax.data import augment, feeds
-from moonshine_jax.data.splits import Split
-from moonshine_jax.models.factory import create_model
-from moonshine_jax.models.network import Network
+from moonshine_jax.data.splits import Facts, Split
+from moonshine_jax.models.factory import create_network
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
 
 SHAPE = (8, 8, 3)
 BATCH = 128
+FACTS = Facts(SHAPE, 10, mean=(120.0, 128.0, 130.0), std=(60.0, 70.0, 80.0))
 SPLIT = Split(
-  np.random.default_rng(0).integers(0, 256, (160, *SHAPE), np.uint8),
-  np.random.default_rng(1).integers(0, 10, 160).astype(np.int32),
+  np.random.default_rng(0).integers(0, 256, (300, *SHAPE), np.uint8),  # two steps an epoch, and a remainder
+  np.random.default_rng(1).integers(0, 10, 300).astype(np.int32),
 )
 
 
@@ -39,7 +39,7 @@ def make_config(**distill):
 
 def make_network(config, block='S', axis_name=None):
   config.model.block = block
-  return Network(create_model(config.model, 10, axis_name), (120.0, 128.0, 130.0), (60.0, 70.0, 80.0))
+  return create_network(config.model, FACTS, axis_name)
 
 
 def make_teacher(config):
@@ -47,8 +47,8 @@ def make_teacher(config):
   return network, network.init(jax.random.key(5), SHAPE)
 
 
-def train(config, devices, feed_name, number_of_steps, block='G(N/8)'):
-  """The state and the metrics of each step of a student with a teacher, on so many devices."""
+def train(config, devices, feed_name, block='G(N/8)'):
+  """The state and the metrics of each step of an epoch of a student with a teacher, on so many devices."""
   replicas = Replicas(jax.devices()[:devices])
   teacher, teacher_variables = make_teacher(config)
   student = make_network(config, block, replicas.axis_name)
@@ -60,12 +60,9 @@ def train(config, devices, feed_name, number_of_steps, block='G(N/8)'):
     donate_argnums=(0,),
   )
   states, teacher_variables = replicas.replicate((states, teacher_variables))
-  # One step an epoch, all of them in one dispatch from the resident feed, each in its own from the stream.
-  order = np.concatenate(
-    [feeds.epoch_batches(jax.random.key(2), epoch, len(SPLIT), BATCH) for epoch in range(number_of_steps)]
-  )
   metrics = []
-  for batches in feed.stacks(order, number_of_steps):
+  # Both steps are in one dispatch from the resident feed, and in a dispatch each from the stream.
+  for batches in feed.epoch(2, 0, BATCH, steps_per_dispatch=2):
     states, (stacked,) = loop(states, teacher_variables, feed.data, batches)
     stacked = replicas.fetch(stacked)
     metrics += [{name: values[i] for name, values in stacked.items()} for i in range(len(stacked['loss']))]
@@ -74,12 +71,12 @@ def train(config, devices, feed_name, number_of_steps, block='G(N/8)'):
 
 @pytest.fixture(scope='module')
 def one_device():
-  return train(make_config(), 1, 'resident', 2)
+  return train(make_config(), 1, 'resident')
 
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs 8 devices')
 def test_eight_devices_with_16_images_compute_what_one_computes_with_128(one_device):
-  state, metrics = train(make_config(), 8, 'resident', 2)
+  state, metrics = train(make_config(), 8, 'resident')
   for ours, expected in zip(metrics, one_device[1], strict=True):
     assert ours.keys() == expected.keys() == {'loss', 'ce', 'kd', 'at', 'error', 'gradient_norm'}
     for name in ours:
@@ -94,7 +91,7 @@ def test_eight_devices_with_16_images_compute_what_one_computes_with_128(one_dev
 
 
 def test_both_feeds_train_the_same_in_one_dispatch_or_in_many(one_device):
-  state, metrics = train(make_config(), 1, 'stream', 2)
+  state, metrics = train(make_config(), 1, 'stream')
   jax.tree.map(np.testing.assert_array_equal, (state, metrics), one_device)
 
 
@@ -105,7 +102,7 @@ def test_the_loss_is_the_sum_of_its_parts_on_augmented_images(one_device):
   student = make_network(config, 'G(N/8)')
   tx = optimizer.create_optimizer(config, steps_per_epoch=1)
   state = step_lib.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
-  index = feeds.epoch_batches(jax.random.key(2), 0, len(SPLIT), BATCH)[0]
+  index = feeds.epoch_order(2, 0, len(SPLIT), BATCH)[0]
   images, labels = augmented(config, SPLIT.images[index]), SPLIT.labels[index]
   (logits, activations), _ = student(state.variables, images, train=True, mutable=['batch_stats'])
   teacher_logits, teacher_activations = teacher(teacher_variables, images, train=False)

@@ -9,8 +9,7 @@ import pytest
 
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
-from moonshine_jax.models.factory import create_model
-from moonshine_jax.models.network import Network
+from moonshine_jax.models.factory import create_model, create_network
 from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir import checkpoint
@@ -20,7 +19,7 @@ FACTS = Facts((8, 8, 3), 10, (120.0, 128.0, 130.0), (60.0, 70.0, 80.0))
 
 
 def make_state(config, seed=0):
-  network = Network(create_model(config.model, 10), FACTS.mean, FACTS.std)
+  network = create_network(config.model, FACTS)
   tx = optimizer.create_optimizer(config, steps_per_epoch=1)
   return step_lib.create_train_state(network, FACTS.image_shape, tx, jax.random.key(seed), jax.random.key(seed))
 

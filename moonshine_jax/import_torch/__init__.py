@@ -1,1 +1,1 @@
-"""A PyTorch state dict to the workdir of a trained network."""
+"""Import of networks that were trained in PyTorch: from a state dict to a workdir."""

@@ -14,7 +14,6 @@ An accelerator that trains X images a second wants X over the first figure cores
 import argparse
 import functools
 import io
-import os
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from benchmarks.command import write_json
 from moonshine_jax.configs import imagenet
 from moonshine_jax.cost.timing import in_turns
 from moonshine_jax.data import decoding, feeds, sources
+from moonshine_jax.runtime.cpu import available_cores
 from moonshine_jax.runtime.devices import Replicas
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 97
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     speeds |= {name: [index.size / each for each in seen] for name, seen in seconds.items()}
 
-  cores = len(os.sched_getaffinity(0))
+  cores = available_cores()
   print(
     f'images a second: median (lowest to highest) of {flags.repeats}; JPEGs of {WIDTH}x{HEIGHT} pixels and '
     f'{statistics.mean(map(len, files)) / 1000:.0f} kB, crops of {flags.image_size}x{flags.image_size}; '

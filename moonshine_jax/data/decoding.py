@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime.cpu import available_cores
 
 Box = tuple[float, float, float, float]  # left, top, right and bottom, in pixels of the whole image
 
@@ -35,6 +36,8 @@ AREA = 0.08, 1.0
 RATIO = 3 / 4, 4 / 3
 ATTEMPTS = 10
 CENTRE = 224 / 256  # the side of the middle that evaluation takes, of the image's short side
+
+MACOS_OPEN_MAX = 10240  # files that a process may open, where its hard limit is infinite
 
 TASK = 8  # images that a process is asked for at a time: few, so that all processes end a batch together
 
@@ -113,7 +116,7 @@ class Decoders:
     paths = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
     processes = [
       subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, 'PYTHONPATH': paths})
-      for _ in os.sched_getaffinity(0)
+      for _ in range(available_cores())
     ]
     self._idle: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
     for each in processes:
@@ -180,8 +183,7 @@ def serve(data_dir: str, size: int, channels: int) -> None:
   # Signals to the whole group of processes are for the one that trains, which still needs images until it has saved.
   for each in (signal.SIGINT, signal.SIGTERM):
     signal.signal(each, signal.SIG_IGN)
-  _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-  resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each of ImageNet's 1,024 files stays open
+  _raise_file_limit()
   requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
   os.dup2(2, 1)  # what a library prints is no answer
   import tensorflow_datasets as tfds  # takes a second, which the training process does not wait for
@@ -204,6 +206,15 @@ def serve(data_dir: str, size: int, channels: int) -> None:
         pickle.dump(labels, answers)
         answers.write(images)
       answers.flush()
+
+
+def _raise_file_limit() -> None:
+  """Lets this process open as many files as it may: each of ImageNet's 1,024 files stays open."""
+  _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+  try:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+  except ValueError:  # macOS says that there is no limit, and takes no more than OPEN_MAX
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MACOS_OPEN_MAX, most))
 
 
 def _read(examples, index, key, size, channels):

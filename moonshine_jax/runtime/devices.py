@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime.cpu import available_cores
 
 AXIS = 'batch'
 
@@ -31,9 +32,8 @@ def use_all_cores(batch_size: int, processes: int = 1) -> None:
   """
   divided = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
   if jax.config.jax_num_cpu_devices < 0 and not divided:
-    cores = len(os.sched_getaffinity(0))
     share, remainder = divmod(batch_size, processes)
-    devices = 1 if remainder else max(n for n in range(1, cores + 1) if share % n == 0)
+    devices = 1 if remainder else max(n for n in range(1, available_cores() + 1) if share % n == 0)
     jax.config.update('jax_num_cpu_devices', devices)
 
 

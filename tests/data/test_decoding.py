@@ -2,12 +2,12 @@
 
 import io
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from PIL import Image
 from moonshine_jax.data import decoding
 from moonshine_jax.data.decoding import Decoders
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime.cpu import available_cores
 
 
 @pytest.mark.parametrize(('width', 'height'), [(400, 400), (40, 60), (7, 7)])
@@ -139,8 +140,38 @@ def test_a_process_that_is_killed_is_one_line(varied_images):
   process.kill()
   own._idle.put(process)
   with pytest.raises(UserError, match=r'^a process that decodes images has ended \(SIGKILL\): expected memory'):
-    for _ in os.sched_getaffinity(0):
+    for _ in range(available_cores()):
       own.read('train', np.arange(3), None)
+
+
+def test_as_many_files_may_be_open_as_the_system_allows(monkeypatch):
+  limits = []
+  monkeypatch.setattr(resource, 'getrlimit', lambda _: (256, 4096))
+  monkeypatch.setattr(resource, 'setrlimit', lambda _, limit: limits.append(limit))
+  decoding._raise_file_limit()
+  assert limits == [(4096, 4096)]
+
+
+def test_on_macos_as_many_files_may_be_open_as_it_allows(monkeypatch):
+  limits, infinite = [], 2**63 - 1
+
+  def setrlimit(_, limit):
+    if limit[0] > 10240:
+      raise ValueError('current limit exceeds maximum limit')
+    limits.append(limit)
+
+  monkeypatch.setattr(resource, 'getrlimit', lambda _: (256, infinite))
+  monkeypatch.setattr(resource, 'setrlimit', setrlimit)
+  decoding._raise_file_limit()
+  assert limits == [(10240, infinite)]
+
+
+def is_running(pid):
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  return True
 
 
 def test_the_processes_end_with_the_one_that_started_them(varied_images):
@@ -150,11 +181,11 @@ def test_the_processes_end_with_the_one_that_started_them(varied_images):
     'print(*[d._idle.get().pid for _ in range(d._idle.qsize())], flush=True); time.sleep(60)'
   )
   process = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, text=True)
-  pids = process.stdout.readline().split()
-  assert pids and all(Path(f'/proc/{pid}').exists() for pid in pids)
+  pids = [int(word) for word in process.stdout.readline().split()]
+  assert pids and all(map(is_running, pids))
   process.send_signal(signal.SIGKILL)
   process.communicate()
   deadline = time.monotonic() + 30
-  while any(Path(f'/proc/{pid}').exists() for pid in pids):
+  while any(map(is_running, pids)):
     assert time.monotonic() < deadline
     time.sleep(0.05)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moonshine_jax.runtime.cpu import available_cores
 from moonshine_jax.runtime.devices import Replicas, mean, own_share, total
 
 
@@ -55,7 +56,7 @@ def test_round_up(replicas):
 @pytest.mark.parametrize(
   ('environment', 'batch_size', 'devices'),
   [
-    ({}, 7 * len(os.sched_getaffinity(0)), len(os.sched_getaffinity(0))),
+    ({}, 7 * available_cores(), available_cores()),
     ({}, 1, 1),
     ({'JAX_NUM_CPU_DEVICES': '3'}, 4, 3),
     ({'XLA_FLAGS': '--xla_force_host_platform_device_count=3'}, 4, 3),

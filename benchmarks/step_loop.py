@@ -40,6 +40,7 @@ from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import Replicas, use_all_cores
 from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
+from moonshine_jax.training.loop import run_epoch
 
 STUDENTS = ('G(N/8)', 'BG(2,M/8)', 'B(2)')
 # Depth and width of the teacher and its students, and the images of an epoch, by backend.
@@ -126,7 +127,7 @@ def make_runs(flags: argparse.Namespace, replicas: Replicas) -> dict[str, Callab
 def training(
   configs: Sequence[ml_collections.ConfigDict],
   teacher_config: ml_collections.ConfigDict | None,
-  feed: feeds.ResidentFeed | feeds.StreamFeed,
+  feed: feeds.Feed,
   replicas: Replicas,
   flags: argparse.Namespace,
 ) -> Callable[[], None]:
@@ -166,22 +167,20 @@ def epochs(
   step: Callable,
   states: tuple[step_lib.TrainState, ...],
   teacher_variables: Any,
-  feed: feeds.ResidentFeed | feeds.StreamFeed,
+  feed: feeds.Feed,
   config: ml_collections.ConfigDict,
   replicas: Replicas,
   flags: argparse.Namespace,
 ) -> Callable[[], None]:
   """A function that runs the next epoch of a step, as training does, and waits for its metrics."""
   states, teacher_variables = replicas.replicate((states, teacher_variables))
-  loop = replicas.compile(step_lib.make_train_loop(step), donate_argnums=(0,))
+  train_loop = replicas.compile(step_lib.make_train_loop(step), donate_argnums=(0,))
   numbers = itertools.count()
 
   def run():
     nonlocal states
-    order = feeds.epoch_batches(jax.random.key(0), next(numbers), flags.images, flags.batch)
-    states = loop.run_epoch(
-      loop, states, teacher_variables, feed, order, config.steps_per_dispatch, receive=replicas.fetch
-    )
+    dispatches = feed.epoch(0, next(numbers), flags.batch, steps_per_dispatch=config.steps_per_dispatch)
+    states = run_epoch(train_loop, states, teacher_variables, feed.data, dispatches, receive=replicas.fetch)
 
   return run
 

@@ -38,6 +38,7 @@ from moonshine_jax.cost.timing import in_turns
 from moonshine_jax.data.feeds import ResidentFeed
 from moonshine_jax.data.splits import Split
 from moonshine_jax.models.wide_resnet import Architecture
+from moonshine_jax.runtime.cpu import available_cores
 from moonshine_jax.runtime.devices import Replicas, use_all_cores
 from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
@@ -101,7 +102,7 @@ def our_train_step(architecture: Architecture, flags: argparse.Namespace, device
   images, labels = synthetic_batch(flags.batch, flags.image_size)
   feed = ResidentFeed(Split(images, labels), replicas)
   index = np.tile(np.arange(flags.batch, dtype=np.int32), (calls_a_sample(), 1))
-  (batches,) = feed.stacks(index, calls_a_sample())
+  (batches,) = feed.batches([{'index': index}], axis=1)
   tx = optimizer.create_optimizer(config, steps_per_epoch=1000)
   keys = jax.random.split(jax.random.key(0))
   states = replicas.replicate((step_lib.create_train_state(network, images.shape[1:], tx, *keys),))
@@ -138,7 +139,7 @@ def find_torch() -> str | None:
   if device is None:
     print(f'This PyTorch cannot use the {jax.default_backend()}: ours is measured alone.')
   else:
-    torch_wide_resnet.use_all_of(device, len(os.sched_getaffinity(0)))
+    torch_wide_resnet.use_all_of(device, available_cores())
   return device
 
 

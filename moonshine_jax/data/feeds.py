@@ -1,11 +1,11 @@
-"""Batches for the devices: two feeds of the same examples in the same order.
+"""Feeds: the batches of a split on the devices, in the order that a seed and an epoch give.
 
-* `ResidentFeed`: the whole split as uint8 on every device; a batch is its indices, gathered inside the step.
-* `StreamFeed`: a batch is gathered on the host, or decoded there, and copied ahead of the step that takes it.
+* `ResidentFeed` keeps the whole split as uint8 on every device. A batch is its indices, gathered inside the step.
+* `StreamFeed` gathers or decodes a batch on the host and copies it to the devices ahead of the step that takes it.
 
-Of several processes each is given the whole batches, and takes its own part of them.
+A step is called with `feed.data` and a batch. Inside it, `feed.gather(data, batch)` gives the images and labels.
 
-A step is given `feed.data` and a batch, and calls `feed.gather(data, batch)` for images and labels.
+In a run of several processes every process makes the same host batches and takes its part of them.
 """
 
 import collections
@@ -19,92 +19,175 @@ import numpy as np
 from moonshine_jax.data.splits import CroppedSplit, Split
 from moonshine_jax.runtime.devices import Replicas
 
-AHEAD = 2  # batches that are on their way to the device while a step runs
+AHEAD = 2  # batches that are on their way to the devices while a step runs
 
 
-def epoch_batches(key: jax.Array, epoch: int, examples: int, batch_size: int) -> np.ndarray:
-  """The indices of an epoch's batches, (steps, batch_size): a permutation by (key, epoch), the remainder dropped."""
-  order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), examples))
+def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
+  """Returns the order of the examples in a training epoch, a permutation that follows from seed and epoch alone.
+
+  Args:
+    seed: `config.seed`.
+    epoch: number of the epoch, from 0.
+    examples: number of examples in the split.
+    batch_size: examples in a batch. The remainder that fills no batch is dropped.
+
+  Returns:
+    Indices of the examples, int32 (steps, batch_size).
+  """
+  _, order_key, _ = jax.random.split(jax.random.key(seed), 3)  # as `training.students.split_keys` divides a seed
+  order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), examples))
   steps = examples // batch_size
   return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
 
 def masked_batches(examples: int, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-  """Batches {'index', 'mask'} that hold every example once, in order; the last is filled up under a mask of zeros."""
+  """Yields host batches that hold every example of a split once, in order.
+
+  Args:
+    examples: number of examples in the split.
+    batch_size: examples in a batch. The last batch is filled up with examples under a mask of zeros.
+
+  Yields:
+    {'index': int32 (batch_size,), 'mask': float32 (batch_size,)}.
+  """
   for start in range(0, examples, batch_size):
     index = np.arange(start, start + batch_size, dtype=np.int32)
     yield {'index': np.minimum(index, examples - 1), 'mask': (index < examples).astype(np.float32)}
 
 
 class ResidentFeed:
-  """The split on the devices, each image as one row.
+  """A feed that keeps the split on the devices, with each image as one row.
 
   Rows are what a TPU can gather from. From images it would gather after a copy of all of them in another layout, once
   a dispatch: for CIFAR-10, by XLA's estimates for a v5e, 620 MB and the cycles of a whole step of WRN-40-2 G(N/8).
+
+  Attributes:
+    data: the split on every device, {'image': uint8 (examples, values of an image), 'label': int32 (examples,)}.
   """
 
   def __init__(self, split: Split, replicas: Replicas):
     self._image_shape = split.images.shape[1:]
     rows = np.asarray(split.images).reshape(len(split), -1)
     self.data = replicas.replicate({'image': rows, 'label': split.labels})
+    self._examples = len(split)
     self._replicas = replicas
 
-  def batches(self, batches: Iterable[dict[str, np.ndarray]], axis: int = 0) -> Iterator[dict[str, jax.Array]]:
-    """Sharded batches for host batches that hold 'index' and anything else of its shape; `axis` is the examples'."""
-    return (self._replicas.shard(self._replicas.own_part(batch, axis), axis) for batch in batches)
+  def epoch(
+    self, seed: int, epoch: int, batch_size: int, skip: int = 0, steps_per_dispatch: int = 1
+  ) -> Iterator[dict[str, jax.Array]]:
+    """Returns an iterator over the batches of a training epoch, stacked for each dispatch.
 
-  def stacks(self, index: np.ndarray, steps: int, key: tuple[int, ...] = ()) -> Iterator[dict[str, jax.Array]]:
-    """The batches of indices (all steps, batch), sharded, `steps` of them at a time along a first axis.
+    Args:
+      seed: `config.seed`, from which the order of the examples follows.
+      epoch: number of the epoch, from 0; the order follows from it too.
+      batch_size: examples in the batch of a step, over all devices.
+      skip: steps of the epoch that are done already: their batches are left out.
+      steps_per_dispatch: steps that are stacked for a dispatch; the last dispatch may have fewer.
 
-    The key is what the random crops of images follow from, where a split has such.
+    Returns:
+      {'index': int32 (steps, batch_size)} for each dispatch, sharded over the devices along the second axis.
     """
-    del key
-    return self.batches(({'index': index[start : start + steps]} for start in range(0, len(index), steps)), axis=1)
+    order = epoch_order(seed, epoch, self._examples, batch_size)
+    starts = range(skip, len(order), steps_per_dispatch)
+    return self.batches(({'index': order[start : start + steps_per_dispatch]} for start in starts), axis=1)
+
+  def batches(self, host_batches: Iterable[dict[str, np.ndarray]], axis: int = 0) -> Iterator[dict[str, jax.Array]]:
+    """Returns an iterator over host batches as batches on the devices.
+
+    Args:
+      host_batches: hold the examples' 'index', and any other arrays of its shape.
+      axis: the axis of examples, along which the batches are sharded over the devices.
+    """
+    return (self._replicas.shard(self._replicas.own_part(batch, axis), axis) for batch in host_batches)
 
   def gather(self, data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Inside the step: {'image': uint8 (batch, height, width, channels), 'label': int32 (batch,), ...}."""
+    """Adds the images and labels to a batch, inside the step.
+
+    Args:
+      data: the feed's `data`.
+      batch: with 'index', int32 (batch,).
+
+    Returns:
+      {'image': uint8 (batch, height, width, channels), 'label': int32 (batch,)} and what is in the batch.
+    """
     index = batch['index']
     images = data['image'][index].reshape(*index.shape, *self._image_shape)
     return {**batch, 'image': images, 'label': data['label'][index]}
 
 
 class StreamFeed:
-  """The split on the host."""
+  """A feed that keeps the split on the host and copies each batch to the devices ahead of its step.
+
+  Attributes:
+    data: empty: the batches hold their images and labels.
+  """
 
   def __init__(self, split: Split | CroppedSplit, replicas: Replicas):
     self.data: dict[str, jax.Array] = replicas.replicate({})
     self._split = split
     self._replicas = replicas
 
-  def batches(
-    self, batches: Iterable[dict[str, np.ndarray]], axis: int = 0, key: tuple[int, ...] | None = None
+  def epoch(
+    self, seed: int, epoch: int, batch_size: int, skip: int = 0, steps_per_dispatch: int = 1
   ) -> Iterator[dict[str, jax.Array]]:
-    """As the resident feed's, with the images and labels in them; for evaluation, and so without a key."""
+    """Returns an iterator over the batches of a training epoch, one step for each dispatch.
+
+    Args:
+      seed: `config.seed`, from which the order of the examples and their random crops follow.
+      epoch: number of the epoch, from 0; the order and the crops follow from it too.
+      batch_size: examples in the batch of a step, over all devices.
+      skip: steps of the epoch that are done already: their batches are left out.
+      steps_per_dispatch: not used. A dispatch has one step: two that are ahead are then two batches of images, and no
+        more.
+
+    Returns:
+      {'index': int32 (1, batch_size), 'image': uint8 (1, batch_size, height, width, channels), 'label': int32
+      (1, batch_size)} for each dispatch, sharded over the devices along the second axis.
+    """
+    del steps_per_dispatch
+    order = epoch_order(seed, epoch, len(self._split), batch_size)
+    return self.batches(({'index': index[None]} for index in order[skip:]), axis=1, key=(seed, epoch))
+
+  def batches(
+    self, host_batches: Iterable[dict[str, np.ndarray]], axis: int = 0, key: tuple[int, ...] | None = None
+  ) -> Iterator[dict[str, jax.Array]]:
+    """Returns an iterator over host batches as batches on the devices, with their images and labels in them.
+
+    Args:
+      host_batches: hold the examples' 'index', and any other arrays of its shape.
+      axis: the axis of examples, along which the batches are sharded over the devices.
+      key: numbers that the random crops of images follow from, where the split crops them; None takes the middle of
+        each image, as evaluation does.
+    """
 
     def load(batch):
       batch = self._replicas.own_part(batch, axis)
       images, labels = self._split.take(batch['index'], key)
       return self._replicas.shard({**batch, 'image': images, 'label': labels}, axis)
 
-    return _ahead(load, batches)
-
-  def stacks(self, index: np.ndarray, steps: int, key: tuple[int, ...] = ()) -> Iterator[dict[str, jax.Array]]:
-    """As the resident feed's, but one at a time: what two are ahead is then two batches of images, and no more."""
-    del steps
-    return self.batches(({'index': each[None]} for each in index), axis=1, key=key)
+    return _map_ahead(load, host_batches)
 
   @staticmethod
   def gather(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Inside the step: the batch holds its images and labels."""
+    """Returns the batch, inside the step: it holds its images and labels.
+
+    Args:
+      data: the feed's `data`, which is empty.
+      batch: with 'image' and 'label'.
+    """
     del data
     return batch
 
 
-FEEDS = {'resident': ResidentFeed, 'stream': StreamFeed}
+Feed = ResidentFeed | StreamFeed
+FEEDS = {'resident': ResidentFeed, 'stream': StreamFeed}  # by `config.data.feed`
 
 
-def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-  """map(function, items), computed up to AHEAD items ahead, on as many threads: one's end is another's beginning."""
+def _map_ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+  """Maps a function over items in order, up to AHEAD items ahead of the caller.
+
+  It runs on as many threads: while one item is being finished, the next is begun.
+  """
   with ThreadPoolExecutor(max_workers=AHEAD) as pool:
     pending: collections.deque = collections.deque()
     for item in items:

@@ -22,7 +22,7 @@ from moonshine_jax.workdir import checkpoint
 def evaluate_feed(
   eval_step: Callable,
   variables: Any,
-  feed: feeds.ResidentFeed | feeds.StreamFeed,
+  feed: feeds.Feed,
   examples: int,
   batch_size: int,
   replicas: Replicas,
@@ -88,7 +88,7 @@ def evaluate_workdir(workdir: str, data_dir: str | None = None) -> dict[str, Any
   return {
     'workdir': str(workdir),
     'step': metadata.step,
-    'network': factory.name(run.model),
+    'network': factory.network_name(run.model),
     'block': run.model.block,
     'regime': config.regime(run),
     'data': run.data.name,

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from moonshine_jax.training import step as step_lib
 from moonshine_jax.training import teacher as teacher_lib
 from moonshine_jax.training.evaluation import evaluate_feed
 from moonshine_jax.training.progress import ProgressBar
-from moonshine_jax.training.students import open_students, save, split_keys, take_in
+from moonshine_jax.training.students import open_students, save, take_in
 from moonshine_jax.workdir.workdir import check_workdir
 
 MAX_STEPS = 2**31 - 1  # a state counts them in an int32
@@ -84,7 +84,6 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
   with signal_handlers.catch() as signals, contextlib.ExitStack() as opened:
     students, states = open_students(runs, facts, tx, replicas, steps_per_epoch, opened)
     step = int(states[0].step)
-    _, order_key, _ = split_keys(config.seed)
     progress = opened.enter_context(
       contextlib.closing(ProgressBar(config.epochs, steps_per_epoch, step, config.batch_size))
     )
@@ -98,8 +97,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
 
     for epoch in range((step - students[0].steps_of_epoch) // steps_per_epoch, config.epochs):
       start = time.perf_counter()
-      order = feeds.epoch_batches(order_key, epoch, len(train_split), config.batch_size)
-      order = order[students[0].steps_of_epoch :]  # a run that was stopped in the middle of an epoch goes on there
+      steps_done = students[0].steps_of_epoch  # a run that was stopped in the middle of an epoch goes on there
 
       def receive(dispatched, first_step=epoch * steps_per_epoch):
         progress.advance(take_in(students, replicas.fetch(dispatched), first_step))
@@ -108,12 +106,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
         train_loop,
         states,
         teacher_variables,
-        train_feed,
-        order,
-        config.steps_per_dispatch,
+        train_feed.data,
+        train_feed.epoch(config.seed, epoch, config.batch_size, steps_done, config.steps_per_dispatch),
         receive,
         stopped=lambda: signals.received,
-        key=(config.seed, epoch),
       )
       step = epoch * steps_per_epoch + students[0].steps_of_epoch
       if signals.received:
@@ -125,7 +121,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
           'the same command goes on from there'
         )
 
-      images_per_second = round(order.size / (time.perf_counter() - start), 1)
+      images = (steps_per_epoch - steps_done) * config.batch_size
+      images_per_second = round(images / (time.perf_counter() - start), 1)
       last = epoch + 1 == config.epochs
       for student, state, eval_step in zip(students, states, eval_steps, strict=True):
         record = {
@@ -160,12 +157,10 @@ def run_epoch(
   train_loop: Callable,
   states: tuple[step_lib.TrainState, ...],
   teacher_variables: Any,
-  feed: feeds.ResidentFeed | feeds.StreamFeed,
-  order: np.ndarray,
-  steps_per_dispatch: int,
+  data: Any,
+  dispatches: Iterable[Any],
   receive: Callable[[Any], None],
   stopped: Callable[[], Any] = lambda: False,
-  key: tuple[int, ...] = (),
 ) -> tuple[step_lib.TrainState, ...]:
   """Dispatches the steps of an epoch, the host at most IN_FLIGHT dispatches ahead of the devices.
 
@@ -173,21 +168,19 @@ def run_epoch(
     train_loop: the compiled loop, to which the states are donated.
     states: one a student, on the devices.
     teacher_variables: on the devices.
-    feed: of the training split.
-    order: the batches as indices, (steps, batch_size).
-    steps_per_dispatch: at most; a stream takes one.
+    data: the `data` of the training feed.
+    dispatches: the batches of each dispatch, from `epoch` of the training feed.
     receive: called with the metrics of each dispatch, in order, and of all of them at the end.
     stopped: asked before each dispatch whether to leave it and those after it out.
-    key: what the random crops of images follow from, where the feed crops them.
 
   Returns:
     The states.
   """
   in_flight = collections.deque()
-  for batches in feed.stacks(order, steps_per_dispatch, key):
+  for batches in dispatches:
     if stopped():
       break
-    states, dispatched = train_loop(states, teacher_variables, feed.data, batches)
+    states, dispatched = train_loop(states, teacher_variables, data, batches)
     in_flight.append(dispatched)
     if len(in_flight) == IN_FLIGHT:
       receive(in_flight.popleft())

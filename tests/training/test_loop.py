@@ -17,7 +17,7 @@ from moonshine_jax import config as config_lib
 from moonshine_jax.data import feeds, sources, splits, tfds
 from moonshine_jax.errors import Preempted, UserError
 from moonshine_jax.report import runs as runs_lib
-from moonshine_jax.report import tables
+from moonshine_jax.report import table_formats
 from moonshine_jax.runtime import devices, files, signals
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import evaluation, loop, optimizer
@@ -161,7 +161,7 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
     assert {name for name in ('ce', 'kd', 'at') if f'train_{name}' in record} == terms
     jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), before)  # the teacher stays as it was
     assert evaluation.evaluate_workdir(tmp_path / regime)['regime'] == regime
-  lines = tables.table(runs_lib.collect(tmp_path)).splitlines()
+  lines = table_formats.summary_markdown(runs_lib.collect_runs(tmp_path)).splitlines()
   assert len(lines) == 4
   assert [cell.strip() for cell in lines[2].split('|')[1:3]] == ['WRN-10-1 (teacher)', 'S']
   assert [cell.strip() for cell in lines[3].split('|')[1:3]] == ['WRN-10-1', 'G(N/8)']
@@ -182,8 +182,11 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
   def receive(metrics):
     events.append(f'receive {metrics}')
 
-  order = np.arange(22).reshape(11, 2)
-  assert loop.run_epoch(train_loop, 0, 'teacher', feed, order, 2, receive) == 11
+  def run_epoch(**stopped):
+    return loop.run_epoch(train_loop, 0, 'teacher', feed.data, feed.epoch(3, 1, 2, 0, 2), receive, **stopped)
+
+  order = feeds.epoch_order(3, 1, 22, 2)
+  assert run_epoch() == 11
   assert events == [
     'dispatch 0',
     'dispatch 2',
@@ -199,7 +202,7 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
     'receive 10',
   ]
   events.clear()
-  assert loop.run_epoch(train_loop, 0, 'teacher', feed, order, 2, receive, stopped=lambda: len(events) == 2) == 4
+  assert run_epoch(stopped=lambda: len(events) == 2) == 4
   assert events == ['dispatch 0', 'dispatch 2', 'receive 0', 'receive 2']
 
 

@@ -37,7 +37,7 @@ from moonshine_jax.launch import processes
 from moonshine_jax.launch.progress import Progress
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.report import runs as runs_lib
-from moonshine_jax.report import tables
+from moonshine_jax.report import table_formats
 from moonshine_jax.workdir import checkpoint, metrics
 from moonshine_jax.workdir import workdir as workdir_lib
 
@@ -221,7 +221,7 @@ def main() -> None:
   print()
   if SCALE.value is not None:
     print(label)
-  print(tables.table(runs_lib.collect(out)))
+  print(table_formats.summary_markdown(runs_lib.collect_runs(out)))
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.network import Network
 from moonshine_jax.report import runs as runs_lib
-from moonshine_jax.report import tables
+from moonshine_jax.report import table_formats
 from moonshine_jax.runtime import user_functions
 from moonshine_jax.training import loop, pretrained
 from moonshine_jax.workdir import checkpoint
@@ -137,7 +137,7 @@ def distil(
   for path, record in loop.train_and_evaluate(config, workdir / 'students').items():
     student, own_variables, _ = checkpoint.Checkpoints(path).network()
     students.append(Student(path, student, own_variables, record))
-  print(tables.table(runs_lib.collect(workdir)))
+  print(table_formats.summary_markdown(runs_lib.collect_runs(workdir)))
   return students
 
 

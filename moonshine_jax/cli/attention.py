@@ -12,12 +12,13 @@ from moonshine_jax.report import attention_maps
 
 def main(values: FlagValues) -> None:
   """Draws the attention maps of the networks of workdirs on test images."""
-  if Path(values.out).suffix not in attention_maps.FORMATS:
-    raise UserError(f'--out={values.out}: expected a file that ends in one of {", ".join(attention_maps.FORMATS)}')
+  if Path(values.out).suffix not in attention_maps.PICTURE_SUFFIXES:
+    endings = ', '.join(attention_maps.PICTURE_SUFFIXES)
+    raise UserError(f'--out={values.out}: expected a file that ends in one of {endings}')
   if importlib.util.find_spec('matplotlib') is None:
     raise UserError("Matplotlib is not installed: pip install 'moonshine-jax[report]'")
-  split, networks = attention_maps.read(values.workdirs)
-  indices = attention_maps.parse_images(values.images, len(split))
+  split, networks = attention_maps.read_networks(values.workdirs)
+  indices = attention_maps.parse_image_indices(values.images, len(split))
   images, labels = split.take(np.array(indices))
-  looks = [attention_maps.look(*network, images) for network in networks]
-  attention_maps.draw(values.out, indices, images, labels, looks)
+  maps = [attention_maps.compute_maps(*network, images) for network in networks]
+  attention_maps.draw_attention_maps(values.out, indices, images, labels, maps)

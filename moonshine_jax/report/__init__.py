@@ -1,1 +1,1 @@
-"""Many workdirs to tables, figures and one page."""
+"""Reports: the runs of many workdirs as tables, figures and one HTML page; pictures of attention maps."""

@@ -1,10 +1,8 @@
-"""Draws what attention transfer is about: the attention maps of a teacher and its students, side by side.
+"""A picture of the attention maps of a teacher and its students, side by side: what attention transfer compares.
 
-  python -m moonshine_jax.report attention --workdirs=TEACHER,STUDENT,STUDENT --images=0,1,2 --out=FILE.png
-
-A row for each image of the test split, with its label; for each network the normalised maps of its activations (conv2,
-conv3 and conv4 of a Wide ResNet) and the label that it predicts. The maps of one place and one image share their
-colours, black for 0. Needs Matplotlib.
+The picture has a row for each image of the test split, with its label. For each network it shows the normalised maps
+of the network's activations (conv2, conv3 and conv4 of a Wide ResNet) and the label that it predicts. The maps of one
+activation and one image share their colours, black for 0. Needs Matplotlib.
 """
 
 import os
@@ -14,26 +12,25 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
 
 from moonshine_jax import config, losses
-from moonshine_jax.data import sources, splits
-from moonshine_jax.errors import UserError, require_flags
+from moonshine_jax.data import splits
+from moonshine_jax.errors import UserError
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
-from moonshine_jax.workdir import checkpoint
+from moonshine_jax.workdir.trained import Trained
 
-FORMATS = ('.png', '.svg', '.pdf')
+PICTURE_SUFFIXES = ('.png', '.svg', '.pdf')
 
 
-class Look(NamedTuple):
-  """What a network makes of images.
+class NetworkMaps(NamedTuple):
+  """The attention maps and the predictions of one network for some images.
 
   Attributes:
-    title: of the network.
-    predictions: labels (images,).
-    maps: of its activations by their names, float32 (images, height, width), each image's of L2 norm 1.
+    title: title of the network.
+    predictions: predicted labels (images,).
+    maps: map of each activation by its name, float32 (images, height, width); each image's has L2 norm 1.
   """
 
   title: str
@@ -41,30 +38,58 @@ class Look(NamedTuple):
   maps: dict[str, np.ndarray]
 
 
-def look(title: str, network: Network, variables: Any, images: np.ndarray) -> Look:
-  """Applies a network in evaluation mode to uint8 images (images, height, width, channels)."""
+def compute_maps(title: str, network: Network, variables: Any, images: np.ndarray) -> NetworkMaps:
+  """Applies a network to images in evaluation mode and computes its attention maps.
+
+  Args:
+    title: title of the network.
+    network: the network.
+    variables: variables of the network.
+    images: uint8 (images, height, width, channels).
+
+  Returns:
+    The maps and the predictions.
+
+  Raises:
+    UserError: if the network gives no activations.
+  """
   logits, activations = jax.jit(lambda variables, images: network(variables, images, train=False))(variables, images)
   if not activations:
     raise UserError(f'{title}: the network gives no activations: expected some to draw')
   names = factory.activation_names(network.model, len(activations))
-  return Look(
+  return NetworkMaps(
     title,
     np.asarray(logits.argmax(-1)),
     {
-      name: np.asarray(losses.attention_map(each)).reshape(each.shape[:3])
-      for name, each in zip(names, activations, strict=True)
+      name: np.asarray(losses.attention_map(activation)).reshape(activation.shape[:3])
+      for name, activation in zip(names, activations, strict=True)
     },
   )
 
 
-def draw(
-  path: str | os.PathLike, indices: Sequence[int], images: np.ndarray, labels: np.ndarray, looks: Sequence[Look]
+def draw_attention_maps(
+  path: str | os.PathLike,
+  indices: Sequence[int],
+  images: np.ndarray,
+  labels: np.ndarray,
+  networks: Sequence[NetworkMaps],
 ) -> None:
-  """Writes the picture of images (images, height, width, channels) and what each network makes of them."""
-  from moonshine_jax.report.figures import SVG, plt
+  """Writes a picture of images and of each network's attention maps and predictions for them.
 
-  with plt.rc_context(SVG), files.writing(path):
-    columns = 1 + sum(len(each.maps) for each in looks)
+  Args:
+    path: file to write; its ending, of PICTURE_SUFFIXES, sets the format.
+    indices: indices of the images in their split.
+    images: uint8 (images, height, width, channels).
+    labels: labels of the images (images,).
+    networks: attention maps of each network for these images.
+
+  Raises:
+    UserError: if the file cannot be written.
+  """
+  from moonshine_jax.report.figures import SVG_SETTINGS, plt
+
+  with plt.rc_context(SVG_SETTINGS), files.writing(path):
+    columns = 1 + sum(len(network.maps) for network in networks)
     figure, axes = plt.subplots(
       len(images), columns, figsize=(1.1 * columns, 0.7 + 1.3 * len(images)), squeeze=False, layout='constrained'
     )
@@ -74,67 +99,74 @@ def draw(
     for i, row in enumerate(axes):
       row[0].imshow(images[i] if images.shape[-1] == 3 else images[i].mean(-1), cmap='gray')
       row[0].set_xlabel(f'image {indices[i]}\nlabel {labels[i]}')
-      others = iter(row[1:])
-      for each in looks:
-        own = dict(zip(each.maps, others, strict=False))
-        middle = own[list(own)[(len(own) - 1) // 2]]
-        for name, ax in own.items():
-          brightest = max(other.maps[name][i].max() for other in looks if name in other.maps)
-          ax.imshow(each.maps[name][i], cmap='inferno', vmin=0, vmax=brightest)
-          if i == 0:
-            ax.set_title((f'{each.title}\n' if ax is middle else '') + name, fontsize=9)
-        middle.set_xlabel(
-          f'predicts {each.predictions[i]}', color='black' if each.predictions[i] == labels[i] else 'tab:red'
-        )
+      _draw_row(row[1:], i, labels[i], networks)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def read(workdirs: Sequence[str]) -> tuple[splits.Split | splits.CroppedSplit, list[tuple[str, Network, Any]]]:
-  """The test split, and the title, the network and the variables of each workdir.
+def _draw_row(axes: Sequence[Any], i: int, label: int, networks: Sequence[NetworkMaps]) -> None:
+  """Draws the maps of image i; the first row has titles, and a wrong prediction is red."""
+  remaining_axes = iter(axes)
+  for network in networks:
+    axes_by_name = dict(zip(network.maps, remaining_axes, strict=False))
+    middle = axes_by_name[list(axes_by_name)[(len(axes_by_name) - 1) // 2]]
+    for name, ax in axes_by_name.items():
+      brightest = max(other.maps[name][i].max() for other in networks if name in other.maps)
+      ax.imshow(network.maps[name][i], cmap='inferno', vmin=0, vmax=brightest)
+      if i == 0:
+        ax.set_title((f'{network.title}\n' if ax is middle else '') + name, fontsize=9)
+    prediction = network.predictions[i]
+    middle.set_xlabel(f'predicts {prediction}', color='black' if prediction == label else 'tab:red')
 
-  Raises UserError where there is no checkpoint, or where the networks are not of one data set.
+
+def read_networks(
+  workdirs: Sequence[str],
+) -> tuple[splits.Split | splits.CroppedSplit, list[tuple[str, Network, Any]]]:
+  """Reads trained networks of one data set, and the test split of it.
+
+  Args:
+    workdirs: workdirs of the networks.
+
+  Returns:
+    The test split, and the title, the network and the variables of each workdir.
+
+  Raises:
+    UserError: if a workdir has no checkpoint, or the networks are of different data sets.
   """
-  found, shared = [], None
-  for workdir in workdirs:
-    network, variables, metadata = checkpoint.Checkpoints(workdir).network()
-    run = metadata.config
-    data = (run.data.name, run.data.test_split, metadata.facts.image_shape, metadata.facts.num_classes)
-    shared = shared or (data, run.data, metadata.facts)
-    if data != shared[0]:
-      raise UserError(f'--workdirs: {workdir} is of the data {data}, {workdirs[0]} of {shared[0]}: expected the same')
-    regime = config.regime(run)
-    title = f'{Path(workdir).name}: {factory.name(run.model)} {run.model.block}'
-    found.append((title if regime == 'none' else f'{title}, {regime}', network, variables))
-  source = sources.reopen_source(*shared[1:], f'--workdirs: {workdirs[0]}')
-  return source.read(shared[1].test_split), found
+  opened = [Trained.open(workdir) for workdir in workdirs]
+  first = opened[0]
+  networks = []
+  for workdir, trained in zip(workdirs, opened, strict=True):
+    if _data(trained) != _data(first):
+      raise UserError(
+        f'--workdirs: {workdir} is of the data {_data(trained)}, {workdirs[0]} of {_data(first)}: expected the same'
+      )
+    model, regime = trained.config.model, config.regime(trained.config)
+    title = f'{Path(workdir).name}: {factory.network_name(model)} {model.block}'
+    networks.append((title if regime == 'none' else f'{title}, {regime}', trained.network, trained.variables))
+  return first.source().read(first.config.data.test_split), networks
 
 
-def parse_images(words: Sequence[str], examples: int) -> list[int]:
-  """The indices of images. Raises UserError where one is no integer, or there are not so many examples."""
+def _data(trained: Trained) -> tuple[str, str, tuple[int, ...], int]:
+  """Returns what networks of one data set have in common: its name, test split, image shape and number of classes."""
+  data, facts = trained.config.data, trained.facts
+  return data.name, data.test_split, facts.image_shape, facts.num_classes
+
+
+def parse_image_indices(words: Sequence[str], examples: int) -> list[int]:
+  """Parses the indices of images in a split of so many examples.
+
+  Args:
+    words: indices as text.
+    examples: number of examples in the split.
+
+  Returns:
+    The indices, from 0.
+
+  Raises:
+    UserError: if a word is no integer, or there are not so many examples.
+  """
   for word in words:
     if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) < examples):
       raise UserError(f'--images: {word!r}: expected integers from 0 to {examples - 1}, separated by commas')
   return [int(word) for word in words]
-
-
-def main() -> None:
-  given = flags.FLAGS
-  require_flags(workdirs=given.workdirs, images=given.images, out=given.out)
-  if Path(given.out).suffix not in FORMATS:
-    raise UserError(f'--out={given.out}: expected a file that ends in one of {", ".join(FORMATS)}')
-  try:
-    import matplotlib  # noqa: F401
-  except ModuleNotFoundError as error:
-    raise UserError("Matplotlib is not installed: pip install 'moonshine-jax[report]'") from error
-  split, networks = read(given.workdirs)
-  indices = parse_images(given.images, len(split))
-  images, labels = split.take(np.array(indices))
-  draw(given.out, indices, images, labels, [look(*each, images) for each in networks])
-
-
-def define_flags() -> None:
-  """Those of the command; the report has flags of these names too."""
-  flags.DEFINE_list('workdirs', None, 'The workdirs of the networks, the teacher first.')
-  flags.DEFINE_list('images', ['0', '1', '2'], 'Which images of the test split, from 0.')
-  flags.DEFINE_string('out', None, 'PNG, SVG or PDF file for the picture.')

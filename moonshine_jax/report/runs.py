@@ -1,4 +1,4 @@
-"""The runs of a folder as values, and their export as one JSON file, from which a report needs no workdirs."""
+"""The runs of a folder, read from their workdirs or from one JSON file that replaces the workdirs."""
 
 import dataclasses
 import itertools
@@ -17,11 +17,11 @@ from moonshine_jax.models.blocks import Block
 from moonshine_jax.models.factory import create_model
 from moonshine_jax.runtime import files
 from moonshine_jax.workdir import metrics, provenance
-from moonshine_jax.workdir import workdir as workdir_lib
+from moonshine_jax.workdir.workdir import Workdir
 
-# Fields that do not tell one recipe from another: the network and its seeds, which a table shows elsewhere, and how
-# often a run looks at itself.
-NOT_RECIPE = workdir_lib.MAY_DIFFER | {
+# Config fields that do not tell one recipe from another: the network and its seeds, which a table shows elsewhere, and
+# how often a run evaluates and saves itself.
+NOT_RECIPE = config_lib.MAY_DIFFER | {
   'seed',
   'model.seed',
   'model.network',
@@ -36,18 +36,19 @@ NOT_RECIPE = workdir_lib.MAY_DIFFER | {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a report needs of one run.
+  """The facts of one run that a report shows.
 
   Attributes:
-    name: of its workdir, within the folder of runs.
-    config: of the run; its `distill.teacher` is the teacher's `name`, or a path where that is in no folder of ours.
-    facts: of its data.
-    parameters: of its network, counted as in the paper.
-    multiply_adds: for one image; None where they cannot be counted.
-    epochs_done: of `config.epochs`.
-    epochs: those after which it was evaluated.
-    test_errors: as many, in percent.
-    starts: when, how and where it was started, as `environment` records it.
+    name: path of the run's workdir within the folder of runs.
+    config: the run's config. Its `distill.teacher` is the teacher's `name`, or a path if the teacher is not in the
+      folder.
+    facts: facts of the data set.
+    parameters: number of the network's parameters, counted as in the paper.
+    multiply_adds: multiply-adds for one image; None if they cannot be counted.
+    epochs_done: number of epochs trained so far, of `config.epochs`.
+    epochs: epochs after which the network was evaluated.
+    test_errors: test errors after these epochs, in percent.
+    starts: when, how and on what the run was started, as `workdir.provenance` records it.
   """
 
   name: str
@@ -62,25 +63,27 @@ class Run:
 
   @property
   def finished(self) -> bool:
+    """Whether the last epoch is trained and there is a test error."""
     return self.epochs_done >= self.config.epochs and bool(self.test_errors)
 
   @property
   def error(self) -> float:
-    """The result: the test error after the last epoch."""
+    """The result: the test error after the last epoch, in percent."""
     return self.test_errors[-1]
 
   @property
   def regime(self) -> str:
+    """The kind of distillation: 'none', 'KD', 'AT' or 'KD+AT'."""
     return config_lib.regime(self.config)
 
   @property
   def block(self) -> str:
-    """The block's notation as `Block` writes it."""
+    """The notation of the network's blocks, as `Block` writes it."""
     return ','.join(str(block) for block in Block.parse_list(self.config.model.block))
 
   @property
   def recipe(self) -> dict[str, Any]:
-    """The config's values that a result depends on, beside the network and the seeds, by their dotted names."""
+    """The config's values that a result depends on, the network and the seeds apart, by dotted name."""
     values = {name: value for name, value in config_lib.flatten(self.config).items() if name not in NOT_RECIPE}
     unused = {
       'none': ('distill.',),
@@ -90,25 +93,36 @@ class Run:
     return {name: value for name, value in values.items() if not name.startswith(unused)}
 
 
-def collect(folder: str | os.PathLike) -> list[Run]:
-  """All runs in a folder, teachers first. Raises UserError where none is finished or a file is damaged."""
-  paths = sorted(path.parent for path in Path(folder).glob(f'**/{workdir_lib.FILE}'))
+def collect_runs(folder: str | os.PathLike) -> list[Run]:
+  """Reads every run in a folder of workdirs.
+
+  Args:
+    folder: folder that holds the workdirs, at any depth.
+
+  Returns:
+    The runs, teachers first.
+
+  Raises:
+    UserError: if no run is finished, or a file is damaged.
+  """
+  workdirs = Workdir.find(folder)
   names = {
-    path.resolve(): str(path.relative_to(folder)) if path != Path(folder) else path.resolve().name for path in paths
+    workdir.path.resolve(): (
+      str(workdir.path.relative_to(folder)) if workdir.path != Path(folder) else workdir.path.resolve().name
+    )
+    for workdir in workdirs
   }
-  runs = [run for path in paths if (run := _read(path, names))]
-  return _checked(runs, folder, 'expected a folder of workdirs')
+  runs = [run for workdir in workdirs if (run := _read_workdir(workdir, names))]
+  return _teachers_first(runs, folder, 'expected a folder of workdirs')
 
 
-def _read(workdir: Path, names: dict[Path, str]) -> Run | None:
-  """The run in a workdir; None where it has not begun."""
-  config, records = workdir_lib.read(workdir), metrics.read(workdir)
-  path = workdir / provenance.FILE
-  starts = files.read_records(path)
+def _read_workdir(workdir: Workdir, names: dict[Path, str]) -> Run | None:
+  """Reads the run in a workdir; None if it has not begun. `names` holds the name of every run by absolute path."""
+  config, records, starts = workdir.config, workdir.records, workdir.starts
   if not starts and not records:
     return None
   if config.distill.teacher:
-    config.distill.teacher = _teacher(config.distill.teacher, names)
+    config.distill.teacher = _teacher_name(config.distill.teacher, names)
   try:
     facts = Facts.from_json(starts[-1]['data'])
     evaluated = [(record['epoch'], record['test_error']) for record in records if 'test_error' in record]
@@ -120,19 +134,18 @@ def _read(workdir: Path, names: dict[Path, str]) -> Run | None:
       if not i or not records or start['step'] < records[-1]['step']
     ]
   except (IndexError, KeyError, TypeError) as error:
+    path = workdir.path / provenance.FILE
     raise UserError(
       f'{path} or {metrics.FILE}: not those of a run of this version ({error!r}): expected what training writes'
     ) from error
-  counted = counting.count(
-    create_model(config.model, facts.num_classes, image_shape=facts.image_shape), facts.image_shape
-  )
+  cost = counting.count(create_model(config.model, facts.num_classes, image_shape=facts.image_shape), facts.image_shape)
   epochs, test_errors = zip(*evaluated, strict=True) if evaluated else ((), ())
   return Run(
-    names[workdir.resolve()],
+    names[workdir.path.resolve()],
     config,
     facts,
-    counted.parameters,
-    counted.multiply_adds,
+    cost.parameters,
+    cost.multiply_adds,
     epochs_done,
     epochs,
     test_errors,
@@ -140,38 +153,52 @@ def _read(workdir: Path, names: dict[Path, str]) -> Run | None:
   )
 
 
-def _teacher(given: str, names: dict[Path, str]) -> str:
-  """The name of the teacher's run. Where its folder was moved, the run whose path ends most like the one given."""
-  path = Path(given)
-  if path.resolve() in names or path.exists():
-    return names.get(path.resolve(), given)
+def _teacher_name(teacher: str, names: dict[Path, str]) -> str:
+  """Names the run of the teacher at a path; returns the path if no run is it.
 
-  def alike(other):
-    pairs = zip(reversed(path.parts), reversed(other.parts), strict=False)
+  If nothing is at the path, the folder of runs was moved: the teacher is then the one run whose path shares the most
+  trailing parts with it.
+  """
+  path = Path(teacher)
+  if path.resolve() in names or path.exists():
+    return names.get(path.resolve(), teacher)
+
+  def shared_parts(workdir):
+    pairs = zip(reversed(path.parts), reversed(workdir.parts), strict=False)
     return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
-  most = max(map(alike, names))
-  nearest = [name for other, name in names.items() if alike(other) == most]
-  return nearest[0] if most and len(nearest) == 1 else given
+  most = max(map(shared_parts, names))
+  nearest = [name for workdir, name in names.items() if shared_parts(workdir) == most]
+  return nearest[0] if most and len(nearest) == 1 else teacher
 
 
-def write(runs: list[Run], path: str | os.PathLike) -> None:
-  """Writes the runs as JSON, one a line."""
+def write_runs(runs: list[Run], path: str | os.PathLike) -> None:
+  """Writes runs to a JSON file, a line for each."""
   values = [dataclasses.asdict(dataclasses.replace(run, config=config_lib.to_json(run.config))) for run in runs]
-  files.write(path, '{"runs": [\n' + ',\n'.join(json.dumps(each) for each in values) + '\n]}\n')
+  files.write(path, '{"runs": [\n' + ',\n'.join(json.dumps(value) for value in values) + '\n]}\n')
 
 
-def read(path: str | os.PathLike) -> list[Run]:
-  """The runs of a file of `write`, or of a folder. Raises UserError."""
+def read_runs(path: str | os.PathLike) -> list[Run]:
+  """Reads the runs of a folder of workdirs, or of a JSON file that `write_runs` wrote.
+
+  Args:
+    path: the folder or the file.
+
+  Returns:
+    The runs, teachers first.
+
+  Raises:
+    UserError: if nothing is at the path, no run is finished, or a file is damaged.
+  """
   if not Path(path).exists():
     raise UserError(f'{path}: no such file or folder: expected a folder of workdirs, or the JSON of --json')
   if Path(path).is_dir():
-    return collect(path)
+    return collect_runs(path)
   try:
     runs = [_from_json(values) for values in json.loads(Path(path).read_text())['runs']]
   except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
     raise UserError(f'{path}: damaged ({error}): expected the JSON that --json writes') from error
-  return _checked(runs, path, 'expected the JSON that --json writes')
+  return _teachers_first(runs, path, 'expected the JSON that --json writes')
 
 
 def _from_json(values: dict[str, Any]) -> Run:
@@ -181,8 +208,9 @@ def _from_json(values: dict[str, Any]) -> Run:
   return dataclasses.replace(run, config=config, facts=Facts.from_json(run.facts))
 
 
-def _checked(runs: list[Run], where: str | os.PathLike, expected: str) -> list[Run]:
+def _teachers_first(runs: list[Run], source: str | os.PathLike, expected: str) -> list[Run]:
+  """Sorts runs, teachers first. Raises UserError if none is finished."""
   if not any(run.finished for run in runs):
-    raise UserError(f'{where}: no finished run in it: {expected}')
+    raise UserError(f'{source}: no finished run in it: {expected}')
   teachers = {run.config.distill.teacher for run in runs}
   return sorted(runs, key=lambda run: run.name not in teachers)

@@ -1,60 +1,74 @@
-"""The report of a folder of runs, in the form of the paper's Tables 3 and 4 and its Figures 3 and 4.
+"""Writes the report of runs into a folder: Tables 3 and 4 of the paper and its Figures 3 and 4, from our runs.
 
-  python -m moonshine_jax.report DIR [--out=DIR/report] [--latency=FILE] [--json=FILE]
-
-DIR may also be the JSON file that --json writes. Prints the table as Markdown; writes it whole, beside what the paper
-printed, as Markdown, CSV and a page, index.html, with the figures, which are files as well.
-
-  python -m moonshine_jax.report attention --workdirs=TEACHER,STUDENT --images=0,1,2 --out=FILE.png
-
-draws attention maps (`attention.py`).
+A table is written as Markdown and CSV, a figure as SVG, and all of them as one page, index.html.
 """
 
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import flags
-
-from moonshine_jax.errors import UserError, run_command, warn
+from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models.blocks import Block
-from moonshine_jax.report import html, tables
-from moonshine_jax.report import runs as runs_lib
+from moonshine_jax.report import html, table_formats, tables
+from moonshine_jax.report.runs import Run
 from moonshine_jax.report.tables import Table
 from moonshine_jax.runtime import files
 
 
 class Latencies(NamedTuple):
-  """Milliseconds an image by network, as 'WRN-40-2 G(N/8)': where they were measured, on images of which side."""
+  """The latencies of networks on one device.
+
+  Attributes:
+    device: name of the device on which they were measured.
+    image_size: side of the images, in pixels.
+    milliseconds: milliseconds an image by network, named as 'WRN-40-2 G(N/8)'.
+  """
 
   device: str
   image_size: int
   milliseconds: dict[str, float]
 
 
-def write(
-  source: str | os.PathLike, runs: list[runs_lib.Run], out: str | os.PathLike, latencies: Latencies | None
+def write_report(
+  source: str | os.PathLike, runs: list[Run], out: str | os.PathLike, latencies: Latencies | None
 ) -> None:
-  """Writes the report into a folder. Without Matplotlib it has no figures, and a warning says so."""
+  """Writes the report into a folder; without Matplotlib it has no figures, and a warning says so.
+
+  Args:
+    source: folder or file that the runs come from, which the page names.
+    runs: runs of any data sets, finished or not.
+    out: folder to write, which is made if it is not there.
+    latencies: latencies for a figure of error against latency, or None.
+
+  Raises:
+    UserError: if the folder cannot be written.
+  """
   with files.writing(out):
     Path(out).mkdir(parents=True, exist_ok=True)
-  pages = []
-  for each in tables.make(runs):
-    stem = re.sub('[^A-Za-z0-9.]+', '-', each.data)[-100:].strip('-')  # of a user's own data it is a path
-    drawn = draw(each, latencies)
-    for (name, _), svg in drawn.items():
+  tables_with_figures = []
+  for table in tables.make_tables(runs):
+    stem = re.sub('[^A-Za-z0-9.]+', '-', table.data)[-100:].strip('-')  # a user-defined data set is named by its path
+    figures = draw_figures(table, latencies)
+    for (name, _), svg in figures.items():
       files.write(Path(out) / f'{stem}-{name}.svg', svg)
-    files.write(Path(out) / f'{stem}.md', tables.markdown(each))
-    files.write(Path(out) / f'{stem}.csv', tables.write_csv(each))
-    pages.append((each, {caption: svg for (_, caption), svg in drawn.items()}))
-  files.write(Path(out) / 'index.html', html.write(str(source), pages))
+    files.write(Path(out) / f'{stem}.md', table_formats.table_markdown(table))
+    files.write(Path(out) / f'{stem}.csv', table_formats.table_csv(table))
+    tables_with_figures.append((table, {caption: svg for (_, caption), svg in figures.items()}))
+  files.write(Path(out) / 'index.html', html.render_page(str(source), tables_with_figures))
 
 
-def draw(each: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]:
-  """The SVG of a table's figures, by name and caption; none without Matplotlib."""
+def draw_figures(table: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]:
+  """Draws a table's figures: error against each cost, and learning curves.
+
+  Args:
+    table: table of test errors.
+    latencies: latencies, or None; a warning says if they are of images of another size than the table's.
+
+  Returns:
+    SVG by (name, caption); empty without Matplotlib, and a warning says so.
+  """
   try:
     from moonshine_jax.report import figures
   except ModuleNotFoundError as error:
@@ -63,49 +77,68 @@ def draw(each: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]
     warn("Matplotlib is not installed, so there are no figures: pip install 'moonshine-jax[report]'")
     return {}
 
-  def finished(way):
-    return sum(way in row.cells and bool(row.cells[way].finished) for row in each.rows)
-
-  # As the paper's, by attention transfer where there is any; where its runs differ, as most networks learned.
-  regime = next(
-    name for name in ('AT', 'KD+AT', 'KD', 'none') if any(run.regime == name and run.finished for run in each.runs)
-  )
-  way = max((way for way in each.ways if tables.regime_of(way) == regime), key=finished)
-  by = 'no distillation' if way == 'none' else way
+  method = _method_to_draw(table)
+  method_text = 'no distillation' if method == 'none' else method
   costs = {
     'parameters': ('parameters (millions)', lambda row: row.parameters / 1e6),
     'multiply-adds': ('multiply-adds an image (millions)', lambda row: (row.multiply_adds or 0) / 1e6),
   }
-  size = each.runs[0].facts.image_shape[0]
-  if latencies and latencies.image_size == size:
+  image_size = table.runs[0].facts.image_shape[0]
+  if latencies and latencies.image_size == image_size:
     costs['latency'] = (
       f'milliseconds an image, one at a time, on {latencies.device}',
       lambda row: latencies.milliseconds.get(f'{row.network} {row.block}'),
     )
   elif latencies:
-    warn(f'--latency: of images with a side of {latencies.image_size}: expected {size}, that of {each.data}')
+    warn(f'--latency: of images with a side of {latencies.image_size}: expected {image_size}, that of {table.data}')
   drawn = {}
   for name, (label, cost) in costs.items():
-    if points := figures.points(each, way, cost):
+    if points := figures.cost_points(table, method, cost):
       caption = (
-        f"Test error by {by} against {label}, log axis, in the form of the paper's Figures 3 and 4. The grey "
+        f"Test error by {method_text} against {label}, log axis, in the form of the paper's Figures 3 and 4. The grey "
         'line is the Pareto front: no network on it has another below it and to its left.'
       )
-      drawn[name, caption] = figures.cost_figure(points, f'{each.title}, {by}', label)
+      drawn[name, caption] = figures.cost_figure(points, f'{table.title}, {method_text}', label)
   caption = 'Test error by epoch of every run, log axis. The last epoch is the result.'
-  drawn['learning-curves', caption] = figures.learning_curves(each)
+  drawn['learning-curves', caption] = figures.learning_curves(table)
   return drawn
 
 
+def _method_to_draw(table: Table) -> str:
+  """Chooses the method for the figures of error against cost.
+
+  The paper's figures show attention transfer, so it comes first if there is any. If the losses of the regime's runs
+  differ, it is the method by which most networks learned.
+  """
+  regime = next(
+    name for name in ('AT', 'KD+AT', 'KD', 'none') if any(run.regime == name and run.finished for run in table.runs)
+  )
+
+  def networks_finished(method):
+    return sum(method in row.cells and bool(row.cells[method].finished) for row in table.rows)
+
+  return max((method for method in table.methods if tables.regime_of(method) == regime), key=networks_finished)
+
+
 def read_latencies(path: str | os.PathLike) -> Latencies:
-  """Those of a file that `benchmarks.inference` or `cost` wrote, in seconds. Raises UserError."""
+  """Reads the JSON of latencies that `benchmarks.inference` or the command `cost` wrote.
+
+  Args:
+    path: JSON file with latencies in seconds.
+
+  Returns:
+    The latencies, in milliseconds.
+
+  Raises:
+    UserError: if there is no such file, or it holds something else.
+  """
   try:
     values = json.loads(Path(path).read_text())
-    where = values['environment']
+    environment = values['environment']
     return Latencies(
-      where['processor'] if where['device'] == 'cpu' else where['device'],
+      environment['processor'] if environment['device'] == 'cpu' else environment['device'],
       values['image_shape'][0] if 'image_shape' in values else values['flags']['image_size'],
-      {_normal(row['network']): 1e3 * row['latency'] for row in values['rows']},
+      {_normalise_name(row['network']): 1e3 * row['latency'] for row in values['rows']},
     )
   except (OSError, KeyError, TypeError, ValueError) as error:
     raise UserError(
@@ -114,32 +147,7 @@ def read_latencies(path: str | os.PathLike) -> Latencies:
     ) from error
 
 
-def _normal(network: str) -> str:
-  """'WRN-40-2 G(N/8)', its block as `Block` writes it."""
+def _normalise_name(network: str) -> str:
+  """Writes the blocks in a name such as 'WRN-40-2 G( N/8)' as `Block` writes them: 'WRN-40-2 G(N/8)'."""
   architecture, _, block = network.partition(' ')
   return f'{architecture} {",".join(map(str, Block.parse_list(block)))}'
-
-
-def main(source: str) -> None:
-  given = flags.FLAGS
-  latencies = read_latencies(given.latency) if given.latency else None
-  runs = runs_lib.read(source)
-  path = Path(source)
-  out = given.out or (path / 'report' if path.is_dir() else path.with_name(f'{path.stem}-report'))
-  print(tables.table(runs))
-  if given.json:
-    runs_lib.write(runs, given.json)
-  write(source, runs, out, latencies)
-
-
-if __name__ == '__main__' and sys.argv[1:2] == ['attention']:
-  from moonshine_jax.report import attention_maps  # with Orbax, which a report does without
-
-  del sys.argv[1]
-  attention_maps.define_flags()
-  run_command(attention_maps.main)
-elif __name__ == '__main__':  # the flags too: what imports this file has flags of these names
-  flags.DEFINE_string('out', None, 'Folder for the report, in place of DIR/report (FILE-report for FILE.json).')
-  flags.DEFINE_string('latency', None, 'JSON of latencies, as benchmarks.inference --json writes it.')
-  flags.DEFINE_string('json', None, 'File to write the runs to, from which the report can be made again.')
-  run_command(main, 'DIR')

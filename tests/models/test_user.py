@@ -12,7 +12,7 @@ from moonshine_jax.data import feeds, sources
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_model, create_network
-from moonshine_jax.report import attention_maps, tables, writer
+from moonshine_jax.report import attention_maps, table_formats, tables, writer
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import evaluation, loop, optimizer, progress
@@ -56,10 +56,10 @@ def test_evaluate_and_report(folder, capsys):
   stem, logits = 64 * 9 * 2 * 8, 16 * 3
   cheap = 16 * (9 * 4 * 8 + 8 * 8) + 4 * (9 * 4 * 8 + 8 * 16)
   assert result['multiply_adds'] == stem + cheap + logits
-  found = runs_lib.collect(folder)
-  table = tables.table(found)
+  found = runs_lib.collect_runs(folder)
+  table = table_formats.summary_markdown(found)
   assert 'with_norm (teacher) | S ' in table and 'with_norm           | G(N/4)' in table
-  writer.write(folder, found, folder / 'report', None)
+  writer.write_report(folder, found, folder / 'report', None)
   page = (folder / 'report' / 'index.html').read_text()
   assert 'Test error on images' in page and 'G(N/4)' in page
   assert (folder / 'report' / 'tests.helpers.user-images.csv').exists()
@@ -67,10 +67,10 @@ def test_evaluate_and_report(folder, capsys):
 
 
 def test_attention(folder):
-  split, networks = attention_maps.read([folder / 'teacher', folder / 'block-G-N-4-alpha-0'])
-  looks = [attention_maps.look(*each, split.images[:1]) for each in networks]
+  split, networks = attention_maps.read_networks([folder / 'teacher', folder / 'block-G-N-4-alpha-0'])
+  looks = [attention_maps.compute_maps(*each, split.images[:1]) for each in networks]
   assert [(name, each.shape) for name, each in looks[1].maps.items()] == [('map 1', (1, 4, 4)), ('map 2', (1, 2, 2))]
-  attention_maps.draw(folder / 'maps.svg', [0], split.images[:1], split.labels[:1], looks)
+  attention_maps.draw_attention_maps(folder / 'maps.svg', [0], split.images[:1], split.labels[:1], looks)
   assert '>map 2<' in (folder / 'maps.svg').read_text()
 
 
@@ -177,7 +177,7 @@ def test_a_workdir_whose_function_is_gone(folder, tmp_path):
   config_file = tmp_path / 'moved' / 'config.json'
   config_file.write_text(config_file.read_text().replace('tests.helpers.user:with_norm', 'gone.py:with_norm'))
   with pytest.raises(UserError, match=f"^{config_file}: config.model.network='gone.py:with_norm': no file .*/gone.py"):
-    runs_lib.collect(tmp_path)
+    runs_lib.collect_runs(tmp_path)
 
 
 def test_maps_of_another_size_are_told_of(folder, config, capsys):

@@ -37,21 +37,21 @@ def test_maps_by_hand():
     def __call__(self, variables, images, train):
       return variables[None], [activation]
 
-  seen = attention_maps.look('title', Network(), np.array([0.0, 3.0, 1.0]), np.zeros((1, 2, 2, 1), np.uint8))
+  seen = attention_maps.compute_maps('title', Network(), np.array([0.0, 3.0, 1.0]), np.zeros((1, 2, 2, 1), np.uint8))
   assert seen.title == 'title' and seen.predictions.tolist() == [1]
   with pytest.raises(UserError, match='title: the network gives no activations'):
     Network.__call__ = lambda self, variables, images, train: (variables[None], [])
-    attention_maps.look('title', Network(), np.zeros(3), np.zeros((1, 2, 2, 1), np.uint8))
+    attention_maps.compute_maps('title', Network(), np.zeros(3), np.zeros((1, 2, 2, 1), np.uint8))
   np.testing.assert_allclose(seen.maps['map 1'], np.array([[[4, 0], [8, 4]]]) / 96**0.5, rtol=1e-6)
 
 
 def test_picture(folder):
-  split, networks = attention_maps.read([folder / 'teacher', folder / 'student'])
+  split, networks = attention_maps.read_networks([folder / 'teacher', folder / 'student'])
   assert [title for title, _, _ in networks] == ['teacher: WRN-10-1 S', 'student: WRN-10-1 G(N/8), AT']
   assert len(split) == 500 and split.labels[:3].tolist() == [0, 1, 2]
-  looks = [attention_maps.look(*each, split.images[:2]) for each in networks]
+  looks = [attention_maps.compute_maps(*each, split.images[:2]) for each in networks]
   assert [each.shape for each in looks[1].maps.values()] == [(2, 8, 8), (2, 4, 4), (2, 2, 2)]
-  attention_maps.draw(folder / 'maps.svg', [0, 1], split.images[:2], split.labels[:2], looks)
+  attention_maps.draw_attention_maps(folder / 'maps.svg', [0, 1], split.images[:2], split.labels[:2], looks)
   svg = (folder / 'maps.svg').read_text()
   for text in (
     'teacher: WRN-10-1 S',
@@ -63,17 +63,19 @@ def test_picture(folder):
     f'predicts {looks[0].predictions[0]}',
   ):
     assert f'>{text}<' in svg
-  attention_maps.draw(folder / 'maps.png', [0], np.zeros((1, 8, 8, 3), np.uint8), split.labels[:1], looks)
+  attention_maps.draw_attention_maps(
+    folder / 'maps.png', [0], np.zeros((1, 8, 8, 3), np.uint8), split.labels[:1], looks
+  )
   assert Image.open(folder / 'maps.png').width > 1000
 
 
 def test_networks_of_other_data_are_refused(folder):
   with pytest.raises(UserError, match='other is of the data .*tiny_images.*: expected the same'):
-    attention_maps.read([folder / 'teacher', folder / 'other'])
+    attention_maps.read_networks([folder / 'teacher', folder / 'other'])
 
 
 def test_indices_of_images():
-  assert attention_maps.parse_images(['0', '499', '7', '7'], 500) == [0, 499, 7, 7]
+  assert attention_maps.parse_image_indices(['0', '499', '7', '7'], 500) == [0, 499, 7, 7]
   for word in ('500', '-1', '1.0', 'one', '', '²', '9' * 5000):
     with pytest.raises(UserError, match='--images: .*expected integers from 0 to 499, separated by commas'):
-      attention_maps.parse_images(['0', word], 500)
+      attention_maps.parse_image_indices(['0', word], 500)

@@ -31,8 +31,8 @@ def test_pareto_front():
   ],
 )
 def test_kinds(block, kind):
-  row = tables.Row('WRN-16-1', block, False, '', 1, 1, {})
-  assert figures.kind_of(row) == kind and kind in figures.STYLES
+  row = tables.TableRow('WRN-16-1', block, False, '', 1, 1, {})
+  assert figures.style_of(row) == kind and kind in figures.STYLES
 
 
 def texts(svg):
@@ -41,17 +41,17 @@ def texts(svg):
 
 @pytest.fixture(scope='module')
 def table_3():
-  return tables.make(make_table(paper.TABLE_3))[0]
+  return tables.make_tables(make_table(paper.TABLE_3))[0]
 
 
 def test_figure_3_names_every_network_and_uses_the_colours_of_the_paper(table_3):
-  points = figures.points(table_3, 'AT', lambda row: row.parameters / 1e6)
+  points = figures.cost_points(table_3, 'AT', lambda row: row.parameters / 1e6)
   svg = figures.cost_figure(points, 'title', 'million parameters')
   named = texts(svg)
   assert set(named) >= {row.block for row in paper.TABLE_3[4:]} | {'16-2', '40-1', '16-1', 'teacher 40-2'}
   assert set(named) >= {'title', 'million parameters', 'test error (%)', 'Pareto front'}
   colors = {'16-2': 'tab:red', 'G(2)': 'tab:green', 'B(2)': 'tab:blue', 'BG(2,2)': 'tab:cyan'}
-  assert {point.label: figures.STYLES[point.kind][0] for point in points if point.label in colors} == colors
+  assert {point.label: figures.STYLES[point.style][0] for point in points if point.label in colors} == colors
   errors = {point.label: point.error for point in points}
   assert errors['G(N/8)'] == 5.06 and errors['teacher 40-2'] == 4.79
   assert svg == figures.cost_figure(points, 'title', 'million parameters')  # the same bytes
@@ -59,7 +59,7 @@ def test_figure_3_names_every_network_and_uses_the_colours_of_the_paper(table_3)
 
 def test_labels_of_crowded_points_do_not_overlap(table_3):
   figure, ax = figures.plt.subplots(figsize=(5.2, 5.6))
-  points = figures.points(table_3, 'AT', lambda row: row.parameters)
+  points = figures.cost_points(table_3, 'AT', lambda row: row.parameters)
   ax.set_xscale('log')
   ax.scatter([point.cost for point in points], [point.error for point in points])
   ax.margins(0.12)
@@ -72,10 +72,10 @@ def test_labels_of_crowded_points_do_not_overlap(table_3):
 
 
 def test_one_network_is_a_figure_too():
-  (table,) = tables.make([make_run('run', [4.0, 0.0], **{'epochs': 2, 'data.name': 'digits'})])
+  (table,) = tables.make_tables([make_run('run', [4.0, 0.0], **{'epochs': 2, 'data.name': 'digits'})])
   with warnings.catch_warnings():
     warnings.simplefilter('error')
-    assert '40-2' in texts(figures.cost_figure(figures.points(table, 'none', lambda row: 2.0), 'title', 'cost'))
+    assert '40-2' in texts(figures.cost_figure(figures.cost_points(table, 'none', lambda row: 2.0), 'title', 'cost'))
     assert 'epoch' in texts(figures.learning_curves(table))
 
 
@@ -86,6 +86,6 @@ def test_learning_curves_have_a_line_for_every_run():
     make_run('b', [8.0], epochs=2, **{'model.block': 'G(2)'}),  # unfinished
     make_run('c', [9.0, 6.0], epochs=2, **kd),
   ]
-  svg = figures.learning_curves(tables.make(runs)[0])
+  svg = figures.learning_curves(tables.make_tables(runs)[0])
   assert {'no distillation', 'KD', 'teacher', 'G', 'B', 'epoch'} <= set(texts(svg)) and 'AT' not in texts(svg)
   assert svg.count('stroke-opacity: 0.8') == 3 + 3  # the runs, and the legend's

@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from moonshine_jax import config as config_lib
-from moonshine_jax import paper
 from moonshine_jax.configs import cifar10
 from moonshine_jax.errors import UserError
 from moonshine_jax.report import runs as runs_lib
@@ -28,7 +27,7 @@ def folder(tmp_path):
 
 
 def test_what_a_folder_holds(folder):
-  teacher, student, unfinished = runs_lib.collect(folder)
+  teacher, student, unfinished = runs_lib.collect_runs(folder)
   assert (teacher.name, student.name, unfinished.name) == ('teacher', 'a/student', 'unfinished')
   assert (teacher.finished, unfinished.finished) == (True, False)
   assert (student.block, student.regime, student.config.distill.teacher) == ('G(N/8)', 'AT', 'teacher')
@@ -40,9 +39,9 @@ def test_what_a_folder_holds(folder):
 
 
 def test_json_and_back(folder):
-  runs = runs_lib.collect(folder)
-  runs_lib.write(runs, folder / 'runs.json')
-  again = runs_lib.read(folder / 'runs.json')
+  runs = runs_lib.collect_runs(folder)
+  runs_lib.write_runs(runs, folder / 'runs.json')
+  again = runs_lib.read_runs(folder / 'runs.json')
   assert [run.recipe for run in again] == [run.recipe for run in runs]
   plain = [[dataclasses.replace(run, config=config_lib.to_json(run.config)) for run in each] for each in (runs, again)]
   assert plain[0] == plain[1]
@@ -51,9 +50,9 @@ def test_json_and_back(folder):
 
 def test_the_teacher_of_a_folder_that_was_moved(folder):
   shutil.move(folder / 'teacher', folder / 'b' / 'teacher')
-  assert runs_lib.collect(folder)[0].name == 'b/teacher'
+  assert runs_lib.collect_runs(folder)[0].name == 'b/teacher'
   made_runs.write(folder / 'c' / 'teacher', [9.0, 5.0], **SMALL)  # now it may be either
-  assert runs_lib.collect(folder)[0].name == 'a/student'
+  assert runs_lib.collect_runs(folder)[0].name == 'a/student'
 
 
 @pytest.mark.parametrize(
@@ -67,17 +66,17 @@ def test_the_teacher_of_a_folder_that_was_moved(folder):
   ],
 )
 def test_damaged_json(folder, damage, message):
-  runs_lib.write(runs_lib.collect(folder), folder / 'runs.json')
+  runs_lib.write_runs(runs_lib.collect_runs(folder), folder / 'runs.json')
   (folder / 'runs.json').write_text(damage((folder / 'runs.json').read_text()))
   with pytest.raises(UserError, match=message):
-    runs_lib.read(folder / 'runs.json')
+    runs_lib.read_runs(folder / 'runs.json')
 
 
 def test_a_folder_without_finished_runs_is_named(tmp_path):
   with pytest.raises(UserError, match='no finished run in it'):
-    runs_lib.collect(tmp_path)
+    runs_lib.collect_runs(tmp_path)
   with pytest.raises(UserError, match='no such file or folder'):
-    runs_lib.read(tmp_path / 'none')
+    runs_lib.read_runs(tmp_path / 'none')
 
 
 def test_a_run_of_an_older_version_is_named(folder):
@@ -86,16 +85,16 @@ def test_a_run_of_an_older_version_is_named(folder):
   del start['data']
   path.write_text(json.dumps(start) + '\n')
   with pytest.raises(UserError, match=r"environment.jsonl or .*not those of a run of this version .KeyError\('data'\)"):
-    runs_lib.collect(folder)
+    runs_lib.collect_runs(folder)
   path.unlink()
   with pytest.raises(UserError, match='environment.jsonl or .*not those of a run of this version'):
-    runs_lib.collect(folder)
+    runs_lib.collect_runs(folder)
   (folder / 'teacher' / 'metrics.jsonl').unlink()  # stopped before it began
-  assert [run.name for run in runs_lib.collect(folder)] == ['a/student', 'unfinished']
+  assert [run.name for run in runs_lib.collect_runs(folder)] == ['a/student', 'unfinished']
 
 
 def test_a_recipe_is_what_its_regime_uses(folder):
-  teacher, student, _ = runs_lib.collect(folder)
+  teacher, student, _ = runs_lib.collect_runs(folder)
   assert not any(name.startswith('distill.') for name in teacher.recipe)
   assert {name for name in student.recipe if name.startswith('distill.')} == {
     'distill.teacher',
@@ -107,4 +106,4 @@ def test_a_recipe_is_what_its_regime_uses(folder):
 
 def test_the_recipe_of_the_paper_is_the_config():
   values = config_lib.flatten(cifar10.get_config())
-  assert {name: values[name] for name in paper.RECIPE} == paper.RECIPE
+  assert {name: values[name] for name in config_lib.RECIPE} == config_lib.RECIPE

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from moonshine_jax import paper
-from moonshine_jax.report import tables
+from moonshine_jax.report import table_formats, tables
 from tests.helpers.made_runs import make_run
 
 TEACHER = make_run('teacher', [5.0, 4.0], **{'epochs': 2, 'data.name': 'digits'})
@@ -34,7 +34,7 @@ def test_table_of_means_and_sample_deviations():
     student('d', [9.0, 5.0], **{'distill.teacher': ''}),
     student('e', [9.0, 7.0], **{'distill.teacher': ''}),
   ]
-  assert tables.table(runs) == '\n'.join(
+  assert table_formats.summary_markdown(runs) == '\n'.join(
     [
       '| Network            | Block  | Parameters | Multiply-adds | Error, none     | Error, AT       |',
       '| ------------------ | ------ | ---------- | ------------- | --------------- | --------------- |',
@@ -45,18 +45,18 @@ def test_table_of_means_and_sample_deviations():
 
 
 def test_the_last_epoch_is_the_result_and_the_best_is_beside_it():
-  (table,) = tables.make([TEACHER, student('a', [3.0, 4.0]), student('b', [5.0, 6.0])])
+  (table,) = tables.make_tables([TEACHER, student('a', [3.0, 4.0]), student('b', [5.0, 6.0])])
   cell = table.rows[1].cells['AT']
   assert (cell.mean, cell.spread, cell.best) == (5.0, pytest.approx(2**0.5), 4.0)
   assert cell.paper is None and cell.difference is None
-  assert 'is not the result' in tables.markdown(table)
+  assert 'is not the result' in table_formats.table_markdown(table)
 
 
 def test_what_is_missing_is_said():
-  (table,) = tables.make([TEACHER, student('a', [3.0, 4.0]), student('b', [5.0])])
-  assert [table.rows[1].cells[way].text for way in table.ways] == ['missing', 'missing', '4.00 (1), unfinished (1)']
+  (table,) = tables.make_tables([TEACHER, student('a', [3.0, 4.0]), student('b', [5.0])])
+  assert [table.rows[1].cells[way].text for way in table.methods] == ['missing', 'missing', '4.00 (1), unfinished (1)']
   assert 'Unfinished: b (epoch 1 of 2).' in table.notes
-  assert tables.make([TEACHER, student('b', [5.0])])[0].rows[1].cells['AT'].text == 'unfinished (1)'
+  assert tables.make_tables([TEACHER, student('b', [5.0])])[0].rows[1].cells['AT'].text == 'unfinished (1)'
 
 
 def test_losses_that_differ_are_columns_of_their_own():
@@ -69,8 +69,8 @@ def test_losses_that_differ_are_columns_of_their_own():
     student('d', [3.0, 5.0]),
     student('e', [3.0, 9.0], **kd, **{'model.block': 'B(2)'}),
   ]
-  (table,) = tables.make(runs)
-  assert table.ways == ('none', 'KD, kd_form=hinton', 'KD, kd_form=released', 'AT')
+  (table,) = tables.make_tables(runs)
+  assert table.methods == ('none', 'KD, kd_form=hinton', 'KD, kd_form=released', 'AT')
   assert [
     (row.name, row.block, {way: cell.mean for way, cell in row.cells.items() if cell.runs}) for row in table.rows[1:]
   ] == [
@@ -82,7 +82,7 @@ def test_losses_that_differ_are_columns_of_their_own():
 def test_recipes_that_differ_otherwise_are_rows_of_their_own():
   none = {'distill.teacher': ''}
   runs = [TEACHER, student('a', [3.0, 4.0]), student('b', [3.0, 8.0], batch_size=64), student('c', [3.0, 5.0], **none)]
-  (table,) = tables.make(runs)
+  (table,) = tables.make_tables(runs)
   assert {row.name: {way: cell.mean for way, cell in row.cells.items() if cell.runs} for row in table.rows[1:]} == {
     'WRN-40-2, batch_size=128': {'AT': 4.0, 'none': 5.0},
     'WRN-40-2, batch_size=64': {'AT': 8.0},
@@ -91,7 +91,7 @@ def test_recipes_that_differ_otherwise_are_rows_of_their_own():
 
 def test_teachers_of_different_recipes_share_no_cell():
   other = make_run('other', [9.0, 8.0], batch_size=64, epochs=2)
-  (table,) = tables.make([make_run('teacher', [5.0, 4.0], epochs=2), other])
+  (table,) = tables.make_tables([make_run('teacher', [5.0, 4.0], epochs=2), other])
   assert [(row.name, row.cells['none'].mean) for row in table.rows[:2]] == [
     ('WRN-40-2 (teacher), batch_size=128', 4.0),
     ('WRN-40-2 (teacher), batch_size=64', 8.0),
@@ -102,7 +102,7 @@ def test_teachers_of_different_recipes_share_no_cell():
 def test_beside_what_the_paper_printed(data, printed):
   fields = {'epochs': 2, 'data.name': data, 'model.block': 'BG(2,M/16)'}
   runs = [make_run('a', [9.0, 7.25], **fields), make_run('b', [9.0, 7.75], **fields, seed=1)]
-  (table,) = tables.make(runs)
+  (table,) = tables.make_tables(runs)
   assert table.title == f'Table {3 if data == "cifar10" else 4}: test error on CIFAR-{data.removeprefix("cifar")}'
   assert [(row.network, row.block) for row in table.rows] == [(f'WRN-{row[0]}-{row[1]}', row.block) for row in printed]
   for row, expected in zip(table.rows, printed, strict=True):
@@ -114,18 +114,18 @@ def test_beside_what_the_paper_printed(data, printed):
   assert row.cells['AT'].text == 'missing'
   assert any("Not the paper's recipe: epochs 2 (paper: 200)" in note for note in table.notes)
   assert any('234,704' in note and '243,706' in note for note in table.notes) == (data == 'cifar10')
-  assert len(tables.table(runs).splitlines()) == 3  # the short table has the networks that have runs
+  assert len(table_formats.summary_markdown(runs).splitlines()) == 3  # the short table has the networks that have runs
 
 
 def test_the_teacher_alone_is_the_first_row_of_the_paper():
-  (table,) = tables.make([make_run('run', [4.0] * 200)])
+  (table,) = tables.make_tables([make_run('run', [4.0] * 200)])
   assert len(table.rows) == 26 and table.rows[0].teacher and table.rows[0].cells['none'].mean == 4.0
   assert not any('recipe' in note for note in table.notes)
 
 
 def test_csv():
-  (table,) = tables.make([TEACHER, student('a', [3.0, 4.0]), student('b', [3.0, 5.0])])
-  rows = list(csv.DictReader(io.StringIO(tables.write_csv(table))))
+  (table,) = tables.make_tables([TEACHER, student('a', [3.0, 4.0]), student('b', [3.0, 5.0])])
+  rows = list(csv.DictReader(io.StringIO(table_formats.table_csv(table))))
   assert [(row['block'], row['regime']) for row in rows] == [
     ('S', 'none'),
     ('G(N/8)', 'none'),
@@ -139,5 +139,5 @@ def test_csv():
 
 def test_several_data_sets_have_a_table_each():
   runs = [TEACHER, make_run('other', [1.0, 2.0], **{'epochs': 2, 'data.name': 'mnist'})]
-  assert [table.title for table in tables.make(runs)] == ['Test error on digits', 'Test error on mnist']
-  assert 'Test error on mnist\n\n| Network' in tables.table(runs)
+  assert [table.title for table in tables.make_tables(runs)] == ['Test error on digits', 'Test error on mnist']
+  assert 'Test error on mnist\n\n| Network' in table_formats.summary_markdown(runs)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import moonshine_jax
-from moonshine_jax import paper
+from moonshine_jax import paper, report
 from moonshine_jax.errors import UserError
-from moonshine_jax.report import html, tables, writer
+from moonshine_jax.report import html, table_formats, tables, writer
 from moonshine_jax.report import runs as runs_lib
 from tests.helpers.made_runs import make_run, make_table
 
@@ -69,7 +68,7 @@ def written(tmp_path_factory):
     )
   )
   other = make_run('<script>alert(1)</script>', [3.0], **{'epochs': 1, 'data.name': 'a&b/c'})
-  writer.write('<runs>', [*make_table(paper.TABLE_3), other], out, writer.read_latencies(latencies))
+  writer.write_report('<runs>', [*make_table(paper.TABLE_3), other], out, writer.read_latencies(latencies))
   return out
 
 
@@ -133,9 +132,9 @@ def test_sorting_keys_are_numbers(written):
 
 def test_without_matplotlib_there_are_tables(tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, 'matplotlib', None)
-  monkeypatch.delitem(sys.modules, 'moonshine_jax.figures', raising=False)
-  monkeypatch.delattr(moonshine_jax, 'figures', raising=False)
-  writer.write('runs', [make_run('run', [3.0], epochs=1)], tmp_path, None)
+  monkeypatch.delitem(sys.modules, 'moonshine_jax.report.figures', raising=False)
+  monkeypatch.delattr(report, 'figures', raising=False)
+  writer.write_report('runs', [make_run('run', [3.0], epochs=1)], tmp_path, None)
   assert {path.name for path in tmp_path.iterdir()} == {'index.html', 'cifar10.md', 'cifar10.csv'}
   assert capsys.readouterr().err == (
     "warning: Matplotlib is not installed, so there are no figures: pip install 'moonshine-jax[report]'\n"
@@ -145,7 +144,7 @@ def test_without_matplotlib_there_are_tables(tmp_path, monkeypatch, capsys):
 
 def test_latencies_of_images_of_another_size_are_left_out(capsys):
   latencies = writer.Latencies('a phone', 8, {'WRN-40-2 S': 1.0})
-  drawn = writer.draw(tables.make([make_run('run', [3.0], epochs=1)])[0], latencies)
+  drawn = writer.draw_figures(tables.make_tables([make_run('run', [3.0], epochs=1)])[0], latencies)
   assert [name for name, _ in drawn] == ['parameters', 'multiply-adds', 'learning-curves']
   assert capsys.readouterr().err == 'warning: --latency: of images with a side of 8: expected 32, that of cifar10\n'
 
@@ -174,8 +173,8 @@ def test_latencies_that_are_none(text, tmp_path):
   ],
 )
 def test_the_tables_of_the_readmes_are_those_of_the_committed_runs(runs, page_of_it, number):
-  found = runs_lib.read(ROOT / 'results' / runs)
-  assert tables.table(found) in (ROOT / page_of_it).read_text()
+  found = runs_lib.read_runs(ROOT / 'results' / runs)
+  assert table_formats.summary_markdown(found) in (ROOT / page_of_it).read_text()
   assert len(found) == number and all(run.finished and run.starts[0]['commit'] for run in found)
   assert '+' not in ''.join(run.starts[0]['commit'] for run in found)  # of a commit, without changes
-  assert Page(html.write(runs, [(table, {}) for table in tables.make(found)])).texts
+  assert Page(html.render_page(runs, [(table, {}) for table in tables.make_tables(found)])).texts

@@ -10,7 +10,7 @@ from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.report import runs as runs_lib
-from moonshine_jax.report import tables
+from moonshine_jax.report import table_formats
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import evaluation, loop, pretrained
 from moonshine_jax.training import teacher as teacher_lib
@@ -45,9 +45,12 @@ def test_a_given_network_is_evaluated_distilled_and_reported(config, network, tm
   teacher, found = teacher_lib.load_teacher(config, [config], sources.open_source(config.data), Replicas())
   assert teacher == rebuilt
   jax.tree.map(np.testing.assert_array_equal, found, variables)
-  (run,) = runs_lib.collect(tmp_path)
+  (run,) = runs_lib.collect_runs(tmp_path)
   assert run.finished and run.starts[0]['step'] == 0 and run.epochs == (0,)
-  assert f'| WRN-10-1 | S     | 77,875     | 781,504       | {record["test_error"]:.2f} (1) ' in tables.table([run])
+  assert (
+    f'| WRN-10-1 | S     | 77,875     | 781,504       | {record["test_error"]:.2f} (1) '
+    in table_formats.summary_markdown([run])
+  )
 
 
 def test_the_same_is_left_alone_and_another_refused(config, network, tmp_path):
@@ -70,7 +73,7 @@ def test_the_same_is_left_alone_and_another_refused(config, network, tmp_path):
     loop.train_and_evaluate(config, tmp_path / 'given')
   assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
   with pytest.raises(UserError, match='no finished run'):  # it has no error to show
-    runs_lib.collect(tmp_path)
+    runs_lib.collect_runs(tmp_path)
 
 
 def test_variables_that_are_not_the_networks(config, network, tmp_path):

@@ -22,8 +22,8 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import tabulate
 
-from moonshine_jax.columns import aligned
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.blocks import BatchNormReLU, Block, Convolution, conv_init
 from moonshine_jax.models.surgery.inspection import ConvLayer, Inspection, inspect
@@ -115,7 +115,8 @@ class Plan:
       for row in self.rows
     ]
     total = ['whole network', '', '', '', *(f'{number:,}' for number in (*self.parameters, *self.multiply_adds))]
-    return aligned([heading, *lines, total], left=4)
+    alignment = ['left'] * 4 + ['right'] * 4
+    return tabulate.tabulate([heading, *lines, total], tablefmt='plain', disable_numparse=True, colalign=alignment)
 
 
 def cheapen(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Cheap:

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# From a fresh clone: installs, checks the style and runs the tests. Arguments go to pytest.
+# From a fresh clone: installs, checks the style and the layers, and runs the tests. Arguments go to pytest.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 launch/setup.sh test
+# The same checks as in .pre-commit-config.yaml.
 .venv/bin/python -m ruff format --check .
 .venv/bin/python -m ruff check .
+.venv/bin/lint-imports
 # Two at a time: most of it is compiling, on one core. A file's tests share what it has compiled.
 .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"

@@ -36,7 +36,9 @@ state() {
 request() {
   local spot=()
   if [ "$SPOT" = 1 ]; then spot=(--spot); fi
-  queued create --node-id="$TPU" --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME_VERSION" "${spot[@]}"
+  # The bash of macOS takes an empty array for a variable that is not set.
+  queued create --node-id="$TPU" --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME_VERSION" \
+    ${spot[@]+"${spot[@]}"}
 }
 
 # Asks for the slice, unless it is there, and waits for it.

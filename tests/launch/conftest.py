@@ -1,4 +1,4 @@
-"""The launch scripts in a clone of their own, with stubs in place of whatever they would call."""
+"""A clone for the launch scripts, with stubs in place of whatever they would call."""
 
 import shutil
 import signal
@@ -11,7 +11,7 @@ import pytest
 LAUNCH = Path(__file__).parents[2] / 'launch'
 
 # All that the scripts may use of a machine besides what they ask for by name: no real gcloud, sbatch or pip.
-TOOLS = ('bash cat chmod dirname env git gzip head id mkdir nohup pkill rm sed sh sleep tail tar touch').split()
+TOOLS = 'bash cat chmod dirname env git gzip head id mkdir nohup pkill rm sed sh sleep tail tar touch'
 
 RECORD = r"""#!/usr/bin/env bash
 { printf '%s\x1f' "${0##*/}" "$@"; echo; } >> "$CALLS"
@@ -25,7 +25,7 @@ class Clone:
     self.root, self.bin, self.log = folder / 'clone', folder / 'bin', folder / 'calls'
     shutil.copytree(LAUNCH, self.root / 'launch', ignore=shutil.ignore_patterns('__pycache__'))
     self.bin.mkdir()
-    for tool in TOOLS:
+    for tool in TOOLS.split():
       (self.bin / tool).symlink_to(shutil.which(tool))
     (self.bin / 'python3').symlink_to(sys.executable)
     self.env = {
@@ -72,7 +72,7 @@ class Clone:
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       start_new_session=True,
-      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - it waits for no thread
     )
 
   def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:

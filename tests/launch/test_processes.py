@@ -26,7 +26,7 @@ def test_one_that_fails_leaves_the_others_to_run(tmp_path):
 def test_workers_have_a_gpu_each_and_all_are_used_again(tmp_path, monkeypatch):
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,7')
   monkeypatch.delenv('JAX_PLATFORMS', raising=False)
-  commands = shell(tmp_path, **{name: 'echo "$CUDA_VISIBLE_DEVICES $JAX_PLATFORMS"; sleep 0.3' for name in 'abc'})
+  commands = shell(tmp_path, **dict.fromkeys('abc', 'echo "$CUDA_VISIBLE_DEVICES $JAX_PLATFORMS"; sleep 0.3'))
   processes.run_all(commands, processes.environments(2), lambda: None)
   said = [log.read_text() for log in commands]
   assert said[:2] == ['5 cuda\n', '7 cuda\n'] and said[2] in said[:2]

@@ -14,7 +14,7 @@ import math
 import jax
 
 from benchmarks.command import write_json
-from moonshine_jax.cost.timing import interleaved
+from moonshine_jax.cost.timing import time_compiled
 from moonshine_jax.ops import grouped_conv
 from moonshine_jax.ops.formulations import LAX, MATMUL, SHIFTS, Conv, merged
 
@@ -93,7 +93,7 @@ def measure(channels, outputs, size, kernel_size, conv, flags):
   for part in PARTS:
     first, second, static = arguments[part]
     functions = {name: _bind(getattr(form, part), *static, conv) for name, form in named.items()}
-    times = interleaved(functions, (first, second), flags.repeats)
+    times = time_compiled(functions, (first, second), flags.repeats)
     rule = next(name for name, form in named.items() if getattr(form, part) is getattr(chosen, part))
     yield {
       'channels': channels,

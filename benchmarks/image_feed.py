@@ -25,7 +25,7 @@ from PIL import Image
 
 from benchmarks.command import write_json
 from moonshine_jax.configs import imagenet
-from moonshine_jax.cost.timing import in_turns
+from moonshine_jax.cost.timing import time_in_turns
 from moonshine_jax.data import decoding, feeds, sources
 from moonshine_jax.runtime.cpu import available_cores
 from moonshine_jax.runtime.devices import Replicas
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
       f'{crop}, one core': [len(files) / decode(files, flags.image_size, key) for _ in range(flags.repeats)]
       for crop, key in keys.items()
     }
-    seconds = in_turns(
+    seconds = time_in_turns(
       {f'{crop}, the feed': functools.partial(drain, feed, index, key) for crop, key in keys.items()}, flags.repeats
     )
     speeds |= {name: [index.size / each for each in seen] for name, seen in seconds.items()}

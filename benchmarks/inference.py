@@ -16,7 +16,8 @@ import jax
 
 from benchmarks.command import calls_a_sample, make_config, make_network, make_parser, write_json
 from moonshine_jax.cost import counting
-from moonshine_jax.cost.timing import compile_forward, in_turns
+from moonshine_jax.cost.latency import compile_forward
+from moonshine_jax.cost.timing import time_in_turns
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,11 +47,11 @@ def measure(flags: argparse.Namespace) -> list[dict]:
   for architecture in flags.networks:
     network = make_network(make_config(architecture, 1, flags.dtype))
     image_shape = (flags.image_size, flags.image_size, 3)
-    counts = counting.count(network.model, image_shape)
+    counts = counting.count_cost(network.model, image_shape)
     rows.append({'network': str(architecture), 'parameters': counts.parameters, 'multiply_adds': counts.multiply_adds})
     one[str(architecture)] = functools.partial(compile_forward(network, image_shape, batch=1), 1)
     many[str(architecture)] = functools.partial(compile_forward(network, image_shape, flags.batch), calls_a_sample())
-  latencies, times = in_turns(one, flags.repeats), in_turns(many, flags.repeats)
+  latencies, times = time_in_turns(one, flags.repeats), time_in_turns(many, flags.repeats)
   images = flags.batch * calls_a_sample()
   for row in rows:
     row['latency'] = statistics.median(latencies[row['network']])

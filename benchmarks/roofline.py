@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from benchmarks.command import make_config, make_network, make_parser, write_json
 from benchmarks.train_step import add_step_arguments, check_devices, measure, name_of, our_train_step, ours
 from moonshine_jax.cost import counting
-from moonshine_jax.cost.timing import in_turns
+from moonshine_jax.cost.timing import time_in_turns
 from moonshine_jax.models.blocks import BatchNormReLU, ResidualBlock
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import use_all_cores
@@ -89,7 +89,7 @@ def floor(architecture: Architecture, flags: argparse.Namespace, tflops: float, 
   """Seconds that one image's share of a step takes on one device: 'arithmetic', 'memory' and the larger, 'floor'."""
   model = make_network(make_config(architecture, flags.batch, flags.dtype)).model
   image_shape = (flags.image_size, flags.image_size, 3)
-  multiply_adds = counting.count(model, image_shape).multiply_adds
+  multiply_adds = counting.count_cost(model, image_shape).multiply_adds
   moved = activation_passes(model, image_shape) * jnp.dtype(flags.dtype).itemsize
   arithmetic, memory = 3 * 2 * multiply_adds / (tflops * 1e12), moved / (bandwidth * 1e9)
   return {
@@ -154,7 +154,7 @@ def measure_bandwidth(repeats: int) -> float:
 
 def best_seconds(call: Callable[[], None], repeats: int) -> float:
   """The best, not the median: a peak is what the device can do undisturbed."""
-  return min(in_turns({'': call}, repeats)[''])
+  return min(time_in_turns({'': call}, repeats)[''])
 
 
 if __name__ == '__main__':

@@ -32,7 +32,7 @@ import ml_collections
 from benchmarks.command import make_config, make_network, make_parser, write_json
 from benchmarks.train_step import synthetic_batch
 from moonshine_jax.config import DTYPES
-from moonshine_jax.cost.timing import in_turns
+from moonshine_jax.cost.timing import time_in_turns
 from moonshine_jax.data import feeds
 from moonshine_jax.data.splits import Split
 from moonshine_jax.models.network import Network
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
   replicas = Replicas()
   complete(parser, flags, len(replicas))
 
-  times = in_turns(make_runs(flags, replicas), flags.repeats)
+  times = time_in_turns(make_runs(flags, replicas), flags.repeats)
   times[MANY_STEPS] = times[flags.dtype] = times[RESIDENT]
   alone = [times[name] for name in students_alone(flags)]
   times[IN_SEQUENCE] = [sum(turn) for turn in zip(*alone, strict=True)]

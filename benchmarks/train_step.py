@@ -34,7 +34,7 @@ from benchmarks.command import (
   write_json,
 )
 from moonshine_jax.cost import counting
-from moonshine_jax.cost.timing import in_turns
+from moonshine_jax.cost.timing import time_in_turns
 from moonshine_jax.data.feeds import ResidentFeed
 from moonshine_jax.data.splits import Split
 from moonshine_jax.models.wide_resnet import Architecture
@@ -174,11 +174,11 @@ def torch_train_steps(
 
 def measure(architecture: Architecture, flags: argparse.Namespace, runs: dict[str, Callable[[], None]]) -> dict:
   """One network's row: what it costs, and the median, lowest and highest images a second of every run."""
-  times = in_turns(runs, flags.repeats)
+  times = time_in_turns(runs, flags.repeats)
   images = flags.batch * calls_a_sample()
   speeds = {name: [images / seconds for seconds in seen] for name, seen in times.items()}
   model = make_network(make_config(architecture, flags.batch, flags.dtype)).model
-  counts = counting.count(model, (flags.image_size, flags.image_size, 3))
+  counts = counting.count_cost(model, (flags.image_size, flags.image_size, 3))
   return {
     'network': str(architecture),
     'parameters': counts.parameters,

@@ -57,7 +57,7 @@ def work(config: ml_collections.ConfigDict, teacher: ml_collections.ConfigDict, 
 def _multiply_adds(config):
   # A user's own network may take no other images than its data's.
   shape = sources.open_source(config.data).image_shape if is_user(config.model) else IMAGE_SHAPE
-  return counting.count(create_model(config.model, NUM_CLASSES, image_shape=shape), shape).multiply_adds or 1
+  return counting.count_cost(create_model(config.model, NUM_CLASSES, image_shape=shape), shape).multiply_adds or 1
 
 
 def _hms(seconds):

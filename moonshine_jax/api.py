@@ -120,7 +120,7 @@ def distil(
   config_lib.students(config)
 
   source = sources.open_source(config.data)
-  facts = sources.measure(source, source.read(config.data.train_split))
+  facts = sources.measure_facts(source, source.read(config.data.train_split))
   mean = facts.mean if mean is None else of_channels('mean', mean, facts.image_shape[-1])
   std = facts.std if std is None else of_channels('std', std, facts.image_shape[-1])
   # Of the recipe nothing is the teacher's: other students may have another one.

@@ -16,7 +16,7 @@ from absl.flags import FlagValues
 from tabulate import tabulate
 
 from moonshine_jax import paper
-from moonshine_jax.cost import counting, timing
+from moonshine_jax.cost import counting, latency, timing
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import COLLECTIONS, Network
@@ -193,8 +193,8 @@ def measure_latencies(networks: Sequence[Subject]) -> None:
   for i, network in enumerate(networks):
     channels = network.image_shape[-1]
     whole = Network(network.model, mean=(127.5,) * channels, std=(127.5,) * channels)  # of which no time depends
-    calls[i] = functools.partial(timing.compile_forward(whole, network.image_shape, batch=1), 1)
-  latencies = timing.in_turns(calls, REPEATS)
+    calls[i] = functools.partial(latency.compile_forward(whole, network.image_shape, batch=1), 1)
+  latencies = timing.time_in_turns(calls, REPEATS)
   for i, network in enumerate(networks):
     network.row['latencies'] = latencies[i]
     network.row['latency'] = statistics.median(latencies[i])

@@ -37,7 +37,7 @@ def main(values: FlagValues) -> None:
     for row, version in zip(rows, [*float32, *int8], strict=True):
       row['test_error'] = exporter.measure_test_error(version, values.examples)
   for version, path in zip(int8 or float32[len(teachers) :], paths, strict=True):
-    files.write(path, version.content)
+    files.write_atomically(path, version.content)
   if values.json:
     made = {'environment': environment(), 'runtime': runtime.runtime_version(), 'files': list(map(str, paths))}
     print(json.dumps({**made, 'rows': rows}, indent=1))

@@ -24,7 +24,7 @@ def main(values: FlagValues, path: str) -> None:
   if values.config is not None:
     config_lib.check(values.config)
   config, facts, record = import_network(path, values.config, values.workdir, normalisation)
-  parameters = counting.count(factory.create_model(config.model, facts.num_classes), facts.image_shape).parameters
+  parameters = counting.count_cost(factory.create_model(config.model, facts.num_classes), facts.image_shape).parameters
   mean, std = (','.join(f'{value / 255:.4f}' for value in values) for values in (facts.mean, facts.std))
   print(f'{values.workdir}: {factory.name(config.model)} {config.model.block}, {parameters:,} parameters, of {path}')
   print(f'normalises images by mean {mean} and std {std}')

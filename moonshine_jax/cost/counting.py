@@ -28,7 +28,7 @@ class Cost:
 
   Attributes:
     parameters: as the paper counts them, with both running statistics of BN: 4 for every BN channel.
-    multiply_adds: for one image; see `count`. None where they cannot be counted.
+    multiply_adds: for one image; see `count_cost`. None where they cannot be counted.
   """
 
   parameters: int
@@ -45,7 +45,7 @@ class Layer:
     output_shape: for one image, (height, width, channels) or (classes,); of the first call. () where there is none.
     parameters: with BN's running statistics, and with all steps of a scan.
     trainable: parameters without them.
-    multiply_adds: for one image, of all calls; see `count`. None where they cannot be counted.
+    multiply_adds: for one image, of all calls; see `count_cost`. None where they cannot be counted.
   """
 
   path: str
@@ -72,7 +72,7 @@ class Profile:
   inference_bytes: int | None
 
 
-def count(model: nn.Module, image_shape: tuple[int, ...]) -> Cost:
+def count_cost(model: nn.Module, image_shape: tuple[int, ...]) -> Cost:
   """Counts for one image of shape (height, width, channels), without computing anything; of any linen module.
 
   Takes seconds for a deep network, and so once for all runs of it.
@@ -180,7 +180,7 @@ def _images(number: int, image_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
 
 
 def _trace(function: Callable, variables: Any, images: jax.ShapeDtypeStruct) -> ClosedJaxpr:
-  with grouped_conv.plain():
+  with grouped_conv.lax_only():
     return jax.make_jaxpr(function)(variables, images)
 
 
@@ -188,7 +188,7 @@ def _multiply_adds(model: nn.Module, program: ClosedJaxpr, variables: Any) -> Co
   """By the bits of the variables, from 2 for the first. None, with a warning, where they cannot be counted."""
   number = len(jax.tree.leaves(variables))
   try:
-    return multiply_adds.count(program, [*(2 << i for i in range(number)), multiply_adds.IMAGES])
+    return multiply_adds.count_multiply_adds(program, [*(2 << i for i in range(number)), multiply_adds.IMAGES])
   except UncountableError as error:
     warn(f'the multiply-adds of {type(model).__name__} are not counted: {error}')
     return None

@@ -21,7 +21,7 @@ class UncountableError(Exception):
   """A program of which nobody knows how often its parts run; the message says where they are."""
 
 
-def count(program: ClosedJaxpr, inputs: Sequence[int]) -> Counter[int]:
+def count_multiply_adds(program: ClosedJaxpr, inputs: Sequence[int]) -> Counter[int]:
   """Those of a program, by the bits of what the kernels depend on. Raises UncountableError.
 
   Args:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def draw(key: jax.Array, batch_size: int, pad: int, flip: bool) -> dict[str, jax.Array]:
+def draw_choices(key: jax.Array, batch_size: int, pad: int, flip: bool) -> dict[str, jax.Array]:
   """The random choices for a batch: {'offset': int32 (batch_size, 2) in [0, 2 pad], 'flip': bool (batch_size,)}."""
   offset_key, flip_key = jax.random.split(key)
   return {
@@ -18,7 +18,7 @@ def crop_and_flip(images: jax.Array, choices: dict[str, jax.Array], pad: int) ->
 
   Args:
     images: of any dtype, not normalised: the padding is black.
-    choices: of `draw`, one of each for every image.
+    choices: of `draw_choices`, one of each for every image.
     pad: pixels on each side; with 0 nothing is cropped.
 
   Returns:

@@ -98,7 +98,7 @@ class ResidentFeed:
       host_batches: hold the examples' 'index', and any other arrays of its shape.
       axis: the axis of examples, along which the batches are sharded over the devices.
     """
-    return (self._replicas.shard(self._replicas.own_part(batch, axis), axis) for batch in host_batches)
+    return (self._replicas.shard(self._replicas.process_share(batch, axis), axis) for batch in host_batches)
 
   def gather(self, data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Adds the images and labels to a batch, inside the step.
@@ -161,7 +161,7 @@ class StreamFeed:
     """
 
     def load(batch):
-      batch = self._replicas.own_part(batch, axis)
+      batch = self._replicas.process_share(batch, axis)
       images, labels = self._split.take(batch['index'], key)
       return self._replicas.shard({**batch, 'image': images, 'label': labels}, axis)
 

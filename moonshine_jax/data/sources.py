@@ -60,7 +60,7 @@ def title(name: str) -> str:
   return user_functions.short_name(name) if user_functions.is_name(name) else name
 
 
-def measure(source: Source, train: Split | CroppedSplit) -> Facts:
+def measure_facts(source: Source, train: Split | CroppedSplit) -> Facts:
   """The facts of a data set, its channel statistics those of the training split's sample (exact, from histograms)."""
   channels = source.image_shape[-1]
   counts = np.zeros((channels, 256), np.int64)

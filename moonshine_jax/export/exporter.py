@@ -285,4 +285,4 @@ def measure_latencies(calls: dict[Any, tuple[ImagesToLogits, np.ndarray]]) -> di
   Returns:
     By name, the seconds of each of REPEATS calls.
   """
-  return timing.in_turns({name: functools.partial(run, images) for name, (run, images) in calls.items()}, REPEATS)
+  return timing.time_in_turns({name: functools.partial(run, images) for name, (run, images) in calls.items()}, REPEATS)

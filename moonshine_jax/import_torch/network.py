@@ -86,7 +86,7 @@ def _facts_of(
   if normalisation is None and config.model.network == 'resnet':
     normalisation = TORCHVISION_MEAN, TORCHVISION_STD
   if normalisation is None:
-    return sources.measure(source, source.read(config.data.train_split))
+    return sources.measure_facts(source, source.read(config.data.train_split))
   channels = source.image_shape[-1]
   if any(len(values) != channels for values in normalisation):
     raise UserError(f'--mean and --std: expected {channels} numbers each, one for each channel of an image')

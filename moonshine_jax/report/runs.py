@@ -138,7 +138,7 @@ def _read_workdir(workdir: Workdir, names: dict[Path, str]) -> Run | None:
     raise UserError(
       f'{path} or {metrics.FILE}: not those of a run of this version ({error!r}): expected what training writes'
     ) from error
-  cost = counting.count(create_model(config.model, facts.num_classes, image_shape=facts.image_shape), facts.image_shape)
+  cost = counting.count_cost(create_model(config.model, facts.num_classes, image_shape=facts.image_shape), facts.image_shape)
   epochs, test_errors = zip(*evaluated, strict=True) if evaluated else ((), ())
   return Run(
     names[workdir.path.resolve()],
@@ -175,7 +175,7 @@ def _teacher_name(teacher: str, names: dict[Path, str]) -> str:
 def write_runs(runs: list[Run], path: str | os.PathLike) -> None:
   """Writes runs to a JSON file, a line for each."""
   values = [dataclasses.asdict(dataclasses.replace(run, config=config_lib.to_json(run.config))) for run in runs]
-  files.write(path, '{"runs": [\n' + ',\n'.join(json.dumps(value) for value in values) + '\n]}\n')
+  files.write_atomically(path, '{"runs": [\n' + ',\n'.join(json.dumps(value) for value in values) + '\n]}\n')
 
 
 def read_runs(path: str | os.PathLike) -> list[Run]:

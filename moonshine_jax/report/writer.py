@@ -52,11 +52,11 @@ def write_report(
     stem = re.sub('[^A-Za-z0-9.]+', '-', table.data)[-100:].strip('-')  # a user-defined data set is named by its path
     figures = draw_figures(table, latencies)
     for (name, _), svg in figures.items():
-      files.write(Path(out) / f'{stem}-{name}.svg', svg)
-    files.write(Path(out) / f'{stem}.md', table_formats.table_markdown(table))
-    files.write(Path(out) / f'{stem}.csv', table_formats.table_csv(table))
+      files.write_atomically(Path(out) / f'{stem}-{name}.svg', svg)
+    files.write_atomically(Path(out) / f'{stem}.md', table_formats.table_markdown(table))
+    files.write_atomically(Path(out) / f'{stem}.csv', table_formats.table_csv(table))
     tables_with_figures.append((table, {caption: svg for (_, caption), svg in figures.items()}))
-  files.write(Path(out) / 'index.html', html.render_page(str(source), tables_with_figures))
+  files.write_atomically(Path(out) / 'index.html', html.render_page(str(source), tables_with_figures))
 
 
 def draw_figures(table: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]:

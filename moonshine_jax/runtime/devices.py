@@ -3,7 +3,7 @@
 The devices may be those of several processes, which all make the same calls; each has the arrays of its own devices.
 
 A step is written for one replica. It reduces over the others with `mean` and `total`, takes its share of something
-that was drawn for the whole batch with `own_share`, and draws apart from them with `own_key`; on one device none of
+that was drawn for the whole batch with `replica_share`, and draws apart from them with `replica_key`; on one device none of
 these changes anything.
 """
 
@@ -79,7 +79,7 @@ class Replicas:
     stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(self.devices), *np.shape(x))), tree)
     return jax.device_put(stacked, self._sharding)
 
-  def own_part(self, batch: Any, axis: int = 0) -> Any:
+  def process_share(self, batch: Any, axis: int = 0) -> Any:
     """Of host arrays, their axis of examples a multiple of all devices, the part of this process."""
     processes = len(self) // len(self.devices)
     return jax.tree.map(lambda x: np.split(x, processes, axis)[jax.process_index()] if processes > 1 else x, batch)
@@ -97,7 +97,7 @@ class Replicas:
       return jax.tree.map(np.array, jax.device_get(tree))
     return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data)[0], tree)
 
-  def of_first(self, array: np.ndarray) -> np.ndarray:
+  def broadcast_from_first(self, array: np.ndarray) -> np.ndarray:
     """The first process's array in every process; the others give zeros of its shape."""
     if self.axis_name is None:
       return array
@@ -116,12 +116,12 @@ def total(tree: Any, axis_name: str | None) -> Any:
   return tree if axis_name is None else lax.psum(tree, axis_name)
 
 
-def own_key(key: jax.Array, axis_name: str | None) -> jax.Array:
+def replica_key(key: jax.Array, axis_name: str | None) -> jax.Array:
   """A key of this replica's own."""
   return key if axis_name is None else jax.random.fold_in(key, lax.axis_index(axis_name))
 
 
-def own_share(tree: Any, size: int, axis_name: str | None) -> Any:
+def replica_share(tree: Any, size: int, axis_name: str | None) -> Any:
   """Of arrays (batch, ...) that every replica holds whole, the `size` rows of this replica."""
   if axis_name is None:
     return tree

@@ -48,10 +48,10 @@ def from_first(function: Callable[[], T], replicas: Replicas) -> T:
     value = function()
     data = np.frombuffer(pickle.dumps(value), np.uint8)
     client.key_value_set(key, str(data.size))
-    replicas.of_first(data)
+    replicas.broadcast_from_first(data)
     return value
   size = int(client.blocking_key_value_get(key, NO_LIMIT_MS))
-  return pickle.loads(replicas.of_first(np.zeros(size, np.uint8)).tobytes())
+  return pickle.loads(replicas.broadcast_from_first(np.zeros(size, np.uint8)).tobytes())
 
 
 def first_before_others(function: Callable[[], T]) -> T:

@@ -22,7 +22,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     raise UserError(f'{path}: cannot be written: {error.strerror or error}') from error
 
 
-def write(path: str | os.PathLike, content: str | bytes) -> None:
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
   """Writes a file that is the old one or the new one, whole, whenever the process or the machine stops."""
   partial = f'{path}.tmp'
   with writing(path):
@@ -33,7 +33,7 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
     os.replace(partial, path)
 
 
-def append(path: str | os.PathLike, record: dict[str, Any]) -> None:
+def append_record(path: str | os.PathLike, record: dict[str, Any]) -> None:
   """Adds a line of JSON, which is on the disk on return."""
   with writing(path), open(path, 'a', encoding='utf-8') as file:
     file.write(json.dumps(record) + '\n')
@@ -44,7 +44,7 @@ def append(path: str | os.PathLike, record: dict[str, Any]) -> None:
 def read_records(path: str | os.PathLike) -> list[dict[str, Any]]:
   """The records of a file of JSON lines, none where there is no file; a line that is being written is left out.
 
-  Raises UserError for a line that is none of `append`.
+  Raises UserError for a line that is none of `append_record`.
   """
   path = Path(path)
   if not path.exists():

@@ -84,7 +84,7 @@ def evaluate_workdir(workdir: str, data_dir: str | None = None) -> dict[str, Any
   source = sources.reopen_source(run.data, facts, workdir)
   split = exchange.first_before_others(lambda: source.read(run.data.test_split))
   result = evaluation.evaluate_split(network, variables, split, run, replicas)
-  counted = counting.count(network.model, facts.image_shape)
+  counted = counting.count_cost(network.model, facts.image_shape)
   return {
     'workdir': str(workdir),
     'step': metadata.step,

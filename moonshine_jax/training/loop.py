@@ -70,7 +70,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
   )
   if config.batch_size > len(train_split):
     raise UserError(f'config.batch_size={config.batch_size}: expected at most the {len(train_split)} training examples')
-  facts = sources.measure(source, train_split)
+  facts = sources.measure_facts(source, train_split)
   train_feed, test_feed = (feeds.FEEDS[config.data.feed](split, replicas) for split in (train_split, test_split))
   steps_per_epoch = len(train_split) // config.batch_size
   if (most := MAX_STEPS // steps_per_epoch) < max(config.epochs, *config.optimizer.decay_epochs, 0):

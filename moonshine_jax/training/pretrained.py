@@ -71,7 +71,7 @@ def write_network(
     checkpoints.save(state, config, facts, {})
     checkpoints.close()
     provenance.record_start(workdir, config, facts, 0)
-    files.write(workdir / metrics.FILE, json.dumps(record) + '\n')
+    files.write_atomically(workdir / metrics.FILE, json.dumps(record) + '\n')
     workdir_lib.write(config, workdir)  # the last: it stands for all of them
   return record
 

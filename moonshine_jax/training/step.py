@@ -84,8 +84,8 @@ def make_train_step(
     labels = batch['label']
     key = jax.random.fold_in(jax.random.wrap_key_data(states[0].rng), states[0].step)
     # Drawn for the whole batch, so that an example's choices do not depend on the number of devices.
-    choices = augment.draw(key, shared.batch_size, shared.data.pad, shared.data.flip)
-    choices = devices.own_share(choices, len(labels), axis_name)
+    choices = augment.draw_choices(key, shared.batch_size, shared.data.pad, shared.data.flip)
+    choices = devices.replica_share(choices, len(labels), axis_name)
     images = augment.crop_and_flip(batch['image'], choices, shared.data.pad)
     targets = jax.lax.stop_gradient(teacher(teacher_variables, images, train=False)) if teacher else None
     results = [update(state, images, labels, targets) for update, state in zip(updates, states, strict=True)]
@@ -112,7 +112,7 @@ def make_update(
 
   def update(state, images, labels, targets):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    rngs = devices.own_key(jax.random.fold_in(key, DROPOUT), axis_name)
+    rngs = devices.replica_key(jax.random.fold_in(key, DROPOUT), axis_name)
 
     def loss_fn(params):
       (logits, activations), updates = student(

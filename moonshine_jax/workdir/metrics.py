@@ -36,7 +36,7 @@ class Writer:
         f'{self._path}: expected a record of each epoch from 1 to {epochs}, as the checkpoint has them '
         'behind it: bring the file back, or begin in another workdir'
       )
-    files.write(self._path, ''.join(json.dumps(record) + '\n' for record in self.records))
+    files.write_atomically(self._path, ''.join(json.dumps(record) + '\n' for record in self.records))
     # Synchronous, in place of SummaryWriter: its thread dies of a full disk unseen, and then its queue blocks for good.
     with files.writing(workdir):
       folder = Path(workdir) / 'tensorboard'
@@ -48,7 +48,7 @@ class Writer:
   def write(self, record: dict[str, Any]) -> None:
     """Adds a record, which holds at least 'epoch' and 'step'; it is on the disk on return."""
     self.records.append(record)
-    files.append(self._path, record)
+    files.append_record(self._path, record)
     values = [
       Summary.Value(tag=name, simple_value=value) for name, value in record.items() if name not in ('epoch', 'step')
     ]

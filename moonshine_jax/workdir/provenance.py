@@ -34,7 +34,7 @@ def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
     'config': config_lib.to_json(config),
     'data': facts.to_json(),
   }
-  files.write(path, ''.join(json.dumps(each) + '\n' for each in [*files.read_records(path), start]))
+  files.write_atomically(path, ''.join(json.dumps(each) + '\n' for each in [*files.read_records(path), start]))
 
 
 def read_facts(workdir: str | os.PathLike) -> Facts:

@@ -45,7 +45,7 @@ def read(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
 
 def write(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
   """Writes the config into a workdir. Raises UserError where that cannot be done."""
-  files.write(Path(workdir) / FILE, json.dumps(to_json(config), indent=2) + '\n')
+  files.write_atomically(Path(workdir) / FILE, json.dumps(to_json(config), indent=2) + '\n')
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:

@@ -12,7 +12,7 @@ def test_all_of_table_3():
   for architecture in command.TABLE_3:
     assert Architecture.parse(str(architecture)) == architecture
   teacher = command.make_network(command.make_config(command.TEACHER, 128, 'float32')).model
-  assert counting.count(teacher, (32, 32, 3)) == counting.Cost(2248954, 327599360)
+  assert counting.count_cost(teacher, (32, 32, 3)) == counting.Cost(2248954, 327599360)
 
 
 def test_json_says_where_it_was_measured(tmp_path):

@@ -24,7 +24,7 @@ SHAPE = (8, 8, 1)
 
 
 def test_the_teacher_costs_what_is_published():
-  counted = counting.count(WideResNet(40, 2, 'S', 10), (32, 32, 3))
+  counted = counting.count_cost(WideResNet(40, 2, 'S', 10), (32, 32, 3))
   assert counted == counting.Cost(parameters=2_248_954, multiply_adds=327_599_360)
 
 
@@ -35,11 +35,11 @@ def test_multiply_adds_counted_by_hand():
   conv3 = 16 * (9 * 16 * 8 + 16 * 32 + 9 * 32 * 8 + 32 * 32 + 16 * 32)
   conv4 = 16 * 32 * 32 + 4 * (9 * 32 + 32 * 64 + 32 * 64)  # the first 1x1 comes before the stride
   fully_connected = 64 * 10
-  assert counting.count(MIXED, SHAPE).multiply_adds == stem + conv2 + conv3 + conv4 + fully_connected
+  assert counting.count_cost(MIXED, SHAPE).multiply_adds == stem + conv2 + conv3 + conv4 + fully_connected
 
 
 def test_multiply_adds_are_those_of_the_layers():
-  assert counting.count(MIXED, SHAPE).multiply_adds == sum(
+  assert counting.count_cost(MIXED, SHAPE).multiply_adds == sum(
     each.multiply_adds for each in counting.profile(MIXED, SHAPE).layers
   )
 
@@ -69,7 +69,7 @@ class Anything(nn.Module):
 def test_modules_of_any_kind_by_hand():
   positions = 8 * 8
   scan, transposed, dense = 5 * positions * 9 * 2 * 4, positions * 4 * 4 * 4, 4 * positions * 4 * 3
-  counted = counting.count(Anything([]), SHAPE)
+  counted = counting.count_cost(Anything([]), SHAPE)
   assert counted.multiply_adds == positions * 4 + scan + 2 * transposed + 2 * dense + 4 * positions * 3 * 10
   assert counted.parameters == (4 + 4) + 5 * (9 * 2 * 4 + 4) + (4 * 4 * 4 + 4) + 2 * (4 * 3 + 3) + 30
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_counted_is_said(capsys):
       kernel = self.param('kernel', nn.initializers.normal(), (1, 1))
       return jax.lax.while_loop(lambda x: x.sum() < 3, lambda x: x @ kernel, images)
 
-  assert counting.count(While(), SHAPE) == counting.Cost(1, None)
+  assert counting.count_cost(While(), SHAPE) == counting.Cost(1, None)
   assert capsys.readouterr().err == (
     'warning: the multiply-adds of While are not counted: there are convolutions or matrix products inside of while\n'
   )
@@ -193,7 +193,7 @@ def test_activations_by_hand():
 
 
 def test_layers_of_any_modules_add_up_to_what_is_counted():
-  profile, counted = counting.profile(Anything([]), SHAPE), counting.count(Anything([]), SHAPE)
+  profile, counted = counting.profile(Anything([]), SHAPE), counting.count_cost(Anything([]), SHAPE)
   layers = {layer.path: layer for layer in profile.layers}
   assert sum(layer.multiply_adds for layer in profile.layers) == counted.multiply_adds
   assert sum(layer.parameters for layer in profile.layers) == counted.parameters

@@ -18,7 +18,7 @@ def test_crop_and_flip_equals_numpy():
 
 
 def test_draw_is_uniform_over_offsets_and_even_over_flips():
-  choices = augment.draw(jax.random.key(0), 9000, pad=4, flip=True)
+  choices = augment.draw_choices(jax.random.key(0), 9000, pad=4, flip=True)
   for axis in range(2):
     counts = np.bincount(choices['offset'][:, axis], minlength=9)
     assert len(counts) == 9 and abs(counts - 1000).max() < 150
@@ -26,7 +26,7 @@ def test_draw_is_uniform_over_offsets_and_even_over_flips():
 
 
 def test_draw_without_augmentation_changes_nothing():
-  choices = augment.draw(jax.random.key(0), 50, pad=0, flip=False)
+  choices = augment.draw_choices(jax.random.key(0), 50, pad=0, flip=False)
   assert not choices['offset'].any() and not choices['flip'].any()
 
 

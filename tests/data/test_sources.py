@@ -143,7 +143,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tiny_images, tmp_path, monke
 def test_facts_are_those_of_the_pixels(tiny_images):
   source = sources.open_source(data_config('tiny_images', tiny_images))
   train = source.read('train')
-  facts = sources.measure(source, train)
+  facts = sources.measure_facts(source, train)
   np.testing.assert_allclose(facts.mean, train.images.mean((0, 1, 2)), rtol=1e-12)
   np.testing.assert_allclose(facts.std, train.images.std((0, 1, 2)), rtol=1e-9)
   assert splits.Facts.from_json(facts.to_json()) == facts
@@ -152,7 +152,7 @@ def test_facts_are_those_of_the_pixels(tiny_images):
 def test_a_channel_that_never_changes_is_not_divided_by_zero():
   images = np.full((3, 2, 2, 1), 7, np.uint8)
   source = sources.DigitsSource()
-  assert sources.measure(source, splits.Split(images, np.zeros(3, np.int32))).std == (1.0,)
+  assert sources.measure_facts(source, splits.Split(images, np.zeros(3, np.int32))).std == (1.0,)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_images_of_any_size_are_cropped_to_one(varied_images):
   source = sources.open_source(data_config('varied_images', varied_images, image_size=12))
   assert (source.image_shape, source.num_classes) == ((12, 12, 3), 3)
   train = source.read('train')
-  facts = sources.measure(source, train)
+  facts = sources.measure_facts(source, train)
   assert len(train) == 40 and len(source.read('test[:4]')) == 4
   images, labels = train.take(np.arange(40).reshape(8, 5))
   assert images.shape == (8, 5, 12, 12, 3) and images.dtype == np.uint8

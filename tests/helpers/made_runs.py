@@ -68,11 +68,11 @@ def write(workdir: Path, test_errors: list[float], **fields) -> None:
   run = make_run(workdir.name, test_errors, **fields)
   workdir.mkdir(parents=True)
   workdir_lib.write(run.config, workdir)
-  files.append(
+  files.append_record(
     workdir / provenance.FILE, {**START, 'config': config_lib.to_json(run.config), 'data': run.facts.to_json()}
   )
   for epoch, error in enumerate(test_errors, start=1):
-    files.append(
+    files.append_record(
       workdir / metrics.FILE,
       {'epoch': epoch, 'step': 390 * epoch, 'test_error': error, 'best_test_error': min(test_errors[:epoch])},
     )

@@ -122,8 +122,8 @@ def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
         workdir = Path(values.workdir) / name
         (workdir / 'checkpoints/20').mkdir(parents=True)
         workdir_lib.write(config, workdir)
-        files.append(workdir / provenance.FILE, START | {'data': Facts((8, 8, 1), 10, (0.0,), (1.0,)).to_json()})
-        files.append(workdir / metrics.FILE, {'epoch': 20, 'step': 20, 'test_error': 4.5})
+        files.append_record(workdir / provenance.FILE, START | {'data': Facts((8, 8, 1), 10, (0.0,), (1.0,)).to_json()})
+        files.append_record(workdir / metrics.FILE, {'epoch': 20, 'step': 20, 'test_error': 4.5})
       tell()
 
   monkeypatch.setattr(processes, 'run_all', finish)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moonshine_jax.runtime.cpu import available_cores
-from moonshine_jax.runtime.devices import Replicas, mean, own_share, total
+from moonshine_jax.runtime.devices import Replicas, mean, replica_share, total
 
 
 @pytest.fixture(params=[1, 4])
@@ -36,7 +36,7 @@ def test_shares_of_a_draw_are_those_of_the_batch(replicas):
 
   def step(batch):
     return total(
-      jnp.abs(own_share(jnp.asarray(whole), len(batch), replicas.axis_name) - batch).sum(), replicas.axis_name
+      jnp.abs(replica_share(jnp.asarray(whole), len(batch), replicas.axis_name) - batch).sum(), replicas.axis_name
     )
 
   assert replicas.fetch(replicas.compile(step)(replicas.shard(whole))) == 0

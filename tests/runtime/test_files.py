@@ -47,14 +47,14 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, capsys):
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / 'file'
-  files.write(path, 'old')
+  files.write_atomically(path, 'old')
 
   def full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
   monkeypatch.setattr(files.os, 'fsync', full)
   with pytest.raises(UserError, match=f'^{path}: cannot be written: No space left on device$'):
-    files.write(path, 'new')
+    files.write_atomically(path, 'new')
   assert path.read_text() == 'old'
 
 

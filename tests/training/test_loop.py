@@ -137,8 +137,8 @@ def test_a_full_disk_is_one_line(config, tmp_path, monkeypatch):
   def full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-  append = files.append
-  monkeypatch.setattr(files, 'append', lambda *args: (monkeypatch.setattr(files.os, 'fsync', full), append(*args)))
+  append = files.append_record
+  monkeypatch.setattr(files, 'append_record', lambda *args: (monkeypatch.setattr(files.os, 'fsync', full), append(*args)))
   with pytest.raises(UserError, match=f'^{tmp_path}/run.*: cannot be written: No space left on device$'):
     loop.train_and_evaluate(config, tmp_path / 'run')
 

@@ -122,7 +122,7 @@ def test_the_loss_is_the_sum_of_its_parts_on_augmented_images(one_device):
 
 def augmented(config, images):
   """The first step's augmentation, by NumPy."""
-  choices = augment.draw(jax.random.fold_in(jax.random.key(1), 0), BATCH, config.data.pad, config.data.flip)
+  choices = augment.draw_choices(jax.random.fold_in(jax.random.key(1), 0), BATCH, config.data.pad, config.data.flip)
   pad = config.data.pad
   result = []
   for image, (row, column), flip in zip(images, choices['offset'], choices['flip'], strict=True):

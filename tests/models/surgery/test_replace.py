@@ -70,8 +70,8 @@ def test_the_paper_s_network_comes_out_of_its_teacher():
   # A unit of S follows BN and ReLU, and so does what replaces it: WRN with blocks G is made of such units.
   teacher, by_hand = WideResNet(10, 1, 'S', 3), WideResNet(10, 1, 'G(N/8)', 3)
   plan = moonshine_jax.plan(teacher, 'G(N/8)', IMAGES)
-  before, after = counting.count(teacher, (8, 8, 3)), counting.count(by_hand, (8, 8, 3))
-  assert counting.count(plan.student, (8, 8, 3)) == after
+  before, after = counting.count_cost(teacher, (8, 8, 3)), counting.count_cost(by_hand, (8, 8, 3))
+  assert counting.count_cost(plan.student, (8, 8, 3)) == after
   assert plan.parameters == (before.parameters, after.parameters)
   assert plan.multiply_adds == (before.multiply_adds, after.multiply_adds)
   layers = {layer.path: layer for layer in counting.profile(teacher, (8, 8, 3)).layers}

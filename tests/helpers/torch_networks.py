@@ -1,8 +1,8 @@
-"""Networks in PyTorch with the names of the code bases that `import_torch` knows, of random numbers."""
+"""Networks in PyTorch, of random numbers, with the names of the code bases that `import_torch` knows."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 
 def convolution(in_features, out_features, kernel=3, stride=1, groups=1, dilation=1):
@@ -11,7 +11,7 @@ def convolution(in_features, out_features, kernel=3, stride=1, groups=1, dilatio
 
 
 class Plain(nn.Module):
-  """The paper's code has each convolution in a module."""
+  """A convolution in a module, as in the paper's code."""
 
   def __init__(self, in_features, out_features, stride, kernel=3, dilation=1):
     super().__init__()
@@ -29,11 +29,11 @@ class Separable(nn.Module):
     self.conv1x1 = convolution(in_features, out_features, 1)
 
   def forward(self, x):
-    return self.conv1x1(F.relu(self.bn(self.convdw(x))))
+    return self.conv1x1(functional.relu(self.bn(self.convdw(x))))
 
 
 class Bottleneck(nn.Module):
-  """`name` is that of the 3x3 convolution: 'conv', and 'convdw' where it is depthwise."""
+  """A bottleneck with a 3x3 convolution called `name`: 'conv', or 'convdw' where it is depthwise."""
 
   def __init__(self, in_features, out_features, stride, factor, groups_of, name='conv'):
     super().__init__()
@@ -46,12 +46,12 @@ class Bottleneck(nn.Module):
     self._name = name
 
   def forward(self, x):
-    x = F.relu(self.bn1(self.conv1x1_down(x)))
-    return self.conv1x1_up(F.relu(self.bn2(getattr(self, self._name)(x))))
+    x = functional.relu(self.bn1(self.conv1x1_down(x)))
+    return self.conv1x1_up(functional.relu(self.bn2(getattr(self, self._name)(x))))
 
 
 class Block(nn.Module):
-  """One of `make(in_features, out_features, stride)`, or two, each behind BN and ReLU."""
+  """A block of one unit of `make(in_features, out_features, stride)` or of two, with BN and ReLU before each."""
 
   def __init__(self, in_features, out_features, stride, make, units):
     super().__init__()
@@ -64,12 +64,12 @@ class Block(nn.Module):
       self.convShortcut = convolution(in_features, out_features, 1, stride)
 
   def forward(self, x):
-    out = F.relu(self.bn1(x))
+    out = functional.relu(self.bn1(x))
     if hasattr(self, 'convShortcut'):
       x = self.convShortcut(out)
     out = self.conv1(out)
     if hasattr(self, 'conv2'):
-      out = self.conv2(F.relu(self.bn2(out)))
+      out = self.conv2(functional.relu(self.bn2(out)))
     return x + out
 
 
@@ -83,7 +83,7 @@ class Part(nn.Module):
 
 
 class WideResNet(nn.Module):
-  """(batch, 3, height, width) -> (batch, num_classes); a group is one `Part`, or with `parts` a list of so many."""
+  """(batch, 3, height, width) to (batch, num_classes); a group is one `Part`, or with `parts` a list of so many."""
 
   def __init__(self, depth, width, num_classes, make=None, units=2, parts=None):
     super().__init__()
@@ -92,12 +92,12 @@ class WideResNet(nn.Module):
     features = 16
     for group, stride in ((1, 1), (2, 2), (3, 2)):
       blocks = []
-      for _ in range((depth - 4) // 6):
-        blocks.append(Block(features, 8 * width * 2**group, stride, make, units))
-        features, stride = 8 * width * 2**group, 1
-      n = len(blocks) // (parts or 1)
-      made = [Part(blocks[i : i + n]) for i in range(0, len(blocks), n)]
-      setattr(self, f'block{group}', nn.ModuleList(made) if parts else made[0])
+      for i in range((depth - 4) // 6):
+        blocks.append(Block(features, 8 * width * 2**group, 1 if i else stride, make, units))
+        features = 8 * width * 2**group
+      size = len(blocks) // (parts or 1)
+      modules = [Part(blocks[i : i + size]) for i in range(0, len(blocks), size)]
+      setattr(self, f'block{group}', nn.ModuleList(modules) if parts else modules[0])
     self.bn1 = nn.BatchNorm2d(features)
     self.fc = nn.Linear(features, num_classes)
 
@@ -106,11 +106,11 @@ class WideResNet(nn.Module):
     for group in (self.block1, self.block2, self.block3):
       for part in group if isinstance(group, nn.ModuleList) else [group]:
         x = part(x)
-    return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
+    return self.fc(functional.relu(self.bn1(x)).mean((2, 3)))
 
 
 class ResidualBlock(nn.Module):
-  """Torchvision's, basic (two 3x3 convolutions) or bottleneck (1x1, 3x3, 1x1 to four times the features)."""
+  """A block of torchvision, basic (two 3x3 convolutions) or bottleneck (1x1, 3x3, 1x1 to four times the features)."""
 
   def __init__(self, in_features, features, stride, bottleneck):
     super().__init__()
@@ -130,12 +130,12 @@ class ResidualBlock(nn.Module):
     out = x
     for i in range(1, self._number + 1):
       out = getattr(self, f'bn{i}')(getattr(self, f'conv{i}')(out))
-      out = F.relu(out) if i < self._number else out
-    return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+      out = functional.relu(out) if i < self._number else out
+    return functional.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
 class ResNet(nn.Module):
-  """Torchvision's, (batch, 3, height, width) -> (batch, num_classes)."""
+  """A ResNet of torchvision, (batch, 3, height, width) to (batch, num_classes)."""
 
   def __init__(self, stages, bottleneck, num_classes):
     super().__init__()
@@ -151,7 +151,7 @@ class ResNet(nn.Module):
     self.fc = nn.Linear(channels, num_classes)
 
   def forward(self, x):
-    x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+    x = functional.max_pool2d(functional.relu(self.bn1(self.conv1(x))), 3, 2, 1)
     for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
       x = stage(x)
     return self.fc(x.mean((2, 3)))
@@ -159,7 +159,7 @@ class ResNet(nn.Module):
 
 @torch.no_grad()
 def randomise(network):
-  """Gives the network random numbers, BN the statistics that go with them, and puts it into evaluation mode."""
+  """Gives a network random numbers and BN the statistics that go with them, and puts it into evaluation mode."""
   generator = torch.Generator().manual_seed(0)
   for module in network.modules():
     if isinstance(module, nn.BatchNorm2d):
@@ -174,7 +174,7 @@ def randomise(network):
 
 @torch.no_grad()
 def logits(network, images, mean, std):
-  """Of uint8 images (batch, height, width, channels), as `ToTensor` and `Normalize(mean, std)` give them to it."""
+  """Computes logits of uint8 images (batch, height, width, channels) after `ToTensor` and `Normalize(mean, std)`."""
   inputs = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[
     :, None, None
   ]

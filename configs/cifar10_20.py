@@ -3,9 +3,10 @@
   python -m launch.sweep --config=configs/cifar10_20.py --seeds=1 --out=runs/cifar10_20
 
 trains the teacher on all 50,000 images, then every student by every regime. The recipe is the paper's (section 4.1),
-its 200 epochs and its decays of the learning rate in proportion; KD is in the form of Hinton et al. B(2), G(N/8) and
-S-2x2 are the teacher with other blocks; WRN-10-1 is a reduced architecture, with which the paper compares them. Two CPU
-cores take 36 minutes for the teacher and about 80 for three students that share its forward passes.
+with its 200 epochs and the decays of its learning rate scaled down in proportion; KD is in the form of Hinton et al.
+B(2), G(N/8) and S-2x2 are the teacher with other blocks. WRN-10-1 is a reduced architecture, with which the paper
+compares them. Two CPU cores take 36 minutes for the teacher and about 80 for three students that share its forward
+passes.
 """
 
 import ml_collections
@@ -14,6 +15,7 @@ from moonshine_jax.configs import cifar10
 
 
 def get_config() -> ml_collections.ConfigDict:
+  """Returns the config of the teacher, and in distill.students the words of the students."""
   config = cifar10.get_config()
   config.epochs = 20
   config.checkpoint_every = 1

@@ -1,56 +1,65 @@
-"""Commands in processes of their own, several at a time, that are stopped together and lose nothing."""
+"""Runs commands in processes, several at a time, and stops all of them together with nothing lost."""
 
 import collections
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from moonshine_jax.errors import RESUME_ME, Preempted, UserError
 from moonshine_jax.runtime import files, signals
 
-POLL_SECONDS = 0.2
-TELL_SECONDS = 60.0  # between two words of how far all are
+POLL_SECONDS = 0.2  # between looks at the processes and at the signals
+TELL_SECONDS = 60.0  # between reports of progress where no command ends
 
 
 def environments(workers: int) -> list[dict[str, str]]:
-  """An environment for each process that runs at a time: one sees all devices, several see one GPU each.
+  """Returns the environment variables of each process that runs at a time: all devices for one, a GPU each for several.
 
-  Raises UserError where $CUDA_VISIBLE_DEVICES names fewer GPUs.
+  Args:
+    workers: how many processes run at a time.
+
+  Returns:
+    A whole environment for each of them. Several get the GPUs of $CUDA_VISIBLE_DEVICES, or else those from 0.
+
+  Raises:
+    UserError: where $CUDA_VISIBLE_DEVICES names fewer GPUs.
   """
   if workers == 1:
     return [dict(os.environ)]
   gpus = os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(workers)))).split(',')
   if len(gpus) < workers:
     raise UserError(f'--workers={workers}: expected at most {len(gpus)}, the GPUs of $CUDA_VISIBLE_DEVICES')
-  # With the platform named, a GPU that is not there is an error; JAX would go on with the CPU.
+  # With JAX_PLATFORMS set, a missing GPU is an error. Without it JAX would train on the CPU.
   return [{'JAX_PLATFORMS': 'cuda', **os.environ, 'CUDA_VISIBLE_DEVICES': gpu} for gpu in gpus[:workers]]
 
 
 def run_all(
-  commands: dict[Path, Sequence[str]], environments: Sequence[dict[str, str]], tell: Callable[[], None]
+  commands: Mapping[Path, Sequence[str]], environments: Sequence[dict[str, str]], tell: Callable[[], None]
 ) -> None:
-  """Runs every command, in order, as many at a time as there are environments.
+  """Runs all commands in order, as many at a time as there are environments.
 
-  One that fails leaves the others to run. SIGTERM and SIGINT go to all that are running, and no other is started.
+  Where one fails, the others still run. SIGTERM and SIGINT are passed on to all that run, and no other is started.
 
   Args:
-    commands: by the file that takes what each says, to which it is added.
-    environments: of the processes that run at a time.
-    tell: called whenever a command has ended, and in between, to say how far all are.
+    commands: the words of each command, by the log file that its output is appended to.
+    environments: the environment variables of each process that runs at a time.
+    tell: reports the progress; called when a command has ended, and every `TELL_SECONDS` in between.
 
   Raises:
-    Preempted: once all that ran have ended, where they were asked to stop.
-    UserError: once all have ended, where some failed.
+    Preempted: where the commands were asked to stop, once all that ran have ended.
+    UserError: where some commands failed, once all have ended.
   """
-  waiting, free, running, failed, stopped = collections.deque(commands), list(environments), {}, [], False
+  waiting, idle, running = collections.deque(commands), list(environments), {}
+  failures, stopped = [], False
   told = time.monotonic()
   with signals.Signals() as caught:
     try:
       while running or (waiting and not stopped):
-        while waiting and free and not stopped:
-          log, environment = waiting.popleft(), free.pop(0)
+        while waiting and idle and not stopped:
+          log, environment = waiting.popleft(), idle.pop(0)
           running[log] = (_start(commands[log], log, environment), environment)
         time.sleep(POLL_SECONDS)
         if caught.received and not stopped:
@@ -59,10 +68,10 @@ def run_all(
         ended = [log for log, (process, _) in running.items() if process.poll() is not None]
         for log in ended:
           process, environment = running.pop(log)
-          free.append(environment)
+          idle.append(environment)
           stopped |= process.returncode == RESUME_ME
           if process.returncode not in (0, RESUME_ME):
-            failed.append(f'{log}: {_last_line(log) or f"ended with status {process.returncode}"}')
+            failures.append(f'{log}: {_last_line(log) or f"ended with status {process.returncode}"}')
         if ended or time.monotonic() - told > TELL_SECONDS:
           told = time.monotonic()
           tell()
@@ -70,26 +79,31 @@ def run_all(
       _terminate(running)
   if stopped:
     raise Preempted('all that ran is saved: the same command goes on from there')
-  if failed:
-    raise UserError(f'{len(failed)} of {len(commands)} runs failed: ' + '; '.join(failed))
+  if failures:
+    raise UserError(f'{len(failures)} of {len(commands)} runs failed: ' + '; '.join(failures))
 
 
-def _start(command, log, environment):
-  with files.writing(log):
-    log.parent.mkdir(parents=True, exist_ok=True)
-    file = open(log, 'a')
-  with file:
-    # A process group of its own keeps a Ctrl-C from the run, which would take it and what is passed on for two signals.
+def _start(command: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
+  with _open_log(log) as file:
+    # In a process group apart, the command gets no SIGINT from Ctrl-C beside the SIGTERM that is passed on: it would
+    # take the two for a user who presses twice, and end unsaved.
     return subprocess.Popen(
       command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
     )
 
 
-def _terminate(running):
+def _open_log(path: Path) -> IO[str]:
+  with files.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, 'a')
+
+
+def _terminate(running: Mapping[Path, tuple[subprocess.Popen, dict[str, str]]]) -> None:
   for process, _ in running.values():
     process.terminate()
 
 
-def _last_line(log):
+def _last_line(log: Path) -> str:
+  """Returns the last line of a log that is not blank, which says why a command failed; empty where there is none."""
   lines = log.read_text(errors='replace').split('\n')
   return next((line for line in reversed(lines) if line.strip()), '')

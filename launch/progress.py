@@ -1,7 +1,8 @@
-"""How far a sweep is, and the time that it has to go."""
+"""The progress of a sweep, and an estimate of the time to go."""
 
 import datetime
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_collections
@@ -9,56 +10,81 @@ import ml_collections
 from moonshine_jax import config as config_lib
 from moonshine_jax.cost import counting
 from moonshine_jax.data import sources
-from moonshine_jax.models.factory import create_model, is_user
+from moonshine_jax.models.factory import create_model, is_user_defined
 from moonshine_jax.workdir import metrics
 
-IMAGE_SHAPE, NUM_CLASSES = (32, 32, 3), 10  # CIFAR-10's, of which the proportions of multiply-adds hardly depend
+# CIFAR-10's. Progress is a share of all multiply-adds, which hardly depends on the size of the images.
+IMAGE_SHAPE, NUM_CLASSES = (32, 32, 3), 10
 
 
-class Progress:
-  """Of networks by workdir, the teacher's first, as their records have it; the speed is that since it was made."""
+class SweepProgress:
+  """Tells how far the networks of a sweep are, from the records in their workdirs.
 
-  def __init__(self, networks: dict[Path, ml_collections.ConfigDict], together: int):
+  The speed, from which the time to go follows, is measured from when this object is made.
+  """
+
+  def __init__(self, networks: Mapping[Path, ml_collections.ConfigDict], together: int):
+    """Counts the work of all networks.
+
+    Args:
+      networks: the config of each network by its workdir, the teacher's first.
+      together: how many students learn in one process, from one forward pass of the teacher.
+    """
     teacher = next(iter(networks.values()))
     self._epochs = {workdir: config.epochs for workdir, config in networks.items()}
-    self._work = {workdir: work(config, teacher, together) for workdir, config in networks.items()}
-    self._total = sum(self._work.values())
-    self._begin, self._begun = time.monotonic(), self._done()[1]
+    self._work = {workdir: training_multiply_adds(config, teacher, together) for workdir, config in networks.items()}
+    self._total_work = sum(self._work.values())
+    self._start_time = time.monotonic()
+    _, self._work_at_start = self._done()
 
   def _done(self) -> tuple[int, float]:
-    """The networks that are done, and the work."""
+    """Returns how many networks are trained, and how much of the work is done."""
     shares = {}
     for workdir, epochs in self._epochs.items():
       records = metrics.read(workdir)
       shares[workdir] = records[-1]['epoch'] / epochs if records else 0.0
-    return sum(share == 1 for share in shares.values()), sum(self._work[each] * shares[each] for each in shares)
+    return sum(share == 1 for share in shares.values()), sum(self._work[path] * share for path, share in shares.items())
 
   def line(self) -> str:
-    """In words: networks done, share of the work, time gone, time to go."""
-    networks, done = self._done()
-    gone = time.monotonic() - self._begin
-    share = 100 * done / self._total
-    line = f'{networks} of {len(self._work)} networks, {share:.1f}% of the multiply-adds, {_hms(gone)} gone'
-    if done > self._begun:
-      line += f', {_hms(gone * (self._total - done) / (done - self._begun))} to go'
+    """Returns a line for the user: networks trained, share of the work done, time gone, and time to go once known."""
+    networks, work = self._done()
+    seconds = time.monotonic() - self._start_time
+    line = (
+      f'{networks} of {len(self._work)} networks, {100 * work / self._total_work:.1f}% of the multiply-adds, '
+      f'{_hms(seconds)} gone'
+    )
+    if work > self._work_at_start:
+      seconds_to_go = seconds * (self._total_work - work) / (work - self._work_at_start)
+      line += f', {_hms(seconds_to_go)} to go'
     return line
 
 
-def work(config: ml_collections.ConfigDict, teacher: ml_collections.ConfigDict, together: int) -> float:
-  """Multiply-adds of a network's training, for each image of an epoch.
+def training_multiply_adds(
+  config: ml_collections.ConfigDict, teacher: ml_collections.ConfigDict, together: int
+) -> float:
+  """Returns the multiply-adds of training a network to its last epoch, divided by the number of training images.
 
-  The forward pass counts three times, since the gradients of inputs and weights take as many each; the teacher's once,
-  divided among those that learn together.
+  The network's forward pass counts three times, since the gradients with respect to its inputs and to its weights take
+  as many multiply-adds each. A student's teacher counts once, divided among the students that share its forward pass.
+
+  Args:
+    config: of the network.
+    teacher: the teacher's config, which counts where `config` distils from it.
+    together: how many students share a forward pass of the teacher.
+
+  Returns:
+    Multiply-adds per training image.
   """
   distilled = config_lib.regime(config) != 'none'
   return config.epochs * (3 * _multiply_adds(config) + distilled * _multiply_adds(teacher) / together)
 
 
-def _multiply_adds(config):
-  # A user's own network may take no other images than its data's.
-  shape = sources.open_source(config.data).image_shape if is_user(config.model) else IMAGE_SHAPE
+def _multiply_adds(config: ml_collections.ConfigDict) -> int:
+  """Returns the multiply-adds of a network's forward pass on one image; 1 for a network that has none."""
+  # A user-defined network may take images of its data set's shape alone.
+  shape = sources.open_source(config.data).image_shape if is_user_defined(config.model) else IMAGE_SHAPE
   return counting.count_cost(create_model(config.model, NUM_CLASSES, image_shape=shape), shape).multiply_adds or 1
 
 
-def _hms(seconds):
+def _hms(seconds: float) -> str:
   return str(datetime.timedelta(seconds=round(seconds)))

@@ -1,1 +1,4 @@
-"""Commands that measure; each prints a table and writes JSON with the hardware, the versions and the commit."""
+"""Commands that measure speed and memory.
+
+Each prints a table, and with `--json` writes it with the hardware, the versions and the commit.
+"""

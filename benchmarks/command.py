@@ -1,4 +1,4 @@
-"""What the commands that measure whole networks share: which networks, their flags, and the JSON that they write."""
+"""Networks, flags and JSON that the commands which measure whole networks share."""
 
 import argparse
 import json
@@ -21,38 +21,42 @@ NUM_CLASSES = 10
 FACTS = Facts((32, 32, 3), NUM_CLASSES, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
 
 # Forward passes or train steps that are timed together, by backend. An accelerator runs behind the host, so that
-# waiting for each would measure the wait. On a CPU a dispatch begins by touching new memory, once for all its steps.
-CALLS_A_SAMPLE = {'cpu': 4, 'gpu': 20, 'tpu': 20}
+# waiting after every call would measure the wait. On a CPU a dispatch begins by touching new memory, once for all its
+# steps.
+CALLS_PER_SAMPLE = {'cpu': 4, 'gpu': 20, 'tpu': 20}
 
 
 TABLE_3 = tuple(Architecture(row.depth, row.width, row.block) for row in paper.TABLE_3)
-TEACHER = TABLE_3[0]  # the S network, WRN-40-2, beside which every other is set
+TEACHER = TABLE_3[0]  # the S network, WRN-40-2, with which every other is compared
 
 
 def make_parser(
   description: str,
   repeats: int | None,
   networks: Sequence[Architecture] | None = TABLE_3,
-  which: str = 'the 26 of Table 3',
+  networks_help: str = 'the 26 of Table 3',
   dtype: str = 'float32',
 ) -> argparse.ArgumentParser:
-  """A parser with the flags that the commands share.
+  """Makes a parser with the flags that the commands share.
 
   Args:
     description: of the command.
-    repeats: the default; None where nothing is timed.
-    networks: the default ones.
-    which: what `networks` are, in words.
-    dtype: the default.
+    repeats: default of `--repeats`; None where nothing is timed, for a parser without this flag.
+    networks: default of `--networks`.
+    networks_help: describes this default.
+    dtype: default of `--dtype`.
+
+  Returns:
+    The parser, to which a command adds its other flags.
   """
   parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument(
     '--networks',
     nargs='+',
-    type=_architecture,
+    type=_parse_architecture,
     default=networks,
     metavar='NETWORK',
-    help=f'as "G(N/8)", of WRN-40-2, or "WRN-16-2 S" (default: {which})',
+    help=f'as "G(N/8)", of WRN-40-2, or "WRN-16-2 S" (default: {networks_help})',
   )
   parser.add_argument('--dtype', default=dtype, choices=DTYPES, help=f'of the computation (default: {dtype})')
   parser.add_argument('--image_size', type=int, default=32, help='pixels on a side (default: 32)')
@@ -64,7 +68,8 @@ def make_parser(
   return parser
 
 
-def _architecture(name):
+def _parse_architecture(name: str) -> Architecture:
+  """Parses the value of a flag as `Architecture.parse` does, with argparse's error."""
   try:
     return Architecture.parse(name)
   except ValueError as error:
@@ -72,7 +77,7 @@ def _architecture(name):
 
 
 def make_config(architecture: Architecture, batch: int, dtype: str) -> ml_collections.ConfigDict:
-  """The config of CIFAR-10 with another network, batch size and dtype."""
+  """Makes the config of CIFAR-10 with another network, batch size and dtype."""
   config = cifar10.get_config()
   config.batch_size = batch
   config.model.depth, config.model.width, config.model.block = architecture
@@ -81,20 +86,27 @@ def make_config(architecture: Architecture, batch: int, dtype: str) -> ml_collec
 
 
 def make_network(config: ml_collections.ConfigDict, axis_name: str | None = None) -> Network:
-  """The network of a config, called with uint8 images."""
+  """Makes the network of a config for images of CIFAR-10; BN is averaged over the devices of `axis_name`."""
   return create_network(config.model, FACTS, axis_name)
 
 
-def calls_a_sample() -> int:
-  """How many calls are timed together on this backend."""
-  return CALLS_A_SAMPLE[jax.default_backend()]
+def calls_per_sample() -> int:
+  """Returns how many calls are timed together on this backend."""
+  return CALLS_PER_SAMPLE[jax.default_backend()]
 
 
-def write_json(path: str | None, flags: argparse.Namespace, rows: list[dict], **more) -> None:
-  """Writes the rows with where they come from, if there is a path."""
+def write_json(path: str | None, flags: argparse.Namespace, rows: list[dict], **fields) -> None:
+  """Writes measurements as JSON, with the environment and the flags that they were made with.
+
+  Args:
+    path: of the file; None to write nothing.
+    flags: of the command.
+    rows: the measurements.
+    **fields: what else belongs in the JSON, by name.
+  """
   if path:
-    named = dict(vars(flags))
-    if 'networks' in named:
-      named['networks'] = [str(network) for network in flags.networks]
+    flag_values = dict(vars(flags))
+    if 'networks' in flag_values:
+      flag_values['networks'] = [str(network) for network in flags.networks]
     with open(path, 'w') as file:
-      json.dump({'environment': environment(), 'flags': named, **more, 'rows': rows}, file, indent=1)
+      json.dump({'environment': environment(), 'flags': flag_values, **fields, 'rows': rows}, file, indent=1)

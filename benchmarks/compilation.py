@@ -1,4 +1,4 @@
-"""Seconds that each network's train step takes to compile on this machine.
+"""Measures how long each network's train step takes to compile on this machine.
 
   python -m benchmarks.compilation --json=compilation.json
   python -m benchmarks.compilation --networks S 'G(N/8)' --repeats=3
@@ -21,6 +21,7 @@ from moonshine_jax.runtime.devices import use_all_cores
 
 
 def main(arguments: list[str] | None = None) -> None:
+  """Compiles the train step of every network and prints the seconds."""
   parser = make_parser(__doc__, repeats=1)
   parser.add_argument('--batch', type=int, default=128, help='images in a step, over all devices (default: 128)')
   flags = parser.parse_args(arguments)
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     turns = [compile_once(architecture, flags, replicas) for _ in range(flags.repeats)]
     median = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
     print(
-      f'{str(architecture):<20} {median["tracing"]:>10.1f} {median["xla"]:>10.1f} '
+      f'{architecture!s:<20} {median["tracing"]:>10.1f} {median["xla"]:>10.1f} '
       f'{median["tracing"] + median["xla"]:>10.1f} {median["cpu"]:>10.1f}',
       flush=True,
     )
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def compile_once(architecture: Architecture, flags: argparse.Namespace, replicas: DescribedReplicas) -> dict:
-  """Seconds of 'tracing', of 'xla' and, for both, of all cores ('cpu')."""
+  """Returns the seconds that JAX takes to trace ('tracing') and XLA to compile ('xla'), and CPU seconds of both."""
   lower, _ = describe_steps(architecture, flags, replicas)
   jax.clear_caches()
   cpu, start = time.process_time(), time.perf_counter()

@@ -1,4 +1,4 @@
-"""The plot 'what a multiply-add costs': time an image against multiply-adds, one labelled point a network.
+"""Draws the plot 'what a multiply-add costs': time per image against multiply-adds, a labelled point per network.
 
 The line is the time that a network would take whose multiply-adds cost what those of WRN-40-2 S do. A point above it
 saves less time than multiply-adds; one above the level of S saves none.
@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.command import TEACHER
 from moonshine_jax.report.figures import PlainFormatter, place_labels, plt
 
-# By kind of block; Okabe and Ito's colours, which the colour-blind can tell apart, with a marker for each as well.
+# Colour and marker by kind of block; Okabe and Ito's colours, which the colour-blind can tell apart.
 STYLES = {
   'S': ('#000000', 'o'),
   'S-2x2': ('#E69F00', 's'),
@@ -19,8 +19,13 @@ STYLES = {
 }
 
 
-def write(path: str, panels: dict[str, list[tuple[str, float, float]]]) -> None:
-  """Writes a figure with a panel for each title: [(network, multiply-adds in millions, milliseconds an image)]."""
+def write_plot(path: str, panels: dict[str, list[tuple[str, float, float]]]) -> None:
+  """Writes a figure with a panel for each title.
+
+  Args:
+    path: of the file; its suffix says which format.
+    panels: by title, the points (network, multiply-adds in millions, milliseconds per image).
+  """
   figure, axes = plt.subplots(1, len(panels), figsize=(7.5 * len(panels), 7), layout='constrained', squeeze=False)
   for ax, (title, points) in zip(axes[0], panels.items(), strict=True):
     draw_panel(ax, title, points)
@@ -35,7 +40,7 @@ def write(path: str, panels: dict[str, list[tuple[str, float, float]]]) -> None:
 
 
 def draw_panel(ax, title: str, points: list[tuple[str, float, float]]) -> None:
-  """The points, the line through S and the axes."""
+  """Draws the points of a panel, the line through S and the axes."""
   ax.set(
     xscale='log', yscale='log', title=title, xlabel='million multiply-adds an image', ylabel='milliseconds an image'
   )
@@ -47,7 +52,7 @@ def draw_panel(ax, title: str, points: list[tuple[str, float, float]]) -> None:
     of_kind = [(madds, ms) for name, madds, ms in points if kind_of(name) == kind]
     if of_kind:
       ax.scatter(*zip(*of_kind, strict=True), s=28, color=color, marker=marker, zorder=3, label=kind)
-  ax.set_ylim(ax.get_ylim())  # those of the points: the line may leave below
+  ax.set_ylim(ax.get_ylim())  # as the points have set them: the line may leave the panel below
   for name, madds, ms in points:
     if name == str(TEACHER):
       ends = np.array([min(point[1] for point in points), madds])
@@ -56,4 +61,5 @@ def draw_panel(ax, title: str, points: list[tuple[str, float, float]]) -> None:
 
 
 def kind_of(network: str) -> str:
-  return network.split(' ')[1].split('(')[0]
+  """Returns the kind of block of a network, as 'G' for 'WRN-40-2 G(N/8)'."""
+  return network.split(' ')[1].partition('(')[0]

@@ -1,4 +1,4 @@
-"""The programs of training and evaluation as JAX hands them to a compiler, for devices that need not be here."""
+"""Describes the programs of training and evaluation for a compiler, for devices that the machine need not have."""
 
 import argparse
 import functools
@@ -20,17 +20,20 @@ EXAMPLES = 50_000  # of the resident training set
 
 
 class DescribedReplicas(Replicas):
-  """Devices on which nothing is put: what would be is only described, for compilation."""
+  """Replicas that describe arrays by shape and dtype, for compilation, and put nothing on a device."""
 
   def replicate(self, tree: Any) -> Any:
+    """Describes a tree of arrays with a copy on each device."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*self._devices_axis, *x.shape), x.dtype), tree)
 
   def shard(self, batch: Any, axis: int = 0) -> Any:
-    def share(x):
+    """Describes a batch that is divided along an axis between the devices."""
+
+    def describe(x):
       shape = (*x.shape[:axis], x.shape[axis] // len(self), *x.shape[axis + 1 :])
       return jax.ShapeDtypeStruct((*self._devices_axis, *shape), x.dtype)
 
-    return jax.tree.map(share, batch)
+    return jax.tree.map(describe, batch)
 
   @property
   def _devices_axis(self):
@@ -40,7 +43,16 @@ class DescribedReplicas(Replicas):
 def describe_steps(
   architecture: Architecture, flags: argparse.Namespace, replicas: DescribedReplicas
 ) -> tuple[Callable[[], jax.stages.Lowered], Callable[[], jax.stages.Lowered]]:
-  """The train loop and the evaluation step as `train.train_and_evaluate` has them: functions that lower them."""
+  """Makes functions that lower the train loop and the evaluation step, as `training.loop` has them.
+
+  Args:
+    architecture: of the network.
+    flags: with `batch`, `image_size` and `dtype`.
+    replicas: the devices.
+
+  Returns:
+    A function that lowers the loop over the steps of a dispatch, and one that lowers the evaluation step.
+  """
   config = make_config(architecture, flags.batch, flags.dtype)
   image_shape = (flags.image_size, flags.image_size, 3)
   network = make_network(config, replicas.axis_name)

@@ -1,7 +1,8 @@
-"""The paper's networks and their train step in PyTorch: what `benchmarks/train_step.py` sets ours beside.
+"""The paper's networks and their train step in PyTorch, with which `benchmarks/train_step.py` compares ours.
 
 Written from Tables 1 and 2 of the paper, as the authors' code has them: pre-activation, no bias in a convolution, the
-first BN and ReLU shared by both branches where the channels change. ReLU works in place, as theirs does.
+first BN and ReLU shared by both branches where the channels change. ReLU works in place, as it does in the authors'
+code.
 """
 
 import contextlib
@@ -9,15 +10,15 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from moonshine_jax.models.blocks import Block, Convolution
 from moonshine_jax.models.wide_resnet import GROUP_STRIDES, STEM_FEATURES, group_blocks, group_features
 
 
 class WideResNet(nn.Module):
-  """WRN-depth-width of a notation: images (batch, channels, height, width) -> logits (batch, num_classes)."""
+  """WRN-depth-width with blocks by notation: images (batch, channels, height, width) to logits (batch, num_classes)."""
 
   def __init__(self, depth: int, width: int, block: str, num_classes: int):
     super().__init__()
@@ -25,18 +26,19 @@ class WideResNet(nn.Module):
     self.blocks = nn.ModuleList()
     channels = STEM_FEATURES
     for blocks, features, strides in zip(group_blocks(depth, block), group_features(width), GROUP_STRIDES, strict=True):
-      for i, each in enumerate(blocks):
-        self.blocks.append(ResidualBlock(each, channels, features, strides if i == 0 else 1))
+      for i, block_type in enumerate(blocks):
+        self.blocks.append(ResidualBlock(block_type, channels, features, strides if i == 0 else 1))
         channels = features
     self.bn = nn.BatchNorm2d(channels)
     self.fc = nn.Linear(channels, num_classes)
     nn.init.zeros_(self.fc.bias)
 
   def forward(self, images: torch.Tensor) -> torch.Tensor:
+    """Computes the logits."""
     x = self.stem(images)
     for block in self.blocks:
       x = block(x)
-    return self.fc(F.relu(self.bn(x), inplace=True).mean((2, 3)))
+    return self.fc(functional.relu(self.bn(x), inplace=True).mean((2, 3)))
 
 
 class ResidualBlock(nn.Module):
@@ -55,16 +57,17 @@ class ResidualBlock(nn.Module):
       self.shortcut = make_convolution(in_features, Convolution(1, out_features, strides))
 
   def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-    branch = F.relu(self.bns[0](inputs), inplace=True)
+    """Computes the sum of the branch and the shortcut."""
+    branch = functional.relu(self.bns[0](inputs), inplace=True)
     shortcut = inputs if self.shortcut is None else self.shortcut(branch)
     branch = self.convolutions[0](branch)
     for bn, convolution in zip(self.bns[1:], self.convolutions[1:], strict=True):
-      branch = convolution(F.relu(bn(branch), inplace=True))
+      branch = convolution(functional.relu(bn(branch), inplace=True))
     return shortcut + branch
 
 
 def make_convolution(in_features: int, convolution: Convolution) -> nn.Conv2d:
-  """The convolution, with the released code's initial values."""
+  """Makes a convolution with the initial values of the authors' released code."""
   module = nn.Conv2d(
     in_features,
     convolution.features,
@@ -82,18 +85,18 @@ def make_convolution(in_features: int, convolution: Convolution) -> nn.Conv2d:
 def make_train_step(
   network: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: str, channels_last: bool, compiled: bool
 ) -> Callable[[int], None]:
-  """Eager training as the paper has it: cross entropy and SGD with momentum and weight decay, on one batch.
+  """Makes the paper's train step on one batch: cross entropy, and SGD with momentum and weight decay.
 
   Args:
-    network: on the device that it is to train on; it is changed.
+    network: on the device that it trains on; it is changed.
     images: normalised, (batch, channels, height, width), on that device; neither augmented nor copied in a step.
     labels: (batch,), on that device.
     dtype: 'float32', or 'bfloat16' for autocasting.
     channels_last: whether images and weights lie in memory as NHWC; else NCHW, as the authors' code has them.
-    compiled: whether `torch.compile` compiles the network.
+    compiled: whether `torch.compile` compiles the network; else training is eager.
 
   Returns:
-    A function of a number of steps, that takes so many and waits for them.
+    A function that takes a given number of steps and waits for them.
   """
   memory_format = torch.channels_last if channels_last else torch.contiguous_format
   network = network.to(memory_format=memory_format).train()
@@ -107,7 +110,7 @@ def make_train_step(
     for _ in range(steps):
       optimizer.zero_grad()
       with precision():
-        loss = F.cross_entropy(forward(images), labels)
+        loss = functional.cross_entropy(forward(images), labels)
       loss.backward()
       optimizer.step()
     if device == 'cuda':
@@ -116,12 +119,12 @@ def make_train_step(
   return run
 
 
-def use_all_of(device: str, cores: int) -> None:
-  """PyTorch's settings for speed: all cores, and the fastest of cuDNN's algorithms."""
+def configure_for_speed(device: str, cores: int) -> None:
+  """Sets PyTorch to use so many cores, and on a GPU the fastest of cuDNN's algorithms."""
   torch.set_num_threads(cores)
   torch.backends.cudnn.benchmark = device == 'cuda'
 
 
-def device_beside(backend: str) -> str | None:
-  """PyTorch's name for the device of a JAX backend; None where this PyTorch cannot use it."""
+def torch_device_for(backend: str) -> str | None:
+  """Returns PyTorch's name for the device of a JAX backend; None where this PyTorch cannot use it."""
   return {'cpu': 'cpu', 'gpu': 'cuda' if torch.cuda.is_available() else None}.get(backend)

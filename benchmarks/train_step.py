@@ -1,17 +1,18 @@
-"""Images a second of the train step of every network of Table 3, ours beside PyTorch's, in one run.
+"""Measures the train step of every network of Table 3, ours and PyTorch's, in images a second.
 
   python -m benchmarks.train_step --json=train_step.json
   python -m benchmarks.train_step --networks S 'G(N/8)' 'WRN-16-1 S' --batch=1024 --dtype=bfloat16
 
-Ours is the step that training takes: uint8 images gathered from the device's memory, augmented, forward, cross
-entropy, backward, SGD, on all local devices, and beside it on one. A CPU is divided into one device a core. PyTorch's
-is the same network with the same optimiser on images that are augmented and normalised already, on all cores or on the
-GPU: eager, in NCHW (the authors' layout) and in channels_last, and on a GPU also by torch.compile in channels_last. All
-take turns, and the medians count. Where WRN-40-2 S is among the networks, our step of it on the most devices takes its
-turns with every network. The ratios are those of the fastest of ours; 'to S' of S itself is 1 but for the noise.
+Ours is the step that training takes: uint8 images gathered from the device's memory, augmented, forward, cross entropy,
+backward, SGD, on all local devices, and beside it on one. A CPU is divided into one device a core. PyTorch's is the
+same network with the same optimiser on images that are augmented and normalised already, on all cores or on the GPU:
+eager, in NCHW (the authors' layout) and in channels_last, and on a GPU also by torch.compile in channels_last. All take
+turns in one run, and the medians count. Where WRN-40-2 S is among the networks, our step of it on the most devices
+takes its turns with every network. The ratios are those of the fastest of ours; 'to S' of S itself is 1 but for the
+noise.
 
 On a CPU, PyTorch's threads sleep while they wait for each other (OMP_WAIT_POLICY=passive, unless it is set to something
-else). By default they spin, which costs nothing where the cores are theirs alone, and up to 50 times where they are
+else). By default they spin, which costs nothing where no one else uses the cores, and up to 50 times where they are
 shared with another process or with the threads of XLA. PyTorch has no part in the comparison on a TPU.
 """
 
@@ -27,7 +28,7 @@ import numpy as np
 from benchmarks.command import (
   NUM_CLASSES,
   TEACHER,
-  calls_a_sample,
+  calls_per_sample,
   make_config,
   make_network,
   make_parser,
@@ -43,46 +44,47 @@ from moonshine_jax.runtime.devices import Replicas, use_all_cores
 from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
 
-REFERENCE = 'S'  # ours of the teacher's network
+REFERENCE = 'S'  # the name of our run of the teacher's network
 NCHW, CHANNELS_LAST, COMPILED = 'PyTorch NCHW', 'PyTorch channels_last', 'PyTorch compiled'
 
 
 def main(arguments: list[str] | None = None) -> None:
+  """Measures the networks one after the other and prints a row for each."""
   parser = make_parser(__doc__, repeats=7)
   add_step_arguments(parser)
   flags = parser.parse_args(arguments)
   use_all_cores(flags.batch)
   check_devices(parser, flags)
-  torch_device = find_torch()
+  torch_device = set_up_torch()
 
-  names = [name_of(devices) for devices in flags.devices]
-  beside = {}
+  names = [run_name(devices) for devices in flags.devices]
+  reference = {}
   if TEACHER in flags.networks:
-    beside[REFERENCE] = our_train_step(TEACHER, flags, max(flags.devices))
-  names += beside
+    reference[REFERENCE] = make_our_train_step(TEACHER, flags, max(flags.devices))
+  names += reference
   if torch_device:
     names += [NCHW, CHANNELS_LAST] + [COMPILED] * (torch_device == 'cuda')
   print_header(names)
   rows = []
   for architecture in flags.networks:
-    runs = {name_of(devices): our_train_step(architecture, flags, devices) for devices in flags.devices}
-    runs |= beside
+    runs = {run_name(devices): make_our_train_step(architecture, flags, devices) for devices in flags.devices}
+    runs |= reference
     if torch_device:
-      runs |= torch_train_steps(architecture, flags, torch_device)
-    rows.append(measure(architecture, flags, runs))
-    rows[-1]['ratios'] = ratios(rows[-1])
+      runs |= make_torch_train_steps(architecture, flags, torch_device)
+    rows.append(measure_network(architecture, flags, runs))
+    rows[-1]['ratios'] = speed_ratios(rows[-1])
     print_row(rows[-1], names)
-    write_json(flags.json, flags, rows)  # after each: all of them take an hour on a CPU
+    write_json(flags.json, flags, rows)  # after every network: all of them take an hour on a CPU
 
 
 def add_step_arguments(parser: argparse.ArgumentParser) -> None:
-  """The flags of a measurement of train steps."""
+  """Adds the flags of a measurement of train steps."""
   parser.add_argument('--batch', type=int, default=128, help='images in a step, over all devices (default: 128)')
-  parser.add_argument('--devices', nargs='+', type=int, help='numbers of devices for ours (default: 1 and all)')
+  parser.add_argument('--devices', nargs='+', type=int, help='numbers of devices for our step (default: 1 and all)')
 
 
 def check_devices(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
-  """Fills in the default and leaves the command where the devices are too many or do not divide the batch."""
+  """Fills in the default of `--devices`, and ends the command where they are too many or do not divide the batch."""
   local = jax.local_device_count()
   flags.devices = flags.devices or sorted({1, local})
   for devices in flags.devices:
@@ -90,18 +92,28 @@ def check_devices(parser: argparse.ArgumentParser, flags: argparse.Namespace) ->
       parser.error(f'--devices {devices}: expected a divisor of --batch {flags.batch}, at most {local}')
 
 
-def name_of(devices: int) -> str:
+def run_name(devices: int) -> str:
+  """Names our run on so many devices."""
   return f'ours, {devices} device' + 's' * (devices > 1)
 
 
-def our_train_step(architecture: Architecture, flags: argparse.Namespace, devices: int) -> Callable[[], None]:
-  """Our step on so many devices: a function that takes `calls_a_sample` steps, in one dispatch, and waits for them."""
+def make_our_train_step(architecture: Architecture, flags: argparse.Namespace, devices: int) -> Callable[[], None]:
+  """Makes a function that takes `calls_per_sample` of our train steps, in one dispatch, and waits for them.
+
+  Args:
+    architecture: of the network.
+    flags: with `batch`, `image_size` and `dtype`.
+    devices: how many of the local devices it takes.
+
+  Returns:
+    The function; its first call compiles.
+  """
   config = make_config(architecture, flags.batch, flags.dtype)
   replicas = Replicas(jax.local_devices()[:devices])
   network = make_network(config, replicas.axis_name)
   images, labels = synthetic_batch(flags.batch, flags.image_size)
   feed = ResidentFeed(Split(images, labels), replicas)
-  index = np.tile(np.arange(flags.batch, dtype=np.int32), (calls_a_sample(), 1))
+  index = np.tile(np.arange(flags.batch, dtype=np.int32), (calls_per_sample(), 1))
   (batches,) = feed.batches([{'index': index}], axis=1)
   tx = optimizer.create_optimizer(config, steps_per_epoch=1000)
   keys = jax.random.split(jax.random.key(0))
@@ -119,14 +131,18 @@ def our_train_step(architecture: Architecture, flags: argparse.Namespace, device
 
 
 def synthetic_batch(batch: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-  """Noise: uint8 images (batch, height, width, 3) and int32 labels (batch,)."""
+  """Returns a batch of noise: uint8 images (batch, height, width, 3) and int32 labels (batch,)."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (batch, image_size, image_size, 3), np.uint8)
   return images, rng.integers(0, NUM_CLASSES, batch).astype(np.int32)
 
 
-def find_torch() -> str | None:
-  """PyTorch's device, with PyTorch set up to use all of it; None, and a line that says why, where there is none."""
+def set_up_torch() -> str | None:
+  """Sets PyTorch up to use all of its device, and returns the name of the device.
+
+  Returns:
+    'cpu' or 'cuda'; None where PyTorch cannot take part, after a line that says why.
+  """
   os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # read when PyTorch is imported
   try:
     from benchmarks import torch_wide_resnet
@@ -135,18 +151,18 @@ def find_torch() -> str | None:
       raise
     print('PyTorch is not installed: ours is measured alone.')
     return None
-  device = torch_wide_resnet.device_beside(jax.default_backend())
+  device = torch_wide_resnet.torch_device_for(jax.default_backend())
   if device is None:
     print(f'This PyTorch cannot use the {jax.default_backend()}: ours is measured alone.')
   else:
-    torch_wide_resnet.use_all_of(device, available_cores())
+    torch_wide_resnet.configure_for_speed(device, available_cores())
   return device
 
 
-def torch_train_steps(
+def make_torch_train_steps(
   architecture: Architecture, flags: argparse.Namespace, device: str
 ) -> dict[str, Callable[[], None]]:
-  """PyTorch's steps by name, each as `our_train_step`'s."""
+  """Makes functions that take `calls_per_sample` of PyTorch's train steps, by name, on a device of PyTorch."""
   import torch
 
   from benchmarks import torch_wide_resnet
@@ -158,7 +174,7 @@ def torch_train_steps(
   def build(channels_last, compiled=False):
     network = torch_wide_resnet.WideResNet(*architecture, NUM_CLASSES).to(device)
     run = torch_wide_resnet.make_train_step(network, images, labels, flags.dtype, channels_last, compiled)
-    return functools.partial(run, calls_a_sample())
+    return functools.partial(run, calls_per_sample())
 
   runs = {NCHW: build(channels_last=False), CHANNELS_LAST: build(channels_last=True)}
   if device == 'cuda':
@@ -172,34 +188,48 @@ def torch_train_steps(
   return runs
 
 
-def measure(architecture: Architecture, flags: argparse.Namespace, runs: dict[str, Callable[[], None]]) -> dict:
-  """One network's row: what it costs, and the median, lowest and highest images a second of every run."""
+def measure_network(architecture: Architecture, flags: argparse.Namespace, runs: dict[str, Callable[[], None]]) -> dict:
+  """Measures the runs of a network in turns.
+
+  Args:
+    architecture: of the network.
+    flags: of the command.
+    runs: by name, functions that take `calls_per_sample` steps.
+
+  Returns:
+    A row: what the network costs, and the median, lowest and highest images a second of every run.
+  """
   times = time_in_turns(runs, flags.repeats)
-  images = flags.batch * calls_a_sample()
-  speeds = {name: [images / seconds for seconds in seen] for name, seen in times.items()}
+  images = flags.batch * calls_per_sample()
+  speeds = {name: [images / seconds for seconds in samples] for name, samples in times.items()}
   model = make_network(make_config(architecture, flags.batch, flags.dtype)).model
   counts = counting.count_cost(model, (flags.image_size, flags.image_size, 3))
   return {
     'network': str(architecture),
     'parameters': counts.parameters,
     'multiply_adds': counts.multiply_adds,
-    'images_per_second': {name: statistics.median(seen) for name, seen in speeds.items()},
-    'lowest': {name: min(seen) for name, seen in speeds.items()},
-    'highest': {name: max(seen) for name, seen in speeds.items()},
+    'images_per_second': {name: statistics.median(samples) for name, samples in speeds.items()},
+    'lowest': {name: min(samples) for name, samples in speeds.items()},
+    'highest': {name: max(samples) for name, samples in speeds.items()},
   }
 
 
-def ours(row: dict) -> float:
-  """Images a second of the fastest of ours."""
+def fastest_of_ours(row: dict) -> float:
+  """Returns the images a second of the fastest of our runs."""
   return max(speed for name, speed in row['images_per_second'].items() if name.startswith('ours'))
 
 
-def ratios(row: dict) -> dict[str, float]:
-  """The fastest of ours as multiples of the others."""
-  return {name: ours(row) / speed for name, speed in row['images_per_second'].items() if not name.startswith('ours')}
+def speed_ratios(row: dict) -> dict[str, float]:
+  """Returns the speed of the fastest of our runs as a multiple of each other run's."""
+  return {
+    name: fastest_of_ours(row) / speed
+    for name, speed in row['images_per_second'].items()
+    if not name.startswith('ours')
+  }
 
 
 def print_header(names: list[str]) -> None:
+  """Prints the head of the table, with a column for each run and each ratio."""
   compared = [name for name in names if not name.startswith('ours')]
   print("images a second, and the fastest of ours as a multiple of PyTorch's and of S, which is ours of WRN-40-2 S")
   print(
@@ -211,12 +241,13 @@ def print_header(names: list[str]) -> None:
 
 
 def print_row(row: dict, names: list[str]) -> None:
-  speeds, beside = row['images_per_second'], row['ratios']
+  """Prints the row of a network."""
+  speeds, multiples = row['images_per_second'], row['ratios']
   compared = [name for name in names if not name.startswith('ours')]
   print(
     f'{row["network"]:<20} {row["parameters"]:>10} {row["multiply_adds"]:>11}'
     + ''.join(f' {speeds[name]:>21.1f}' if name in speeds else f' {"-":>21}' for name in names)
-    + ''.join(f' {beside[name]:>16.2f}' if name in beside else f' {"-":>16}' for name in compared),
+    + ''.join(f' {multiples[name]:>16.2f}' if name in multiples else f' {"-":>16}' for name in compared),
     flush=True,
   )
 

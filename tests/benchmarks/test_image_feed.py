@@ -24,5 +24,5 @@ def test_every_way_is_measured(tmp_path, monkeypatch, capsys):
 
 def test_files_are_nearly_as_large_as_imagenets(monkeypatch):
   monkeypatch.setattr(image_feed, 'PHOTOGRAPHS', 10)
-  sizes = [len(file) for file in image_feed.photographs()]
+  sizes = [len(file) for file in image_feed.make_photographs()]
   assert sum(sizes) / len(sizes) == pytest.approx(100_000, rel=0.15)

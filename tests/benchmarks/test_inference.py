@@ -6,8 +6,8 @@ import sys
 import pytest
 
 import benchmarks
-import moonshine_jax
 from benchmarks import command, inference
+from moonshine_jax import report
 
 SMALL = ['--networks', 'WRN-10-1 S', '--batch=4', '--image_size=8', '--repeats=2']
 
@@ -26,10 +26,10 @@ def test_command(tmp_path, capsys):
 
 def test_without_matplotlib(tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, 'matplotlib', None)
-  for package, name in ((benchmarks, 'cost_plot'), (moonshine_jax, 'figures')):
+  for package, name in ((benchmarks, 'cost_plot'), (report, 'figures')):
     monkeypatch.delitem(sys.modules, f'{package.__name__}.{name}', raising=False)
     monkeypatch.delattr(package, name, raising=False)
   flags = command.make_parser('', repeats=5).parse_args([])
   flags.plot = str(tmp_path / 'plot.svg')
-  inference.plot([], flags)
+  inference.plot_costs([], flags)
   assert capsys.readouterr().out == 'Matplotlib is not installed: there is no plot.\n'

@@ -17,8 +17,8 @@ def test_near_the_figures_for_an_h200(tmp_path):
     ['--dtype=bfloat16', '--device=H200', '--tflops=790', '--bandwidth=4300', f'--json={path}', '--networks', *H200]
   )
   for row, (arithmetic, memory) in zip(json.loads(path.read_text())['rows'], H200.values(), strict=True):
-    assert roofline.EPOCHS_IMAGES * row['arithmetic'] == pytest.approx(arithmetic, abs=0.5)
-    assert roofline.EPOCHS_IMAGES * row['memory'] == pytest.approx(memory, rel=0.15)
+    assert roofline.RECIPE_IMAGES * row['arithmetic'] == pytest.approx(arithmetic, abs=0.5)
+    assert roofline.RECIPE_IMAGES * row['memory'] == pytest.approx(memory, rel=0.15)
     assert row['floor'] == row['memory']
 
 
@@ -44,13 +44,13 @@ def test_bytes_follow_the_dtype():
   parser = command.make_parser('', repeats=5)
   parser.add_argument('--batch', type=int, default=128)
   rows = [
-    roofline.floor(command.TEACHER, parser.parse_args([f'--dtype={dtype}']), 790, 4300)
+    roofline.compute_floor(command.TEACHER, parser.parse_args([f'--dtype={dtype}']), 790, 4300)
     for dtype in ('float32', 'bfloat16')
   ]
   assert rows[0]['bytes_moved'] == 2 * rows[1]['bytes_moved']
 
 
-def test_a_device_elsewhere_needs_both_figures(capsys):
+def test_a_device_by_name_needs_both_figures(capsys):
   with pytest.raises(SystemExit):
     roofline.main(['--device=H200', '--tflops=790'])
   assert '--bandwidth' in capsys.readouterr().err

@@ -36,20 +36,20 @@ def test_every_choice_beside_its_counterpart(tmp_path, capsys, monkeypatch):
   ]
   seconds = written['seconds']
   assert seconds[RESIDENT] == seconds[MANY_STEPS] == seconds['float32'] != seconds['bfloat16']
-  alone = [seconds[f'student {i}, WRN-10-1 B(2)'] for i in (1, 2)]
-  assert seconds[IN_SEQUENCE] == [first + second for first, second in zip(*alone, strict=True)]
+  separate = [seconds[f'student {i}, WRN-10-1 B(2)'] for i in (1, 2)]
+  assert seconds[IN_SEQUENCE] == [first + second for first, second in zip(*separate, strict=True)]
   for row in written['rows']:
     for name in (row['choice'], row['counterpart']):
       # Three steps of two: the seventh image is in no batch.
       assert row['highest'][name] == pytest.approx(6 / min(seconds[name]))
       assert row['lowest'][name] <= row['images_per_second'][name] <= row['highest'][name]
-  assert written['sharing'] == step_loop.sharing(seconds, 2)
+  assert written['sharing'] == step_loop.sharing_gains(seconds, 2)
   assert written['flags']['networks'] == NETWORKS[1:] and 'commit' in written['environment']
   assert f'students in one run save {written["sharing"]["saved"]:.1f}% of the time' in capsys.readouterr().out
 
 
 def test_ratios_are_those_of_the_medians():
-  row = step_loop.compare('a', 'b', {'a': [1.0, 2.0, 50.0], 'b': [4.0, 5.0, 3.0]}, images=100)
+  row = step_loop.compare_speeds('a', 'b', {'a': [1.0, 2.0, 50.0], 'b': [4.0, 5.0, 3.0]}, images=100)
   assert row['images_per_second'] == {'a': 50.0, 'b': 25.0} and row['ratio'] == 2.0
   assert (row['lowest'], row['highest']) == ({'a': 2.0, 'b': 20.0}, {'a': 100.0, 'b': 100 / 3})
 
@@ -57,7 +57,7 @@ def test_ratios_are_those_of_the_medians():
 def test_what_sharing_saves_beside_the_teacher():
   """Three students of 2 s, with a teacher of 1 s each: 9 s, and 7 s where one pass serves all."""
   times = {IN_SEQUENCE: [9.0], FORWARD: [1.0], TOGETHER: [7.0]}
-  assert step_loop.sharing(times, 3) == pytest.approx({'saved': 200 / 9, 'teacher': 100 / 3, 'spared': 200 / 9})
+  assert step_loop.sharing_gains(times, 3) == pytest.approx({'saved': 200 / 9, 'teacher': 100 / 3, 'spared': 200 / 9})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""PyTorch's network is ours: the paper's number of parameters, and our logits with our parameters in it."""
+"""PyTorch's network has the paper's number of parameters, and with our variables in it our logits."""
 
 import jax
 import numpy as np

@@ -36,8 +36,8 @@ ENTRY %main.765_spmd (param.1: u8[1,50000,3072]) -> (f32[2,16]) {
 
 def test_reads_a_compiled_program():
   assert tpu.estimated_cycles(HLO) == 1872
-  assert tpu.collectives(HLO) == {'all-reduce': 2, 'all-gather': 1, 'reduce-scatter': 1}
-  assert tpu.collectives('ENTRY %main () -> f32[] {\n  ROOT %c = f32[] constant(1)\n}') == {}
+  assert tpu.count_collectives(HLO) == {'all-reduce': 2, 'all-gather': 1, 'reduce-scatter': 1}
+  assert tpu.count_collectives('ENTRY %main () -> f32[] {\n  ROOT %c = f32[] constant(1)\n}') == {}
 
 
 def four_devices():
@@ -109,9 +109,9 @@ def groups_on_a_tpu():
 
 def test_the_formulation_asked_for_is_what_a_tpu_gets_and_only_while_it_is_asked_for():
   rule = groups_on_a_tpu()
-  with tpu.the_tpu_rule(tpu.FORMULATIONS['lax']):
+  with tpu.tpu_rule_replaced(tpu.FORMULATIONS['lax']):
     assert 4 in groups_on_a_tpu()
-  with tpu.the_tpu_rule(tpu.FORMULATIONS['dense']):
+  with tpu.tpu_rule_replaced(tpu.FORMULATIONS['dense']):
     assert groups_on_a_tpu() == [1]
   assert groups_on_a_tpu() == rule
 
@@ -120,9 +120,11 @@ def test_compiles_for_a_topology():
   pytest.importorskip('libtpu')
   replicas = tpu.DescribedReplicas(tpu.find_devices(argparse.ArgumentParser(), 'v5e:2x4'))
   x = replicas.replicate(np.zeros((128, 128), np.float32))
-  read = tpu.compile_and_read(replicas.compile(lambda x: total((x @ x).sum(), replicas.axis_name)).lower(x))
-  assert read['collectives'] == {'all-reduce': 1}
-  assert read['cycles'] > 0 and read['bytes_held'] >= 128 * 128 * 4 and read['bytes_moved'] >= 128 * 128 * 4
+  estimates = tpu.compile_and_analyse(replicas.compile(lambda x: total((x @ x).sum(), replicas.axis_name)).lower(x))
+  assert estimates['collectives'] == {'all-reduce': 1}
+  assert (
+    estimates['cycles'] > 0 and estimates['bytes_held'] >= 128 * 128 * 4 and estimates['bytes_moved'] >= 128 * 128 * 4
+  )
 
 
 def test_an_unknown_topology_is_told_in_one_line(capsys):

@@ -46,7 +46,7 @@ def test_beside_pytorch(tmp_path, capsys):
 
 def test_ratios_are_those_of_the_fastest_of_ours():
   speeds = {'ours, 1 device': 45, 'ours, 2 devices': 40, train_step.REFERENCE: 90, train_step.NCHW: 30}
-  assert train_step.ratios({'images_per_second': speeds}) == {train_step.REFERENCE: 0.5, train_step.NCHW: 1.5}
+  assert train_step.speed_ratios({'images_per_second': speeds}) == {train_step.REFERENCE: 0.5, train_step.NCHW: 1.5}
 
 
 def test_the_s_network_takes_its_turns_with_every_other(tmp_path, monkeypatch, no_torch):

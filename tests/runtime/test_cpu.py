@@ -3,8 +3,10 @@
 import builtins
 import os
 import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +60,10 @@ def test_it_needs_no_jax():
   program = "import sys; from moonshine_jax.runtime import cpu; print('jax' in sys.modules)"
   result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
   assert result.stdout == 'False\n'
+
+
+def test_no_other_module_asks_linux_alone():
+  root = Path(cpu.__file__).parents[2]
+  modules = [path for folder in ('moonshine_jax', 'configs', 'launch') for path in (root / folder).rglob('*.py')]
+  asking = [path for path in modules if re.search(r'sched_getaffinity|/proc/', path.read_text())]
+  assert asking == [Path(cpu.__file__)]

@@ -12,7 +12,7 @@ from tests.helpers.saved_networks import save_network
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, tiny_images):
-  """A teacher and a student of `digits`, and a network of other data."""
+  """A folder with the workdirs of a teacher and a student of `digits`, and of a network of another data set."""
   folder = tmp_path_factory.mktemp('attention')
   facts = Facts((8, 8, 1), 10, (78.0,), (95.0,))
   for name, block, teacher in (('teacher', 'S', ''), ('student', 'G(N/8)', 'teacher')):
@@ -25,7 +25,7 @@ def folder(tmp_path_factory, tiny_images):
   return folder
 
 
-def test_maps_by_hand():
+def test_maps_are_those_computed_by_hand():
   activation = np.zeros((1, 2, 2, 2), np.float32)
   activation[0, 0, 0] = [2.0, 2.0]  # the mean of the squares is 4
   activation[0, 1, 1] = [1.0, -(7**0.5)]  # 4
@@ -37,21 +37,21 @@ def test_maps_by_hand():
     def __call__(self, variables, images, train):
       return variables[None], [activation]
 
-  seen = attention_maps.compute_maps('title', Network(), np.array([0.0, 3.0, 1.0]), np.zeros((1, 2, 2, 1), np.uint8))
-  assert seen.title == 'title' and seen.predictions.tolist() == [1]
+  maps = attention_maps.compute_maps('title', Network(), np.array([0.0, 3.0, 1.0]), np.zeros((1, 2, 2, 1), np.uint8))
+  assert maps.title == 'title' and maps.predictions.tolist() == [1]
   with pytest.raises(UserError, match='title: the network gives no activations'):
     Network.__call__ = lambda self, variables, images, train: (variables[None], [])
     attention_maps.compute_maps('title', Network(), np.zeros(3), np.zeros((1, 2, 2, 1), np.uint8))
-  np.testing.assert_allclose(seen.maps['map 1'], np.array([[[4, 0], [8, 4]]]) / 96**0.5, rtol=1e-6)
+  np.testing.assert_allclose(maps.maps['map 1'], np.array([[[4, 0], [8, 4]]]) / 96**0.5, rtol=1e-6)
 
 
-def test_picture(folder):
+def test_picture_shows_maps_labels_and_predictions(folder):
   split, networks = attention_maps.read_networks([folder / 'teacher', folder / 'student'])
   assert [title for title, _, _ in networks] == ['teacher: WRN-10-1 S', 'student: WRN-10-1 G(N/8), AT']
   assert len(split) == 500 and split.labels[:3].tolist() == [0, 1, 2]
-  looks = [attention_maps.compute_maps(*each, split.images[:2]) for each in networks]
-  assert [each.shape for each in looks[1].maps.values()] == [(2, 8, 8), (2, 4, 4), (2, 2, 2)]
-  attention_maps.draw_attention_maps(folder / 'maps.svg', [0, 1], split.images[:2], split.labels[:2], looks)
+  maps = [attention_maps.compute_maps(*network, split.images[:2]) for network in networks]
+  assert [array.shape for array in maps[1].maps.values()] == [(2, 8, 8), (2, 4, 4), (2, 2, 2)]
+  attention_maps.draw_attention_maps(folder / 'maps.svg', [0, 1], split.images[:2], split.labels[:2], maps)
   svg = (folder / 'maps.svg').read_text()
   for text in (
     'teacher: WRN-10-1 S',
@@ -60,21 +60,19 @@ def test_picture(folder):
     'conv4',
     'image 1',
     'label 1',
-    f'predicts {looks[0].predictions[0]}',
+    f'predicts {maps[0].predictions[0]}',
   ):
     assert f'>{text}<' in svg
-  attention_maps.draw_attention_maps(
-    folder / 'maps.png', [0], np.zeros((1, 8, 8, 3), np.uint8), split.labels[:1], looks
-  )
+  attention_maps.draw_attention_maps(folder / 'maps.png', [0], np.zeros((1, 8, 8, 3), np.uint8), split.labels[:1], maps)
   assert Image.open(folder / 'maps.png').width > 1000
 
 
-def test_networks_of_other_data_are_refused(folder):
+def test_networks_of_different_data_sets_are_refused(folder):
   with pytest.raises(UserError, match='other is of the data .*tiny_images.*: expected the same'):
     attention_maps.read_networks([folder / 'teacher', folder / 'other'])
 
 
-def test_indices_of_images():
+def test_image_indices_are_integers_in_the_split():
   assert attention_maps.parse_image_indices(['0', '499', '7', '7'], 500) == [0, 499, 7, 7]
   for word in ('500', '-1', '1.0', 'one', '', '²', '9' * 5000):
     with pytest.raises(UserError, match='--images: .*expected integers from 0 to 499, separated by commas'):

@@ -19,7 +19,7 @@ def test_pareto_front():
 
 
 @pytest.mark.parametrize(
-  ('block', 'kind'),
+  ('block', 'style'),
   [
     ('S', 'S, reduced architecture'),
     ('S-2x2', 'S-2x2'),
@@ -30,9 +30,9 @@ def test_pareto_front():
     ('G(2),G(2),G(2)', 'G'),
   ],
 )
-def test_kinds(block, kind):
+def test_style_of_a_network(block, style):
   row = tables.TableRow('WRN-16-1', block, False, '', 1, 1, {})
-  assert figures.style_of(row) == kind and kind in figures.STYLES
+  assert figures.style_of(row) == style and style in figures.STYLES
 
 
 def texts(svg):
@@ -47,9 +47,9 @@ def table_3():
 def test_figure_3_names_every_network_and_uses_the_colours_of_the_paper(table_3):
   points = figures.cost_points(table_3, 'AT', lambda row: row.parameters / 1e6)
   svg = figures.cost_figure(points, 'title', 'million parameters')
-  named = texts(svg)
-  assert set(named) >= {row.block for row in paper.TABLE_3[4:]} | {'16-2', '40-1', '16-1', 'teacher 40-2'}
-  assert set(named) >= {'title', 'million parameters', 'test error (%)', 'Pareto front'}
+  shown = texts(svg)
+  assert set(shown) >= {row.block for row in paper.TABLE_3[4:]} | {'16-2', '40-1', '16-1', 'teacher 40-2'}
+  assert set(shown) >= {'title', 'million parameters', 'test error (%)', 'Pareto front'}
   colors = {'16-2': 'tab:red', 'G(2)': 'tab:green', 'B(2)': 'tab:blue', 'BG(2,2)': 'tab:cyan'}
   assert {point.label: figures.STYLES[point.style][0] for point in points if point.label in colors} == colors
   errors = {point.label: point.error for point in points}
@@ -71,7 +71,7 @@ def test_labels_of_crowded_points_do_not_overlap(table_3):
   assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
 
 
-def test_one_network_is_a_figure_too():
+def test_figures_of_one_network():
   (table,) = tables.make_tables([make_run('run', [4.0, 0.0], **{'epochs': 2, 'data.name': 'digits'})])
   with warnings.catch_warnings():
     warnings.simplefilter('error')

@@ -26,7 +26,7 @@ def folder(tmp_path):
   return tmp_path
 
 
-def test_what_a_folder_holds(folder):
+def test_runs_of_a_folder(folder):
   teacher, student, unfinished = runs_lib.collect_runs(folder)
   assert (teacher.name, student.name, unfinished.name) == ('teacher', 'a/student', 'unfinished')
   assert (teacher.finished, unfinished.finished) == (True, False)
@@ -38,20 +38,21 @@ def test_what_a_folder_holds(folder):
   assert student.starts[0]['commit'] == 'abc123' and 'config' not in student.starts[0]
 
 
-def test_json_and_back(folder):
+def test_runs_are_the_same_after_json(folder):
   runs = runs_lib.collect_runs(folder)
   runs_lib.write_runs(runs, folder / 'runs.json')
   again = runs_lib.read_runs(folder / 'runs.json')
   assert [run.recipe for run in again] == [run.recipe for run in runs]
-  plain = [[dataclasses.replace(run, config=config_lib.to_json(run.config)) for run in each] for each in (runs, again)]
+  plain = [[dataclasses.replace(run, config=config_lib.to_json(run.config)) for run in side] for side in (runs, again)]
   assert plain[0] == plain[1]
-  assert len((folder / 'runs.json').read_text().splitlines()) == len(runs) + 2  # a line each, for readable differences
+  lines = (folder / 'runs.json').read_text().splitlines()
+  assert len(lines) == len(runs) + 2  # a line for each run, so that a person can read what differs
 
 
-def test_the_teacher_of_a_folder_that_was_moved(folder):
+def test_teacher_is_named_after_its_folder_moved(folder):
   shutil.move(folder / 'teacher', folder / 'b' / 'teacher')
   assert runs_lib.collect_runs(folder)[0].name == 'b/teacher'
-  made_runs.write(folder / 'c' / 'teacher', [9.0, 5.0], **SMALL)  # now it may be either
+  made_runs.write(folder / 'c' / 'teacher', [9.0, 5.0], **SMALL)  # now two runs may be the teacher
   assert runs_lib.collect_runs(folder)[0].name == 'a/student'
 
 
@@ -65,7 +66,7 @@ def test_the_teacher_of_a_folder_that_was_moved(folder):
     (lambda text: '{"runs": []}', 'runs.json: no finished run in it'),
   ],
 )
-def test_damaged_json(folder, damage, message):
+def test_damaged_json_is_refused(folder, damage, message):
   runs_lib.write_runs(runs_lib.collect_runs(folder), folder / 'runs.json')
   (folder / 'runs.json').write_text(damage((folder / 'runs.json').read_text()))
   with pytest.raises(UserError, match=message):
@@ -89,7 +90,7 @@ def test_a_run_of_an_older_version_is_named(folder):
   path.unlink()
   with pytest.raises(UserError, match='environment.jsonl or .*not those of a run of this version'):
     runs_lib.collect_runs(folder)
-  (folder / 'teacher' / 'metrics.jsonl').unlink()  # stopped before it began
+  (folder / 'teacher' / 'metrics.jsonl').unlink()  # a run that stopped before it began
   assert [run.name for run in runs_lib.collect_runs(folder)] == ['a/student', 'unfinished']
 
 

@@ -1,89 +1,63 @@
-import csv
-import io
-
 import pytest
 
 from moonshine_jax import paper
 from moonshine_jax.report import table_formats, tables
+from tests.helpers.digits_runs import TEACHER, make_student
 from tests.helpers.made_runs import make_run
-
-TEACHER = make_run('teacher', [5.0, 4.0], **{'epochs': 2, 'data.name': 'digits'})
-
-
-def student(name, test_errors, **fields):
-  return make_run(
-    name,
-    test_errors,
-    **{
-      'epochs': 2,
-      'data.name': 'digits',
-      'model.block': 'G(N/8)',
-      'distill.teacher': 'teacher',
-      'distill.alpha': 0.0,
-      **fields,
-    },
-  )
-
-
-def test_table_of_means_and_sample_deviations():
-  runs = [
-    TEACHER,
-    student('a', [3.0, 4.0]),
-    student('b', [3.0, 4.0], seed=1),
-    student('c', [3.0, 4.6], seed=2),
-    student('d', [9.0, 5.0], **{'distill.teacher': ''}),
-    student('e', [9.0, 7.0], **{'distill.teacher': ''}),
-  ]
-  assert table_formats.summary_markdown(runs) == '\n'.join(
-    [
-      '| Network            | Block  | Parameters | Multiply-adds | Error, none     | Error, AT       |',
-      '| ------------------ | ------ | ---------- | ------------- | --------------- | --------------- |',
-      '| WRN-40-2 (teacher) | S      | 1,234,567  | 7,654,321     | 4.00 (1)        | -               |',
-      '| WRN-40-2           | G(N/8) | 1,234,567  | 7,654,321     | 6.00 ± 1.41 (2) | 4.20 ± 0.35 (3) |',
-    ]
-  )
 
 
 def test_the_last_epoch_is_the_result_and_the_best_is_beside_it():
-  (table,) = tables.make_tables([TEACHER, student('a', [3.0, 4.0]), student('b', [5.0, 6.0])])
+  (table,) = tables.make_tables([TEACHER, make_student('a', [3.0, 4.0]), make_student('b', [5.0, 6.0])])
   cell = table.rows[1].cells['AT']
   assert (cell.mean, cell.spread, cell.best) == (5.0, pytest.approx(2**0.5), 4.0)
   assert cell.paper is None and cell.difference is None
   assert 'is not the result' in table_formats.table_markdown(table)
 
 
-def test_what_is_missing_is_said():
-  (table,) = tables.make_tables([TEACHER, student('a', [3.0, 4.0]), student('b', [5.0])])
-  assert [table.rows[1].cells[way].text for way in table.methods] == ['missing', 'missing', '4.00 (1), unfinished (1)']
+def test_missing_and_unfinished_runs_are_named():
+  (table,) = tables.make_tables([TEACHER, make_student('a', [3.0, 4.0]), make_student('b', [5.0])])
+  assert [table.rows[1].cells[method].text for method in table.methods] == [
+    'missing',
+    'missing',
+    '4.00 (1), unfinished (1)',
+  ]
   assert 'Unfinished: b (epoch 1 of 2).' in table.notes
-  assert tables.make_tables([TEACHER, student('b', [5.0])])[0].rows[1].cells['AT'].text == 'unfinished (1)'
+  assert tables.make_tables([TEACHER, make_student('b', [5.0])])[0].rows[1].cells['AT'].text == 'unfinished (1)'
 
 
-def test_losses_that_differ_are_columns_of_their_own():
+def test_different_losses_are_separate_columns():
   kd = {'distill.alpha': 0.9, 'distill.beta': 0.0}
   runs = [
     TEACHER,
-    student('a', [3.0, 4.0], **kd, **{'distill.kd_form': 'hinton'}),
-    student('b', [3.0, 8.0], **kd),
-    student('c', [3.0, 6.0], **kd, seed=1),
-    student('d', [3.0, 5.0]),
-    student('e', [3.0, 9.0], **kd, **{'model.block': 'B(2)'}),
+    make_student('a', [3.0, 4.0], **kd, **{'distill.kd_form': 'hinton'}),
+    make_student('b', [3.0, 8.0], **kd),
+    make_student('c', [3.0, 6.0], **kd, seed=1),
+    make_student('d', [3.0, 5.0]),
+    make_student('e', [3.0, 9.0], **kd, **{'model.block': 'B(2)'}),
   ]
   (table,) = tables.make_tables(runs)
   assert table.methods == ('none', 'KD, kd_form=hinton', 'KD, kd_form=released', 'AT')
   assert [
-    (row.name, row.block, {way: cell.mean for way, cell in row.cells.items() if cell.runs}) for row in table.rows[1:]
+    (row.name, row.block, {method: cell.mean for method, cell in row.cells.items() if cell.runs})
+    for row in table.rows[1:]
   ] == [
     ('WRN-40-2', 'G(N/8)', {'KD, kd_form=hinton': 4.0, 'KD, kd_form=released': 7.0, 'AT': 5.0}),
     ('WRN-40-2', 'B(2)', {'KD, kd_form=released': 9.0}),
   ]
 
 
-def test_recipes_that_differ_otherwise_are_rows_of_their_own():
+def test_recipes_that_differ_otherwise_are_separate_rows():
   none = {'distill.teacher': ''}
-  runs = [TEACHER, student('a', [3.0, 4.0]), student('b', [3.0, 8.0], batch_size=64), student('c', [3.0, 5.0], **none)]
+  runs = [
+    TEACHER,
+    make_student('a', [3.0, 4.0]),
+    make_student('b', [3.0, 8.0], batch_size=64),
+    make_student('c', [3.0, 5.0], **none),
+  ]
   (table,) = tables.make_tables(runs)
-  assert {row.name: {way: cell.mean for way, cell in row.cells.items() if cell.runs} for row in table.rows[1:]} == {
+  assert {
+    row.name: {method: cell.mean for method, cell in row.cells.items() if cell.runs} for row in table.rows[1:]
+  } == {
     'WRN-40-2, batch_size=128': {'AT': 4.0, 'none': 5.0},
     'WRN-40-2, batch_size=64': {'AT': 8.0},
   }
@@ -99,7 +73,7 @@ def test_teachers_of_different_recipes_share_no_cell():
 
 
 @pytest.mark.parametrize(('data', 'printed'), [('cifar10', paper.TABLE_3), ('cifar100', paper.TABLE_4)])
-def test_beside_what_the_paper_printed(data, printed):
+def test_the_paper_is_beside_our_errors(data, printed):
   fields = {'epochs': 2, 'data.name': data, 'model.block': 'BG(2,M/16)'}
   runs = [make_run('a', [9.0, 7.25], **fields), make_run('b', [9.0, 7.75], **fields, seed=1)]
   (table,) = tables.make_tables(runs)
@@ -121,20 +95,6 @@ def test_the_teacher_alone_is_the_first_row_of_the_paper():
   (table,) = tables.make_tables([make_run('run', [4.0] * 200)])
   assert len(table.rows) == 26 and table.rows[0].teacher and table.rows[0].cells['none'].mean == 4.0
   assert not any('recipe' in note for note in table.notes)
-
-
-def test_csv():
-  (table,) = tables.make_tables([TEACHER, student('a', [3.0, 4.0]), student('b', [3.0, 5.0])])
-  rows = list(csv.DictReader(io.StringIO(table_formats.table_csv(table))))
-  assert [(row['block'], row['regime']) for row in rows] == [
-    ('S', 'none'),
-    ('G(N/8)', 'none'),
-    ('G(N/8)', 'KD'),
-    ('G(N/8)', 'AT'),
-  ]
-  assert float(rows[-1]['error_mean']) == 4.5 and float(rows[-1]['error_std']) == pytest.approx(0.5**0.5)
-  assert (rows[-1]['runs'], rows[-1]['parameters'], rows[-1]['best_epoch_error_mean']) == ('2', '1234567', '3.0')
-  assert (rows[1]['error_mean'], rows[1]['runs']) == ('', '0')
 
 
 def test_several_data_sets_have_a_table_each():

@@ -14,7 +14,7 @@ __all__ = ['__version__', 'cheapen', 'distil', 'inherit', 'plan', 'with_capture'
 # The module of each public function: loaded when the function is first used, since JAX takes seconds to load.
 _MODULES = {
   'cheapen': 'models.surgery.replace',
-  'distil': 'distillation',
+  'distil': 'api',
   'inherit': 'models.surgery.replace',
   'plan': 'models.surgery.replace',
   'with_capture': 'models.surgery.capture',

@@ -1,12 +1,17 @@
-"""What a config may hold: checked whole, before anything is read, downloaded or compiled."""
+"""The fields of a config: their defaults, which are the paper's recipe, and their checks.
+
+A config is checked whole, before anything is read, downloaded or compiled.
+"""
 
 import copy
+import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
+from flax import traverse_util
 
 from moonshine_jax import losses
 from moonshine_jax.errors import UserError, shown
@@ -14,7 +19,6 @@ from moonshine_jax.models import factory, wide_resnet
 
 DTYPES = ('float32', 'bfloat16')
 FEEDS = ('resident', 'stream')
-
 
 # Bounds that no real run meets. Beyond them a seed repeats another's (JAX's keys take 32 bits of it), a count does not
 # fit the 32 bits of the step, and a number or its square is no float32.
@@ -25,17 +29,49 @@ MAX_IMAGE_SIZE = 4096  # pixels on a side
 MAX_STUDENT = 255  # characters, the limit of a folder's name
 
 
-def _integer(least: int, most: int = MAX_COUNT) -> tuple[Callable[[Any], bool], str]:
-  expected = f'an integer of at least {least} and at most {most}'
-  return lambda value: type(value) is int and least <= value <= most, expected
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """The values that a field may have.
+
+  Attributes:
+    valid: whether a value is one of them.
+    expected: the words for them.
+  """
+
+  valid: Callable[[Any], bool]
+  expected: str
 
 
-def _number(inside: Callable[[float], bool], expected: str) -> tuple[Callable[[Any], bool], str]:
-  return lambda value: type(value) in (int, float) and inside(value), f'a number {expected}'
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """A field of a config.
+
+  Attributes:
+    default: the value where a config does not say another.
+    kind: the values that it may have.
+    meaning: what it says, in a line.
+    recipe: whether the default is of the paper's recipe (section 4.1, and the released code).
+  """
+
+  default: Any
+  kind: Kind
+  meaning: str
+  recipe: bool = False
 
 
-def _choice(values: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
-  return lambda value: value in values, 'one of ' + ', '.join(values)
+def _integer(least: int, most: int = MAX_COUNT) -> Kind:
+  return Kind(
+    lambda value: type(value) is int and least <= value <= most,
+    f'an integer of at least {least} and at most {most}',
+  )
+
+
+def _number(inside: Callable[[float], bool], expected: str) -> Kind:
+  return Kind(lambda value: type(value) in (int, float) and inside(value), f'a number {expected}')
+
+
+def _choice(values: tuple[str, ...]) -> Kind:
+  return Kind(lambda value: value in values, 'one of ' + ', '.join(values))
 
 
 def _increasing_epochs(value: Any) -> bool:
@@ -48,79 +84,75 @@ def _increasing_epochs(value: Any) -> bool:
 
 _POSITIVE = _number(lambda value: 0 < value <= MAX_NUMBER, f'above 0 and at most {MAX_NUMBER:g}')
 _NOT_NEGATIVE = _number(lambda value: 0 <= value <= MAX_NUMBER, f'of at least 0 and at most {MAX_NUMBER:g}')
-_TEXT = (lambda value: isinstance(value, str), 'a string')
-_NAME = (lambda value: isinstance(value, str) and bool(value), 'a string that is not empty')
+_FRACTION = _number(lambda value: 0 <= value <= 1, 'from 0 to 1')
+_MOMENTUM = _number(lambda value: 0 <= value < 1, 'from 0 to below 1')
+_TEMPERATURE = _number(lambda value: 1e-3 <= value <= 1e6, 'from 0.001 to 1e+06')
+_BOOL = Kind(lambda value: isinstance(value, bool), 'True or False')
+_TEXT = Kind(lambda value: isinstance(value, str), 'a string')
+_NAME = Kind(lambda value: isinstance(value, str) and bool(value), 'a string that is not empty')
+_TEXTS = Kind(
+  lambda value: isinstance(value, tuple) and all(isinstance(text, str) for text in value), 'a tuple of strings'
+)
+_EPOCHS = Kind(_increasing_epochs, f'increasing positive integers, as (60, 120, 160), of at most {MAX_COUNT}')
 
-# Every field, with the test of its value and the words for what would be right.
-FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-  'seed': _integer(0, MAX_SEED),
-  'batch_size': _integer(1),
-  'epochs': _integer(0),  # 0 of a network that was given, not trained
-  'steps_per_dispatch': _integer(1),
-  'eval_every': _integer(1),
-  'checkpoint_every': _integer(1),
-  'model.seed': _integer(0, MAX_SEED),
-  'model.network': _NAME,
-  'model.depth': _integer(1),
-  'model.width': _integer(1, wide_resnet.MAX_WIDTH),
-  'model.block': _NAME,
-  'model.dtype': _choice(DTYPES),
-  'data.name': _NAME,
-  'data.data_dir': _TEXT,
-  'data.train_split': _NAME,
-  'data.test_split': _NAME,
-  'data.feed': _choice(FEEDS),
-  'data.image_size': _integer(0, MAX_IMAGE_SIZE),
-  'data.pad': _integer(0),
-  'data.flip': (lambda value: isinstance(value, bool), 'True or False'),
-  'optimizer.learning_rate': _POSITIVE,
-  'optimizer.momentum': _number(lambda value: 0 <= value < 1, 'from 0 to below 1'),
-  'optimizer.weight_decay': _NOT_NEGATIVE,
-  'optimizer.decay_factor': _POSITIVE,
-  'optimizer.decay_epochs': (
-    _increasing_epochs,
-    f'increasing positive integers, as (60, 120, 160), of at most {MAX_COUNT}',
+FIELDS: dict[str, Field] = {
+  'seed': Field(0, _integer(0, MAX_SEED), 'of the order of the examples and their augmentation'),
+  'batch_size': Field(128, _integer(1), 'examples in a step, over all devices', recipe=True),
+  'epochs': Field(200, _integer(0), 'passes over the training split; 0 for a network trained elsewhere', recipe=True),
+  'steps_per_dispatch': Field(
+    39,
+    _integer(1),
+    'steps that the devices run without hearing from the host (feed resident); an epoch of CIFAR has 10 times 39',
   ),
-  'distill.teacher': _TEXT,
-  'distill.students': (
-    lambda value: isinstance(value, tuple) and all(isinstance(each, str) for each in value),
-    'a tuple of strings',
+  'eval_every': Field(1, _integer(1), 'epochs from one evaluation to the next'),
+  'checkpoint_every': Field(5, _integer(1), 'epochs from one checkpoint to the next'),
+  'model.seed': Field(0, _integer(0, MAX_SEED), 'of the initial parameters'),
+  'model.network': Field(
+    'wide_resnet',
+    _NAME,
+    'wide_resnet, resnet, or a function that returns a linen module: package.module:function, path/file.py:function',
   ),
-  'distill.alpha': _number(lambda value: 0 <= value <= 1, 'from 0 to 1'),
-  'distill.beta': _NOT_NEGATIVE,
-  'distill.temperature': _number(lambda value: 1e-3 <= value <= 1e6, 'from 0.001 to 1e+06'),
-  'distill.kd_form': _choice(losses.KD_FORMS),
-  'distill.at_form': _choice(losses.AT_FORMS),
+  'model.depth': Field(40, _integer(1), 'layers; not of a function'),
+  'model.width': Field(2, _integer(1, wide_resnet.MAX_WIDTH), 'factor of the channels; not of a function'),
+  'model.block': Field(
+    'S', _NAME, 'one notation for the network; several, separated by commas, for its groups; or one for every block'
+  ),
+  'model.dtype': Field('float32', _choice(DTYPES), 'of the computation', recipe=True),
+  'data.name': Field('cifar10', _NAME, 'of TFDS, or digits, or a function that returns arrays'),
+  'data.data_dir': Field('', _TEXT, "where TFDS's data is, or goes; empty for ~/tensorflow_datasets"),
+  'data.train_split': Field('train', _NAME, 'or a part of it, as TFDS writes one: train[:50%]', recipe=True),
+  'data.test_split': Field('test', _NAME, 'or a part of it', recipe=True),
+  'data.feed': Field('resident', _choice(FEEDS), 'the data set on the devices; or stream, from the host'),
+  'data.image_size': Field(
+    0,
+    _integer(0, MAX_IMAGE_SIZE),
+    'pixels on a side to which images of any size are cropped as they are read; 0 for images of one size',
+  ),
+  'data.pad': Field(4, _integer(0), 'pixels on each side, before the random crop', recipe=True),
+  'data.flip': Field(True, _BOOL, 'mirrors half of the images', recipe=True),
+  'optimizer.learning_rate': Field(0.1, _POSITIVE, 'at the start', recipe=True),
+  'optimizer.momentum': Field(0.9, _MOMENTUM, 'of SGD', recipe=True),
+  'optimizer.weight_decay': Field(5e-4, _NOT_NEGATIVE, 'on every parameter', recipe=True),
+  'optimizer.decay_factor': Field(0.2, _POSITIVE, 'of the learning rate, at each decay', recipe=True),
+  'optimizer.decay_epochs': Field((60, 120, 160), _EPOCHS, 'epochs after which the learning rate falls', recipe=True),
+  'distill.teacher': Field('', _TEXT, "the teacher's workdir; empty for no distillation"),
+  'distill.students': Field(
+    (),
+    _TEXTS,
+    "several students of one run, each in a folder in the workdir: ('block=G(N/8) alpha=0', 'block=B(2) seed=1'); "
+    'what one does not name is as in the other fields',
+  ),
+  'distill.alpha': Field(0.9, _FRACTION, 'weight of knowledge distillation; 0 for none', recipe=True),
+  'distill.beta': Field(1000.0, _NOT_NEGATIVE, 'weight of attention transfer; 0 for none', recipe=True),
+  'distill.temperature': Field(4.0, _TEMPERATURE, 'of knowledge distillation', recipe=True),
+  'distill.kd_form': Field('released', _choice(losses.KD_FORMS), 'see moonshine_jax/losses.py', recipe=True),
+  'distill.at_form': Field('released', _choice(losses.AT_FORMS), 'see moonshine_jax/losses.py', recipe=True),
 }
 
+MAY_DIFFER = {'data.data_dir', 'data.feed', 'steps_per_dispatch'}  # fields that change no bit of a run
+RECIPE = {name: field.default for name, field in FIELDS.items() if field.recipe}
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """Raises UserError, naming the field, its value and what would be right, for a config that cannot be run."""
-  check_fields(config)
-  factory.check(config.model)
-
-
-def check_fields(config: ml_collections.ConfigDict) -> None:
-  """Raises UserError likewise, for a field by itself: missing, unknown, or of a wrong value."""
-  values = flatten(config)
-  for name in values:
-    if name not in FIELDS:
-      raise UserError(f'config.{name}: no such field: expected {", ".join(FIELDS)}')
-  for name, (valid, expected) in FIELDS.items():
-    if name not in values:
-      raise UserError(f'config.{name}: missing: expected {expected}')
-    if not valid(values[name]):
-      raise UserError(f'config.{name}={shown(values[name])}: expected {expected}')
-  if config.data.image_size:
-    for name, expected in (('feed', 'stream'), ('pad', 0)):
-      if config.data[name] != expected:
-        raise UserError(
-          f'config.data.{name}={config.data[name]!r}: expected {expected!r} with '
-          f'config.data.image_size={config.data.image_size}: images are cropped as they are read'
-        )
-
-
-# What a student of `distill.students` may have of its own: the word for it, and the config's field.
+# The word for a field in which the students of `distill.students` may differ.
 STUDENT_FIELDS = {
   'network': 'model.network',
   'depth': 'model.depth',
@@ -135,13 +167,45 @@ STUDENT_FIELDS = {
 }
 
 
-def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
-  """The config of every student of `distill.students`, as if it were trained alone, by the name of its folder.
+def create_config(values: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
+  """Returns a config of the defaults with other values of some fields, by their dotted names."""
+  fields = {name: field.default for name, field in FIELDS.items()} | dict(values or {})
+  return ml_collections.ConfigDict(traverse_util.unflatten_dict(fields, sep='.'))
 
-  A student is written as words such as 'block=G(N/8) alpha=0 seed=1'; what it does not name is the config's. Without
-  students, the config itself, by the name ''. Raises UserError.
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError, naming the field, its value and what would be right, for a config that cannot be run."""
+  check_fields(config)
+  factory.check_model(config.model)
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError for a field that is missing, unknown, or of a wrong value, whatever the others say."""
+  values = flatten(config)
+  for name in values:
+    if name not in FIELDS:
+      raise UserError(f'config.{name}: no such field: expected {", ".join(FIELDS)}')
+  for name, field in FIELDS.items():
+    if name not in values:
+      raise UserError(f'config.{name}: missing: expected {field.kind.expected}')
+    if not field.kind.valid(values[name]):
+      raise UserError(f'config.{name}={shown(values[name])}: expected {field.kind.expected}')
+  if config.data.image_size:
+    for name, expected in (('feed', 'stream'), ('pad', 0)):
+      if config.data[name] != expected:
+        raise UserError(
+          f'config.data.{name}={config.data[name]!r}: expected {expected!r} with '
+          f'config.data.image_size={config.data.image_size}: images are cropped as they are read'
+        )
+
+
+def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+  """Returns the config of every student, as if it were trained alone, by the name of its folder.
+
+  A student of `distill.students` is written as words such as 'block=G(N/8) alpha=0 seed=1'; what it does not name is as
+  in the config. Without students, the config itself, by the name ''. Raises UserError.
   """
-  found = {}
+  configs = {}
   for words in config.distill.students:
     if not words.strip() or len(words) > MAX_STUDENT:
       raise UserError(
@@ -149,76 +213,72 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
         f'{MAX_STUDENT} characters in all, since they name its folder'
       )
     name = re.sub('[^A-Za-z0-9.]+', '-', words).strip('-')
-    if name in found:
+    if name in configs:
       raise UserError(f'config.distill.students: {words!r} is there twice')
-    alone = copy.deepcopy(config)
-    alone.distill.students = ()
-    for word in words.split():
-      key, _, value = word.partition('=')
-      if key not in STUDENT_FIELDS:
-        raise UserError(
-          f'config.distill.students: {word!r} in {words!r}: expected words like block=G(N/8), of '
-          f'{", ".join(STUDENT_FIELDS)}'
-        )
-      field = STUDENT_FIELDS[key]
-      try:
-        alone.update_from_flattened_dict({field: type(flatten(config)[field])(value)})
-      except ValueError as error:
-        raise UserError(f'config.distill.students: {word!r} in {words!r}: {error}') from error
-    if factory.is_user(alone.model) and re.search(r'\b(depth|width)=', words):
+    configs[name] = _student(config, words)
+  return configs or {'': config}
+
+
+def _student(config: ml_collections.ConfigDict, words: str) -> ml_collections.ConfigDict:
+  """The config of a student from its words. Raises UserError."""
+  student = copy.deepcopy(config)
+  student.distill.students = ()
+  where = f'config.distill.students: {words!r}'
+  for word in words.split():
+    key, _, value = word.partition('=')
+    if key not in STUDENT_FIELDS:
       raise UserError(
-        f'config.distill.students: {words!r}: expected no depth and no width: {factory.name(alone.model)} has neither'
+        f'config.distill.students: {word!r} in {words!r}: expected words like block=G(N/8), of '
+        f'{", ".join(STUDENT_FIELDS)}'
       )
+    field = STUDENT_FIELDS[key]
     try:
-      check(alone)
-    except UserError as error:
-      raise UserError(f'config.distill.students: {words!r}: {error}') from error
-    found[name] = alone
-  return found or {'': config}
-
-
-def loaded(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The value of a config flag, whose file ml_collections reports as missing only once it is looked into."""
+      student.update_from_flattened_dict({field: type(flatten(config)[field])(value)})
+    except ValueError as error:
+      raise UserError(f'config.distill.students: {word!r} in {words!r}: {error}') from error
+  if factory.is_user_defined(student.model) and re.search(r'\b(depth|width)=', words):
+    raise UserError(f'{where}: expected no depth and no width: {factory.network_name(student.model)} has neither')
   try:
-    config.items()
-  except OSError as error:
-    raise UserError(f'--config: {error.__cause__}') from error
-  except AttributeError as error:
-    raise UserError(f'--config: expected a ConfigDict of get_config, not {type(config).__name__}') from error
-  return config
+    check(student)
+  except UserError as error:
+    raise UserError(f'{where}: {error}') from error
+  return student
 
 
 def regime(config: ml_collections.ConfigDict) -> str:
-  """How the network learns: 'none', 'KD', 'AT' or 'KD+AT'."""
+  """Returns how the network learns: 'none', 'KD', 'AT' or 'KD+AT'."""
   if not config.distill.teacher:
     return 'none'
-  return (
-    '+'.join([name for name, weight in (('KD', config.distill.alpha), ('AT', config.distill.beta)) if weight]) or 'none'
+  weights = {'KD': config.distill.alpha, 'AT': config.distill.beta}
+  return '+'.join(name for name, weight in weights.items() if weight) or 'none'
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the values by their dotted names: {'model.depth': 40, ...}."""
+  return traverse_util.flatten_dict(config.to_dict(), sep='.')
+
+
+def difference(ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict) -> str:
+  """Returns in words where a run of one config cannot go on as a run of the other; empty where it can."""
+  ours, theirs = flatten(ours), flatten(theirs)
+  return ', '.join(
+    f'config.{name}={ours.get(name)!r} (there: {theirs.get(name)!r})'
+    for name in sorted({*ours, *theirs} - MAY_DIFFER)
+    if ours.get(name) != theirs.get(name)
   )
 
 
-def flatten(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, Any]:
-  """{'model.depth': 40, ...}: the values by their dotted names."""
-  values = {}
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      values.update(flatten(value, f'{prefix}{name}.'))
-    else:
-      values[prefix + name] = value
-  return values
-
-
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The config as plain JSON values."""
+  """Returns the config as plain JSON values."""
   return json.loads(config.to_json())
 
 
 def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
-  """The config of `to_json`; JSON's lists become the tuples that they were."""
+  """Returns the config of `to_json`; JSON's lists become the tuples that they were."""
 
   def restore(value):
     if isinstance(value, dict):
-      return {name: restore(each) for name, each in value.items()}
+      return {name: restore(item) for name, item in value.items()}
     return tuple(value) if isinstance(value, list) else value
 
   return ml_collections.ConfigDict(restore(values))

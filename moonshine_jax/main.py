@@ -4,7 +4,6 @@ from pathlib import Path
 
 from absl.flags import FlagValues
 
-from moonshine_jax import config
 from moonshine_jax.cli import app
 from moonshine_jax.runtime import devices, exchange, processes
 from moonshine_jax.training import loop
@@ -13,7 +12,6 @@ from moonshine_jax.training import loop
 def main(values: FlagValues) -> None:
   """Trains as the flags of `moonshine train` say, and prints the test error of each network."""
   with processes.connect(values.distributed, values.coordinator_address, values.num_processes, values.process_id):
-    config.check(values.config)
     devices.use_all_cores(values.config.batch_size, exchange.num_processes())
     devices.cache_compilations(Path(values.workdir).absolute().parent / '.jax_cache')
     for workdir, record in loop.train_and_evaluate(values.config, values.workdir).items():

@@ -15,7 +15,7 @@ import select
 import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -32,9 +32,9 @@ def main() -> None:
   """Runs the command that the arguments of the process name."""
   name, *arguments = sys.argv[1:] or ['--help']
   if name in HELP | {'help'}:
-    _ending(lambda: print(_overview()))
+    _guard(lambda: print(_overview()))
   elif name == '--version':
-    _ending(lambda: print(moonshine_jax.__version__))
+    _guard(lambda: print(moonshine_jax.__version__))
   elif name in COMMANDS:
     run(name, arguments)
   else:
@@ -53,10 +53,10 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
   command = COMMANDS[name]
   arguments = sys.argv[1:] if arguments is None else list(arguments)
   if HELP.intersection(arguments):
-    _ending(lambda: print(_help(command)))
+    _guard(lambda: print(_help(command)))
     return
   faulthandler.enable()  # where XLA crashes, the stack
-  _ending(lambda: _run(command, arguments))
+  _guard(lambda: _run(command, arguments))
 
 
 def _run(command: Command, arguments: list[str]) -> None:
@@ -64,8 +64,8 @@ def _run(command: Command, arguments: list[str]) -> None:
   importlib.import_module(command.module).main(values, *rest)
 
 
-def _ending(function) -> None:
-  """Calls a function, and ends the process with the exit status of what it raises."""
+def _guard(function: Callable[[], None]) -> None:
+  """Calls a function; what it raises ends the process, with the exit status that stands for it."""
   try:
     try:
       function()
@@ -144,13 +144,16 @@ def config_path(name: str) -> Path:
 
 
 def _check_config(values: FlagValues) -> None:
-  """Raises UserError for a config that cannot be read: ml_collections says so once it is looked into."""
+  """Raises UserError for a config that cannot be read, as ml_collections says once it is looked into, or run."""
+  from moonshine_jax import config as config_lib  # with JAX, which takes seconds
+
   try:
     values.config.items()
   except OSError as error:
     raise UserError(f'--config: {error.__cause__}') from error
   except AttributeError as error:
     raise UserError(f'--config: expected a ConfigDict of get_config, not {type(values.config).__name__}') from error
+  config_lib.check(values.config)
 
 
 def _explain(error: Exception, arguments: Sequence[str]) -> str:

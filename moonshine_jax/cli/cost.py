@@ -6,7 +6,6 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +21,7 @@ from moonshine_jax.models import factory
 from moonshine_jax.models.network import COLLECTIONS, Network
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.workdir import provenance
-from moonshine_jax.workdir import workdir as workdir_lib
+from moonshine_jax.workdir.workdir import Workdir
 
 TABLES = {'3': paper.TABLE_3, '4': paper.TABLE_4}
 CLASSES = {'3': 10, '4': 100}
@@ -108,7 +107,7 @@ def read_networks(values: FlagValues) -> list[Subject]:
 def network_by_name(name: str, num_classes: int, image_shape: tuple[int, ...]) -> Subject:
   """Returns the network of a name. Raises UserError where there is none."""
   try:
-    config = factory.parse(name)
+    config = factory.parse_model(name)
     return Subject(config, factory.create_model(config, num_classes, image_shape=image_shape), num_classes, image_shape)
   except UserError as error:
     raise UserError(f'--network: {str(error).replace("config.model.", "")}') from error
@@ -116,9 +115,7 @@ def network_by_name(name: str, num_classes: int, image_shape: tuple[int, ...]) -
 
 def network_of_workdir(workdir: str) -> Subject:
   """Returns the network of a run, for the images and classes of its data. Raises UserError."""
-  if not (Path(workdir) / workdir_lib.FILE).exists():
-    raise UserError(f'{workdir}: no {workdir_lib.FILE} in it: expected the workdir of a training run')
-  config, facts = workdir_lib.read(workdir).model, provenance.read_facts(workdir)
+  config, facts = Workdir(workdir).config.model, Workdir(workdir).facts
   try:
     model = factory.create_model(config, facts.num_classes, image_shape=facts.image_shape)
   except UserError as error:
@@ -131,17 +128,19 @@ def describe(network: Subject, values: FlagValues) -> dict[str, Any]:
   try:
     return count(network, TABLES[values.table], values.layers)
   except Exception as error:
-    if not factory.is_user(network.config):
+    if not factory.is_user_defined(network.config):
       raise
+    where = f'{network.workdir or "--network"}: {factory.network_name(network.config)}'
     raise UserError(
-      f'{network.workdir or "--network"}: {factory.name(network.config)}: {type(error).__name__}: {str(error)[:500]}: '
+      f'{where}: {type(error).__name__}: {str(error)[:500]}: '
       f'expected a network for {network.num_classes} classes and images of {network.image_shape}, in training too'
     ) from error
 
 
-def count(network: Subject, table: Sequence[paper.Row], layers: bool) -> dict[str, Any]:
+def count(network: Subject, table: Sequence[paper.PrintedNetwork], layers: bool) -> dict[str, Any]:
   """Returns the row of a network, with its error in the paper's table and its layers if they are asked for."""
   config = network.config
+  shape = {'depth': config.depth, 'width': config.width}
   profile = counting.profile(network.model, network.image_shape)
   nbytes = {
     collection: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
@@ -149,9 +148,13 @@ def count(network: Subject, table: Sequence[paper.Row], layers: bool) -> dict[st
   }
   multiply_adds = [layer.multiply_adds for layer in profile.layers]
   row = {
-    'network': f'{factory.name(config)} {config.block}',
+    'network': f'{factory.network_name(config)} {config.block}',
     **({'workdir': network.workdir} if network.workdir else {}),
-    **({'function': config.network} if factory.is_user(config) else {'depth': config.depth, 'width': config.width}),
+    **(
+      {'function': config.network}
+      if factory.is_user_defined(config)
+      else {'depth': config.depth, 'width': config.width}
+    ),
     'block': config.block,
     'num_classes': network.num_classes,
     'image_shape': network.image_shape,

@@ -105,7 +105,7 @@ def measure(versions: list[exporter.ExportedNetwork]) -> list[dict[str, Any]]:
     rows.append(
       {
         'workdir': version.reference.workdir,
-        'network': f'{factory.name(version.reference.config.model)} {version.reference.config.model.block}',
+        'network': f'{factory.network_name(version.reference.config.model)} {version.reference.config.model.block}',
         'numbers': version.numbers,
         'formulation': version.formulation,
         'formulations': version.formulations,

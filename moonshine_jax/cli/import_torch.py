@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from absl.flags import FlagValues
 
-from moonshine_jax import config as config_lib
 from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError
 from moonshine_jax.import_torch.network import import_network
@@ -21,12 +20,12 @@ def main(values: FlagValues, path: str) -> None:
       _parse_channels('mean', values.mean, lambda value: 0 <= value <= 1),
       _parse_channels('std', values.std, lambda value: 0 < value <= 1),
     )
-  if values.config is not None:
-    config_lib.check(values.config)
   config, facts, record = import_network(path, values.config, values.workdir, normalisation)
   parameters = counting.count_cost(factory.create_model(config.model, facts.num_classes), facts.image_shape).parameters
   mean, std = (','.join(f'{value / 255:.4f}' for value in values) for values in (facts.mean, facts.std))
-  print(f'{values.workdir}: {factory.name(config.model)} {config.model.block}, {parameters:,} parameters, of {path}')
+  print(
+    f'{values.workdir}: {factory.network_name(config.model)} {config.model.block}, {parameters:,} parameters, of {path}'
+  )
   print(f'normalises images by mean {mean} and std {std}')
   print(f'test error {record["test_error"]:.2f}% on {config.data.name}: expected that which it has in PyTorch')
 

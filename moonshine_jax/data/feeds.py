@@ -18,6 +18,7 @@ import numpy as np
 
 from moonshine_jax.data.splits import CroppedSplit, Split
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.runtime.seeds import split_seed
 
 AHEAD = 2  # batches that are on their way to the devices while a step runs
 
@@ -34,7 +35,7 @@ def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.nda
   Returns:
     Indices of the examples, int32 (steps, batch_size).
   """
-  _, order_key, _ = jax.random.split(jax.random.key(seed), 3)  # as `training.students.split_keys` divides a seed
+  _, order_key, _ = split_seed(seed)
   order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), examples))
   steps = examples // batch_size
   return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)

@@ -1,22 +1,22 @@
 """Evaluation of a network on a whole split."""
 
 import collections
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import ml_collections
 
-from moonshine_jax import config
+from moonshine_jax import config as config_lib
 from moonshine_jax.cost import counting
-from moonshine_jax.data import feeds, sources, splits
+from moonshine_jax.data import feeds, splits
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import exchange
 from moonshine_jax.runtime.devices import IN_FLIGHT, Replicas
-from moonshine_jax.training import evaluation
 from moonshine_jax.training import step as step_lib
-from moonshine_jax.workdir import checkpoint
+from moonshine_jax.workdir.trained import Trained
 
 
 def evaluate_feed(
@@ -27,15 +27,15 @@ def evaluate_feed(
   batch_size: int,
   replicas: Replicas,
 ) -> dict[str, float]:
-  """Evaluates every example once.
+  """Evaluates a network on every example of a feed, once, with a compiled step.
 
   Args:
     eval_step: the compiled step.
-    variables: the network's, on the devices.
-    feed: of the split.
-    examples: in the split.
-    batch_size: rounded up to a multiple of the devices.
-    replicas: of the step.
+    variables: the network's variables, on the devices.
+    feed: feed of the split.
+    examples: number of examples in the split.
+    batch_size: examples in a batch; rounded up to a multiple of the devices.
+    replicas: the devices.
 
   Returns:
     {'test_error': top-1 error in percent, 'test_loss': mean cross entropy}.
@@ -59,14 +59,29 @@ def evaluate_split(
   config: ml_collections.ConfigDict,
   replicas: Replicas,
 ) -> dict[str, float]:
-  """As `evaluate_feed`, of a network with its host arrays, by the feed and the batch size of a config."""
+  """Evaluates a network on a split with the config's feed and batch size.
+
+  Args:
+    network: the network.
+    variables: its variables, host arrays.
+    split: evaluated on every example, once.
+    config: config of the run.
+    replicas: the devices.
+
+  Returns:
+    {'test_error': top-1 error in percent, 'test_loss': mean cross entropy}.
+  """
   feed = feeds.FEEDS[config.data.feed](split, replicas)
   eval_step = replicas.compile(step_lib.make_eval_step(network, feed.gather, replicas))
   return evaluate_feed(eval_step, replicas.replicate(variables), feed, len(split), config.batch_size, replicas)
 
 
-def evaluate_workdir(workdir: str, data_dir: str | None = None) -> dict[str, Any]:
+def evaluate_workdir(workdir: str | os.PathLike, data_dir: str | None = None) -> dict[str, Any]:
   """Evaluates the newest checkpoint of a workdir on its config's test split.
+
+  Args:
+    workdir: of a training run.
+    data_dir: where the data is, in place of the config's `data.data_dir`.
 
   Returns:
     What was evaluated ('workdir', 'step', 'network', 'block', 'regime', 'data'), 'test_error' in percent, 'test_loss',
@@ -76,24 +91,20 @@ def evaluate_workdir(workdir: str, data_dir: str | None = None) -> dict[str, Any
     UserError: where there is no checkpoint or no data.
   """
   replicas = Replicas()
-  variables, metadata = exchange.from_first(lambda: checkpoint.Checkpoints(workdir).network()[1:], replicas)
-  network = metadata.network
-  run, facts = metadata.config, metadata.facts
-  if data_dir is not None:
-    run.data.data_dir = data_dir
-  source = sources.reopen_source(run.data, facts, workdir)
-  split = exchange.first_before_others(lambda: source.read(run.data.test_split))
-  result = evaluation.evaluate_split(network, variables, split, run, replicas)
-  counted = counting.count_cost(network.model, facts.image_shape)
+  trained = exchange.from_first(lambda: Trained.open(workdir), replicas)
+  source, config = trained.source(data_dir), trained.config
+  split = exchange.first_before_others(lambda: source.read(config.data.test_split))
+  result = evaluate_split(trained.network, trained.variables, split, config, replicas)
+  cost = counting.count_cost(trained.network.model, trained.facts.image_shape)
   return {
     'workdir': str(workdir),
-    'step': metadata.step,
-    'network': factory.network_name(run.model),
-    'block': run.model.block,
-    'regime': config.regime(run),
-    'data': run.data.name,
+    'step': trained.step,
+    'network': factory.network_name(config.model),
+    'block': config.model.block,
+    'regime': config_lib.regime(config),
+    'data': config.data.name,
     **result,
     'examples': len(split),
-    'parameters': counted.parameters,
-    'multiply_adds': counted.multiply_adds,
+    'parameters': cost.parameters,
+    'multiply_adds': cost.multiply_adds,
   }

@@ -5,7 +5,10 @@ import optax
 
 
 def create_learning_rate_fn(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-  """`config.learning_rate`, times `decay_factor` from the start of each epoch (from 0) of `decay_epochs`."""
+  """Returns the learning rate by step.
+
+  It is `config.optimizer.learning_rate`, times `decay_factor` from the start of each epoch (from 0) of `decay_epochs`.
+  """
   optimizer = config.optimizer
   return optax.piecewise_constant_schedule(
     optimizer.learning_rate, {epoch * steps_per_epoch: optimizer.decay_factor for epoch in optimizer.decay_epochs}
@@ -13,7 +16,10 @@ def create_learning_rate_fn(config: ml_collections.ConfigDict, steps_per_epoch: 
 
 
 def create_optimizer(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-  """SGD with momentum (not Nesterov's); weight decay on every parameter, added to the gradient before momentum."""
+  """Returns SGD with momentum, not Nesterov's.
+
+  Weight decay is on every parameter, and added to the gradient before momentum.
+  """
   return optax.chain(
     optax.add_decayed_weights(config.optimizer.weight_decay),
     optax.sgd(create_learning_rate_fn(config, steps_per_epoch), momentum=config.optimizer.momentum),

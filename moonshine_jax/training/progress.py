@@ -1,4 +1,4 @@
-"""What a run tells on a terminal while it goes."""
+"""The progress of a run on a terminal."""
 
 import sys
 from typing import Any
@@ -7,7 +7,7 @@ import tqdm
 
 
 class ProgressBar:
-  """On a terminal a bar with images a second and the time to go, else a line an epoch; on stderr."""
+  """A progress bar with images a second and the time to go; a line for each epoch where stderr is no terminal."""
 
   def __init__(self, epochs: int, steps_per_epoch: int, first_step: int, batch_size: int):
     self._epochs = epochs
@@ -23,11 +23,11 @@ class ProgressBar:
     )
 
   def advance(self, steps: int) -> None:
-    """Counts steps that are on their way."""
+    """Counts steps that are done."""
     self._bar.update(steps * self._batch_size)
 
   def epoch(self, record: dict[str, Any], student: str = '') -> None:
-    """Tells of an epoch's record; of which student, where there are several."""
+    """Prints the record of an epoch, with the name of the student where there are several."""
     line = f'epoch {record["epoch"]}/{self._epochs}' + (f'  {student}' if student else '')
     for name, label in (('train_loss', 'loss'), ('train_error', 'train error'), ('test_error', 'test error')):
       if name in record:
@@ -39,4 +39,5 @@ class ProgressBar:
       self._bar.write(line, file=sys.stderr)
 
   def close(self) -> None:
+    """Ends the bar."""
     self._bar.close()

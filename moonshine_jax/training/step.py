@@ -1,4 +1,4 @@
-"""The train step and the evaluation step: pure, written once, for one replica."""
+"""The train step and the evaluation step: pure functions, written once, for one replica."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,21 +16,21 @@ from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import devices
 from moonshine_jax.runtime.devices import Replicas
 
-# What an evaluation counts, before the first batch: the sum of the cross entropy, wrong predictions, and examples.
+# The sums of an evaluation before its first batch: the cross entropy, wrong predictions, and examples.
 NO_EXAMPLES = {'loss': np.float32(0), 'wrong': np.float32(0), 'examples': np.float32(0)}
-DROPOUT = 2**31  # what a step's key is folded with for the model's own choices: `augment` splits the key itself
+DROPOUT = 2**31  # folded into a step's key for the random choices of the model: `augment` splits the key itself
 
 
 @flax.struct.dataclass
 class TrainState:
-  """All that a step changes, and the key that its random choices follow from.
+  """The state of a network in training: all that a step changes, and the key of its random choices.
 
   Attributes:
-    step: int32, steps done.
+    step: steps done, int32.
     params: the model's parameters.
-    batch_stats: BN's running statistics; {} of a model without any.
-    opt_state: of the optimiser.
-    rng: a raw key; a step's choices follow from it and `step` alone.
+    batch_stats: BN's running statistics; {} for a model without any.
+    opt_state: the optimiser's state.
+    rng: a raw key; the random choices of a step follow from it and `step` alone.
   """
 
   step: jax.Array
@@ -41,8 +41,17 @@ class TrainState:
 
   @property
   def variables(self) -> dict[str, Any]:
-    """What the model is applied to."""
+    """The variables that the model is applied to."""
     return {'params': self.params, **({'batch_stats': self.batch_stats} if self.batch_stats else {})}
+
+  @property
+  def trees(self) -> dict[str, dict[str, Any]]:
+    """The two trees of a checkpoint: the variables, and the progress of the training."""
+    return {'variables': self.variables, 'progress': {'step': self.step, 'opt_state': self.opt_state, 'rng': self.rng}}
+
+  def with_trees(self, trees: dict[str, dict[str, Any]]) -> 'TrainState':
+    """Returns the state with the arrays of other trees."""
+    return self.replace(**trees['variables'], **trees['progress'])
 
 
 def create_train_state(
@@ -52,7 +61,7 @@ def create_train_state(
   init_key: jax.Array,
   step_key: jax.Array,
 ) -> TrainState:
-  """The state at step 0."""
+  """Returns the state at step 0, with the keys of the initial parameters and of the steps."""
   variables = network.init(init_key, image_shape)
   rng = jnp.array(jax.random.key_data(step_key))  # a copy: states are donated, and several may be given one key
   return TrainState(
@@ -68,10 +77,21 @@ def make_train_step(
   gather: Callable,
   replicas: Replicas,
 ) -> Callable:
-  """The step (states, teacher's variables, data, batch) -> (states, metrics) of one replica, for one or more students.
+  """Makes the train step of one replica, for one or more students.
 
-  All students see the same images and one forward pass of the teacher; each learns as if it were alone. `data` and
-  `gather` are a feed's, `batch` this replica's share. The configs may differ in `model` and in `distill`.
+  All students see the same images and one forward pass of the teacher; each learns as if it were alone.
+
+  Args:
+    configs: config of each student; they may differ in `model` and in `distill`.
+    students: network of each student.
+    teacher: their teacher, or None.
+    tx: the optimiser.
+    gather: the feed's.
+    replicas: the devices.
+
+  Returns:
+    The step (states, teacher's variables, data, batch) -> (states, metrics), where `data` is the feed's and `batch` the
+    replica's share.
   """
   axis_name = replicas.axis_name
   shared = configs[0]
@@ -101,11 +121,11 @@ def make_update(
   tx: optax.GradientTransformation,
   axis_name: str | None,
 ) -> Callable:
-  """The part of the step that is one student's: (state, images, labels, teacher's outputs) -> (state, metrics).
+  """Makes the update of one student: (state, images, labels, teacher's outputs) -> (state, metrics).
 
   The loss is (1 - alpha) CE + alpha KD + beta AT (equations 1 and 2); without a teacher it is CE. The metrics are means
-  over the whole batch: 'loss', its terms 'ce', 'kd' and 'at' as far as they are used, before their weights, and 'error'
-  in percent; and 'gradient_norm', the global L2 norm, which shows a gradient that is not finite.
+  over the whole batch: 'loss'; its terms 'ce', 'kd' and 'at', without their weights, if they are used; 'error' in
+  percent; and 'gradient_norm', the global L2 norm, which shows a gradient that is not finite.
   """
   distill = config.distill
   alpha, beta = (distill.alpha, distill.beta) if teacher else (0.0, 0.0)
@@ -140,10 +160,11 @@ def make_update(
 
 
 def make_train_loop(train_step: Callable) -> Callable:
-  """The loop (states, teacher's variables, data, batches) -> (states, metrics) of many steps in one dispatch.
+  """Makes the loop of many steps in one dispatch: (states, teacher's variables, data, batches) -> (states, metrics).
 
-  The batches and the metrics are the step's, stacked along a new first axis. Free on CPU too, since no convolution of
-  ours leaves its gradients to XLA: inside a loop XLA:CPU computes those naively (`ops/formulations.py`).
+  The batches and the metrics are those of the steps, stacked along a new first axis. The loop costs nothing on a CPU
+  either, since no convolution of ours leaves its gradients to XLA: inside a loop XLA:CPU computes those naively
+  (`ops/formulations.py`).
   """
 
   def train_loop(states, teacher_variables, data, batches):
@@ -153,21 +174,21 @@ def make_train_loop(train_step: Callable) -> Callable:
 
 
 def make_eval_step(network: Network, gather: Callable, replicas: Replicas) -> Callable:
-  """The step (variables, data, batch, sums) -> sums, with the whole batch's examples under its mask, of one replica.
+  """Makes the evaluation step of one replica: (variables, data, batch, sums) -> sums over the examples under the mask.
 
-  The sums, of NO_EXAMPLES at first, are added up on the devices: nothing is fetched before the end, and each step waits
-  for the one before. XLA's threads on a CPU may not be enough for the reductions of several at once.
+  The sums begin as NO_EXAMPLES and are added up on the devices: nothing is fetched before the end, and a step waits for
+  the one before it. XLA's threads on a CPU may not be enough for the reductions of several steps at once.
   """
 
   def eval_step(variables, data, batch, sums):
     batch = gather(data, batch)
     labels, mask = batch['label'], batch['mask']
     logits, _ = network(variables, batch['image'], train=False)
-    own = {
+    batch_sums = {
       'loss': (losses.cross_entropy(logits, labels) * mask).sum(),
       'wrong': ((logits.argmax(-1) != labels) * mask).sum(),
       'examples': mask.sum(),
     }
-    return jax.tree.map(jnp.add, sums, devices.total(own, replicas.axis_name))
+    return jax.tree.map(jnp.add, sums, devices.total(batch_sums, replicas.axis_name))
 
   return eval_step

@@ -1,183 +1,213 @@
-"""The students of a run: their networks, states and workdirs."""
+"""The students of a run: their networks, and what is read from and written into their workdirs."""
 
 import contextlib
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 import optax
 
-from moonshine_jax.data import splits
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, warn
-from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
-from moonshine_jax.runtime import exchange, files
+from moonshine_jax.runtime import exchange
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.runtime.seeds import split_seed
 from moonshine_jax.training import step as step_lib
-from moonshine_jax.workdir import checkpoint, metrics, provenance
-from moonshine_jax.workdir import workdir as workdir_lib
-from moonshine_jax.workdir.workdir import check_workdir
+from moonshine_jax.training.step import TrainState
+from moonshine_jax.workdir.checkpoint import Checkpoints, DamagedError, NoCheckpoints
+from moonshine_jax.workdir.metrics import NoWriter, Writer
+from moonshine_jax.workdir.workdir import Workdir
 
 
 @dataclasses.dataclass
 class Student:
-  """A network that is trained: its config as if it were alone, its workdir, and what is written there.
+  """A network that is trained.
 
   Attributes:
-    epoch_metrics: (steps,) by name, of the steps of the present epoch.
+    config: the student's config, as if it were trained alone.
+    workdir: where it is kept.
+    network: the student for the devices of the run.
+    checkpoints: its checkpoints, once the workdir is opened in the first process.
+    writer: of its metrics, once the workdir is opened.
+    epoch_metrics: (steps,) by name, of the steps of the present epoch that the host has heard of.
   """
 
   config: ml_collections.ConfigDict
-  workdir: Path
+  workdir: Workdir
   network: Network
-  checkpoints: checkpoint.Checkpoints | checkpoint.NoCheckpoints
-  writer: metrics.Writer | metrics.NoWriter
-  epoch_metrics: dict[str, np.ndarray]
+  checkpoints: Checkpoints | NoCheckpoints = dataclasses.field(default_factory=NoCheckpoints)
+  writer: Writer | NoWriter = dataclasses.field(default_factory=lambda: NoWriter([]))
+  epoch_metrics: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   @property
   def steps_of_epoch(self) -> int:
-    """Steps done of the present epoch, as far as the host has heard."""
+    """Number of steps done of the present epoch, as far as the host has heard."""
     return len(self.epoch_metrics.get('loss', ()))
 
+  def take_in(self, metrics: dict[str, np.ndarray], first_step: int) -> None:
+    """Adds the metrics of a dispatch.
 
-def split_keys(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The keys of the initial parameters, of the order of the examples and of their augmentation."""
-  return tuple(jax.random.split(jax.random.key(seed), 3))
+    Args:
+      metrics: (steps,) by name.
+      first_step: the step before the epoch.
+
+    Raises:
+      UserError: for the first step with a number that is not finite.
+    """
+    finite = np.all([np.isfinite(values) for values in metrics.values()], axis=0)
+    if not finite.all():
+      first = int(np.argmin(finite))
+      values = ', '.join(f'{name} {float(steps[first]):.6g}' for name, steps in metrics.items())
+      self.checkpoints.wait()
+      raise UserError(
+        f'{self.workdir}: not a number at step {first_step + self.steps_of_epoch + first + 1}: {values}: '
+        f'expected finite values, as with a lower learning rate; {self.checkpoints.newest_good}'
+      )
+    self.epoch_metrics = {
+      name: np.concatenate([self.epoch_metrics.get(name, steps[:0]), steps]) for name, steps in metrics.items()
+    }
+
+  def end_epoch(self, record: dict[str, Any]) -> None:
+    """Writes the record of the present epoch, and begins the next."""
+    if 'test_error' in record:
+      errors = [earlier['test_error'] for earlier in self.writer.records if 'test_error' in earlier]
+      record['best_test_error'] = min([*errors, record['test_error']])
+    self.writer.write(record)  # before the checkpoint: a record without one is dropped, a step would be lost
+    self.epoch_metrics = {}
 
 
 def open_students(
-  runs: dict[Path, ml_collections.ConfigDict],
-  facts: splits.Facts,
+  students: Sequence[Student],
+  facts: Facts,
   tx: optax.GradientTransformation,
   replicas: Replicas,
   steps_per_epoch: int,
   opened: contextlib.ExitStack,
-) -> tuple[list[Student], tuple[step_lib.TrainState, ...]]:
-  """The students with their workdirs locked and opened, and their states at the newest step that all have reached.
+) -> tuple[TrainState, ...]:
+  """Locks and opens the students' workdirs, and restores the newest step that all of them have reached.
 
-  Of several processes the first opens the workdirs, and tells the others what is in them. What is to be closed at the
-  end goes onto `opened`.
+  In a run of several processes the first process opens the workdirs, and tells the others what is in them.
+
+  Args:
+    students: of one run.
+    facts: facts of their data.
+    tx: their optimiser.
+    replicas: the devices of all processes.
+    steps_per_epoch: number of steps.
+    opened: receives what is to be closed at the end of the run.
+
+  Returns:
+    The state of each student, host arrays.
   """
-  networks = {path: create_network(config.model, facts, replicas.axis_name) for path, config in runs.items()}
-  all_checkpoints = dict.fromkeys(runs, checkpoint.NoCheckpoints())
-  writers = {}
+  states, written = exchange.from_first(lambda: _open_workdirs(students, facts, tx, steps_per_epoch, opened), replicas)
+  if not exchange.is_first():
+    for student, (epoch_metrics, records) in zip(students, written, strict=True):
+      student.epoch_metrics, student.writer = epoch_metrics, NoWriter(records)
+  return tuple(states)
 
-  def open_workdirs():
-    begun = any((path / workdir_lib.FILE).exists() for path in runs)
-    for path in runs:
-      opened.enter_context(files.lock(path))
-    for path, config in runs.items():
-      check_workdir(config, path)  # again: another run may have come and gone before the lock was ours
-    for path in runs:
-      all_checkpoints[path] = checkpoint.Checkpoints(path, create=True)
-      opened.callback(all_checkpoints[path].close)
-    states = {}
-    for path, config in runs.items():
-      init_key, _, _ = split_keys(config.model.seed)
-      _, _, step_key = split_keys(config.seed)
-      states[path] = step_lib.create_train_state(networks[path], facts.image_shape, tx, init_key, step_key)
-    last_step = next(iter(runs.values())).epochs * steps_per_epoch
-    step, restored, epoch_metrics = restore_students(runs, all_checkpoints, states, last_step)
-    if begun and not step:
-      warn(f'{os.path.commonpath(runs)}: no checkpoint yet of the run that was begun here: it begins anew')
-    for path, config in runs.items():
-      all_checkpoints[path].go_back(step)
-      workdir_lib.write(config, path)
-      provenance.record_start(path, config, facts, step)
-      done = len(epoch_metrics[path].get('loss', ()))
-      writers[path] = metrics.Writer(path, (step - done) // steps_per_epoch)
-      opened.callback(writers[path].close)
-    return restored, epoch_metrics, {path: writer.records for path, writer in writers.items()}
 
-  states, epoch_metrics, records = exchange.from_first(open_workdirs, replicas)
-  students = [
-    Student(
-      config,
-      path,
-      networks[path],
-      all_checkpoints[path],
-      writers.get(path) or metrics.NoWriter(records[path]),
-      epoch_metrics[path],
-    )
-    for path, config in runs.items()
-  ]
-  return students, tuple(states.values())
+def _open_workdirs(students, facts, tx, steps_per_epoch, opened):
+  """The states of students, and what their workdirs hold beside: the metrics of the present epoch, and the records."""
+  begun = any(student.workdir.begun for student in students)
+  for student in students:
+    opened.enter_context(student.workdir.lock())
+  for student in students:
+    student.workdir.check(student.config)  # again: another run may have come and gone before the lock was ours
+  for student in students:
+    student.checkpoints = student.workdir.checkpoints(create=True)
+    opened.callback(student.checkpoints.close)
+  states = []
+  for student in students:
+    init_key, _, _ = split_seed(student.config.model.seed)
+    _, _, step_key = split_seed(student.config.seed)
+    states.append(step_lib.create_train_state(student.network, facts.image_shape, tx, init_key, step_key))
+  step, states = restore_students(students, states, students[0].config.epochs * steps_per_epoch)
+  if begun and not step:
+    common = os.path.commonpath([student.workdir for student in students])
+    warn(f'{common}: no checkpoint yet of the run that was begun here: it begins anew')
+  for student in students:
+    student.checkpoints.go_back(step)
+    student.workdir.begin(student.config, facts, step)
+    student.writer = Writer(student.workdir, (step - student.steps_of_epoch) // steps_per_epoch)
+    opened.callback(student.writer.close)
+  return states, [(student.epoch_metrics, student.writer.records) for student in students]
 
 
 def restore_students(
-  runs: dict[Path, ml_collections.ConfigDict],
-  all_checkpoints: dict[Path, checkpoint.Checkpoints],
-  states: dict[Path, step_lib.TrainState],
-  last_step: int,
-) -> tuple[int, dict[Path, step_lib.TrainState], dict[Path, dict[str, np.ndarray]]]:
-  """The newest step that all have a good checkpoint of, and their states and their epoch's metrics there.
+  students: Sequence[Student], states: Sequence[TrainState], last_step: int
+) -> tuple[int, Sequence[TrainState]]:
+  """Restores the newest step that all students have a good checkpoint of, with the metrics of its epoch.
 
-  Without any, 0 and the states as they are.
+  Args:
+    students: with open checkpoints.
+    states: their initial states.
+    last_step: the last step of the run.
+
+  Returns:
+    The step and the states there; 0 and the initial states where there is no such step.
+
+  Raises:
+    UserError: where the students are not of one run.
   """
-  while step := common_step({path: each.steps for path, each in all_checkpoints.items()}, last_step):
-    restored = {}
-    for path, checkpoints in all_checkpoints.items():
+  while step := common_step({student.workdir.path: student.checkpoints.steps for student in students}, last_step):
+    restored = []
+    for student, state in zip(students, states, strict=True):
       try:
-        restored[path] = checkpoints.state(step, runs[path], states[path])
-      except checkpoint.DamagedError as error:
-        checkpoints.set_aside(step, error)
+        restored.append(student.checkpoints.restore(step, student.config, state.trees))
+      except DamagedError as error:
+        student.checkpoints.set_aside(step, error)
         break
     else:
-      return (
-        step,
-        {path: state for path, (state, _) in restored.items()},
-        {path: metadata.epoch_metrics for path, (_, metadata) in restored.items()},
-      )
-  return 0, states, {path: {} for path in runs}
+      for student, (_, metadata) in zip(students, restored, strict=True):
+        student.epoch_metrics = metadata.epoch_metrics
+      return step, [state.with_trees(trees) for state, (trees, _) in zip(states, restored, strict=True)]
+  return 0, states
 
 
 def common_step(saved: dict[Path, list[int]], last_step: int) -> int:
-  """The newest step that all have a checkpoint of, or 0 where there is none.
+  """Returns the newest step that all students of a run have a checkpoint of, or 0 where there is none.
 
-  A run that was stopped while it saved leaves its students at most one checkpoint apart. Raises UserError where they
-  are further apart, or where one is finished and another not begun: going back would undo what is done.
+  A run that was stopped while it saved leaves its students at most one checkpoint apart.
+
+  Args:
+    saved: the steps of each student's checkpoints, by its workdir.
+    last_step: the last step of the run.
+
+  Raises:
+    UserError: where they are further apart, or where one is finished and another not begun: going back would undo what
+      is done.
   """
-  step = min(max(steps_saved, default=0) for steps_saved in saved.values())
-  for path, steps_saved in saved.items():
-    apart = sum(each > step for each in steps_saved) > 1 or (step and step not in steps_saved)
-    if apart or (not step and last_step in steps_saved):
-      reached = ', '.join(f'{each.name} {max(steps, default=0)}' for each, steps in saved.items())
+  step = min(max(steps, default=0) for steps in saved.values())
+  for path, steps in saved.items():
+    apart = sum(later > step for later in steps) > 1 or (step and step not in steps)
+    if apart or (not step and last_step in steps):
+      reached = ', '.join(f'{path.name} {max(steps, default=0)}' for path, steps in saved.items())
       raise UserError(f'{path.parent}: the students are at different steps ({reached}): expected those of one run')
   return step
 
 
-def take_in(students: list[Student], dispatched: tuple[dict[str, np.ndarray], ...], first_step: int) -> int:
-  """Takes in the metrics (steps,) of a dispatch; `first_step` is the epoch's. Returns the number of its steps.
-
-  Raises UserError at the first step with a number that is not finite.
-  """
-  for student, own in zip(students, dispatched, strict=True):
-    finite = np.all([np.isfinite(values) for values in own.values()], axis=0)
-    if not finite.all():
-      at = int(np.argmin(finite))
-      values = ', '.join(f'{name} {float(each[at]):.6g}' for name, each in own.items())
-      student.checkpoints.wait()
-      step = first_step + student.steps_of_epoch + at + 1
-      raise UserError(
-        f'{student.workdir}: not a number at step {step}: {values}: '
-        f'expected finite values, as with a lower learning rate; {student.checkpoints.newest_good}'
-      )
-    student.epoch_metrics = {
-      name: np.concatenate([student.epoch_metrics.get(name, values[:0]), values]) for name, values in own.items()
-    }
-  return len(dispatched[0]['loss'])
-
-
-def save(
-  students: list[Student], states: tuple[step_lib.TrainState, ...], facts: splits.Facts, replicas: Replicas
+def save_students(
+  students: Sequence[Student], states: Sequence[TrainState], facts: Facts, replicas: Replicas, wait: bool = False
 ) -> None:
-  """Begins to save all students, unless this step is saved, once none is saving still: no two are far apart."""
+  """Begins to save all students, unless this step is saved; only once no earlier save goes on, so none is far ahead.
+
+  Args:
+    students: of one run.
+    states: their states, on the devices.
+    facts: facts of their data.
+    replicas: the devices.
+    wait: whether to wait until they are saved.
+  """
   for student in students:
     student.checkpoints.wait()
-  for student, state in zip(students, states, strict=True):
-    state = replicas.fetch(state)
+  for student, state in zip(students, map(replicas.fetch, states), strict=True):
     if state.step and state.step not in student.checkpoints.steps:
-      student.checkpoints.save(state, student.config, facts, student.epoch_metrics)
+      student.checkpoints.save(int(state.step), state.trees, student.config, facts, student.epoch_metrics)
+  if wait:
+    for student in students:
+      student.checkpoints.wait()

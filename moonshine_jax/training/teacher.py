@@ -1,100 +1,130 @@
-"""Whether teacher, students and data fit together: found by tracing shapes, before anything is compiled."""
+"""The teacher of a run, and whether it, the students and the data fit together: found before any compilation."""
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from moonshine_jax import config as config_lib
-from moonshine_jax.data import sources, splits
+from moonshine_jax.data import sources
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import exchange
 from moonshine_jax.runtime.devices import Replicas
-from moonshine_jax.workdir import checkpoint
+from moonshine_jax.workdir.trained import Trained
 
 
 def load_teacher(
-  config: ml_collections.ConfigDict,
-  students: Collection[ml_collections.ConfigDict],
-  source: sources.Source,
-  replicas: Replicas,
-) -> tuple[Network | None, Any]:
-  """The teacher and its variables, or (None, {}) where no student needs it. Raises UserError for what does not fit.
+  students: Sequence[ml_collections.ConfigDict], source: sources.Source, replicas: Replicas
+) -> Trained | None:
+  """Returns the teacher of students, or None where no student needs it.
 
-  A network of a user's own is looked into, and so are any two of different kinds whose activations are to be compared.
-  Of several processes the first alone reads the teacher.
+  In a run of several processes the first process alone reads it.
+
+  Args:
+    students: the students' configs, which have one teacher and one data set.
+    source: the data set.
+    replicas: the devices of all processes.
+
+  Raises:
+    UserError: where there is no teacher, or it is of other images or classes.
   """
-  targets, network, variables, of_network = (), None, {}, None
-  if any(config_lib.regime(student) != 'none' for student in students):
-    path = config.distill.teacher
-    try:
-      variables, metadata = exchange.from_first(lambda: checkpoint.Checkpoints(path).network()[1:], replicas)
-      facts, network, of_network = metadata.facts, metadata.network, metadata.config.model.network
-    except UserError as error:
-      raise UserError(f'config.distill.teacher={path!r}: {error}') from error
-    if (facts.num_classes, facts.image_shape) != (source.num_classes, source.image_shape):
-      raise UserError(
-        f'config.distill.teacher={path!r}: trained for {facts.num_classes} classes and images of {facts.image_shape}: '
-        f'data set {config.data.name} has {source.num_classes} classes and images of {source.image_shape}'
-      )
-  told = set()
+  if all(config_lib.regime(student) == 'none' for student in students):
+    return None
+  path = students[0].distill.teacher
+  where = f'config.distill.teacher={path!r}'
+  try:
+    teacher = exchange.from_first(lambda: Trained.open(path), replicas)
+  except UserError as error:
+    raise UserError(f'{where}: {error}') from error
+  facts = teacher.facts
+  if (facts.num_classes, facts.image_shape) != (source.num_classes, source.image_shape):
+    raise UserError(
+      f'{where}: trained for {facts.num_classes} classes and images of {facts.image_shape}: '
+      f'data set {students[0].data.name} has {source.num_classes} classes and images of {source.image_shape}'
+    )
+  return teacher
+
+
+def check_students(
+  students: Sequence[ml_collections.ConfigDict], teacher: Trained | None, source: sources.Source
+) -> None:
+  """Raises UserError where a student cannot be trained on the data, or compared with the teacher.
+
+  Traces the networks of a user, and any two networks of different kinds whose activations are to be compared: other
+  networks are known to fit.
+  """
+  channels = source.image_shape[-1]
+  facts = Facts(source.image_shape, source.num_classes, (0.0,) * channels, (1.0,) * channels)  # normalises nothing
+  targets: Collection[jax.ShapeDtypeStruct] = ()
+  warned: set[str] = set()
   for student in students:
-    transfer = 'AT' in config_lib.regime(student)
-    if not factory.is_user(student.model) and not (transfer and student.model.network != of_network):
+    transfers = 'AT' in config_lib.regime(student)
+    same_kind = not transfers or student.model.network == teacher.config.model.network
+    if same_kind and not factory.is_user_defined(student.model):
       continue
     where = f'config.model.network={student.model.network!r}'
-    found = activations(factory.create_network(student.model, plain_facts(source)), source, where)
-    if transfer:
-      targets = targets or activations(network, source, f'config.distill.teacher={config.distill.teacher!r}')
-      check_activations(where, found, targets, told)
-  return network, variables
+    activations = activation_shapes(factory.create_network(student.model, facts), facts, where)
+    if transfers:
+      targets = targets or activation_shapes(
+        teacher.network, facts, f'config.distill.teacher={student.distill.teacher!r}'
+      )
+      check_activations(where, activations, targets, warned)
 
 
-def plain_facts(source: sources.Source) -> splits.Facts:
-  """Returns facts of a data set with which a network normalises nothing: nothing of the data is read for them."""
-  channels = source.image_shape[-1]
-  return splits.Facts(source.image_shape, source.num_classes, (0.0,) * channels, (1.0,) * channels)
-
-
-def activations(network: Network, source: sources.Source, where: str) -> tuple[jax.ShapeDtypeStruct, ...]:
-  """The shapes of a network's activations for two images. Raises UserError where it cannot be trained."""
-  variables = network.shapes(source.image_shape)
-  images = jax.ShapeDtypeStruct((2, *source.image_shape), jnp.uint8)
+def activation_shapes(network: Network, facts: Facts, where: str) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """Returns the shapes of a network's activations for two images. Raises UserError where it cannot be trained."""
+  variables = network.shapes(facts.image_shape)
+  images = jax.ShapeDtypeStruct((2, *facts.image_shape), jnp.uint8)
 
   def run(variables, images, key):
     return network(variables, images, train=True, mutable=['batch_stats'], rngs=key)[0]
 
   try:
-    logits, found = jax.eval_shape(run, variables, images, jax.random.key(0))
+    logits, activations = jax.eval_shape(run, variables, images, jax.random.key(0))
   except Exception as error:  # whatever the user's code raises
     raise UserError(
-      f'{where}: cannot be trained on images of {source.image_shape}: {type(error).__name__}: '
+      f'{where}: cannot be trained on images of {facts.image_shape}: {type(error).__name__}: '
       f'{str(error)[:500]}: expected a network for such images'
     ) from error
-  if logits.shape != (2, source.num_classes):
+  if logits.shape != (2, facts.num_classes):
     raise UserError(
       f'{where}: gives logits of the shape {logits.shape} for 2 images: expected '
-      f'{(2, source.num_classes)}, of the {source.num_classes} classes of the data'
+      f'{(2, facts.num_classes)}, of the {facts.num_classes} classes of the data'
     )
-  return found
+  return activations
 
 
 def check_activations(
-  where: str, found: Collection[jax.ShapeDtypeStruct], targets: Collection[jax.ShapeDtypeStruct], told: set[str]
+  where: str,
+  activations: Collection[jax.ShapeDtypeStruct],
+  targets: Collection[jax.ShapeDtypeStruct],
+  warned: set[str],
 ) -> None:
-  """Raises UserError where activations are not as many as the teacher's; warns, once, of maps that differ in size."""
-  if len(found) != len(targets):
+  """Compares the shapes of a student's activations with the teacher's.
+
+  Args:
+    where: the student, in an error.
+    activations: shapes of the student's.
+    targets: shapes of the teacher's.
+    warned: the warnings that were printed already; a map of another size adds one.
+
+  Raises:
+    UserError: where they are not as many.
+  """
+  if len(activations) != len(targets):
     raise UserError(
-      f'{where} gives {len(found)} activations, the teacher {len(targets)}: attention transfer expects as many: a '
-      'function may choose them, by returning moonshine_jax.with_capture(module, images, layers=...)'
+      f'{where} gives {len(activations)} activations, the teacher {len(targets)}: attention transfer expects as many: '
+      'a function may choose them, by returning moonshine_jax.with_capture(module, images, layers=...)'
     )
-  for each, target in zip(found, targets, strict=True):
-    size, other = (f'{height}x{width}' for height, width in (each.shape[1:3], target.shape[1:3]))
-    line = f'an attention map of the student is {size}, of the teacher {other}: the larger is averaged to the smaller'
-    if size != other and line not in told:
-      told.add(line)
-      warn(line)
+  for activation, target in zip(activations, targets, strict=True):
+    size, target_size = (f'{height}x{width}' for height, width in (activation.shape[1:3], target.shape[1:3]))
+    warning = (
+      f'an attention map of the student is {size}, of the teacher {target_size}: the larger is averaged to the smaller'
+    )
+    if size != target_size and warning not in warned:
+      warned.add(warning)
+      warn(warning)

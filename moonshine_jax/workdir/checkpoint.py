@@ -1,13 +1,14 @@
 """Checkpoints: the only file that imports Orbax.
 
-A checkpoint holds the network's variables, what else training needs to go on, and as JSON the config, the facts of the
-data, and the metrics of the epoch that it is in: enough to rebuild the network from its workdir alone. It also holds a
-checksum of each array and of the JSON, since Orbax restores what was damaged without a word.
+A checkpoint holds two trees of arrays, the network's variables and the progress of its training, and as JSON the
+config, the facts of the data, and the metrics of the present epoch: enough to rebuild the network from its workdir
+alone. It also holds a checksum of each array and of the JSON, since Orbax restores damaged arrays without a word.
 """
 
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import re
 import zlib
@@ -24,16 +25,19 @@ from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models.factory import create_network
-from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import files
-from moonshine_jax.training.step import TrainState
-from moonshine_jax.workdir import workdir as workdir_lib
 
+Tree = dict[str, Any]
+FOLDER = 'checkpoints'  # in a workdir
 KEPT = 2  # the newest, and one to fall back on
 # Of several processes only the first has checkpoints, and waits for no other.
 ALONE = ocp.options.MultiprocessingOptions(
   primary_host=0, active_processes={0}, barrier_sync_key_prefix='moonshine_jax'
 )
+
+
+# Orbax logs every step that it takes, and each exception with its traceback: what goes wrong is told in one line.
+logging.getLogger('absl').addFilter(lambda record: 'orbax' not in Path(record.pathname).parts)
 
 
 class DamagedError(UserError):
@@ -42,14 +46,14 @@ class DamagedError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-  """What a checkpoint holds beside its arrays.
+  """What a checkpoint holds beside its trees of arrays.
 
   Attributes:
-    step: steps done.
-    config: of the run.
-    facts: of its data.
-    epoch_metrics: float32 (steps,) by name: those of the steps of an epoch whose record is not written yet.
-    arrays: the shape and the CRC-32 of each array, by its path in the tree.
+    step: training steps done.
+    config: config of the run.
+    facts: facts of its data.
+    epoch_metrics: float32 (steps,) by name: metrics of the steps of an epoch whose record is not written yet.
+    arrays: the shape and the CRC-32 of each array, by its path in the trees.
   """
 
   step: int
@@ -58,18 +62,28 @@ class Metadata:
   epoch_metrics: dict[str, np.ndarray]
   arrays: dict[str, dict[str, Any]]
 
-  @property
-  def network(self) -> Network:
-    """The network, rebuilt from the config."""
-    return create_network(self.config.model, self.facts)
+
+def saved_steps(workdir: str | os.PathLike) -> list[int]:
+  """Returns the steps of all checkpoints in a workdir, damaged ones too, in order."""
+  folder = Path(workdir) / FOLDER
+  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
 
 class Checkpoints:
-  """The checkpoints of a workdir, in its folder `checkpoints`, one a step."""
+  """The checkpoints of a workdir, in its folder `checkpoints`, one for each step that was saved."""
 
   def __init__(self, workdir: str | os.PathLike, create: bool = False):
-    """Raises UserError where there is no checkpoint and none is to be made."""
-    self.folder = Path(workdir).absolute() / 'checkpoints'
+    """Opens the checkpoints of a workdir.
+
+    Args:
+      workdir: a folder.
+      create: whether to write checkpoints, and so to make their folder.
+
+    Raises:
+      UserError: where there is no checkpoint, unless they are to be written.
+    """
+    self._workdir = Path(workdir).absolute()
+    self.folder = self._workdir / FOLDER
     self._damaged: set[int] = set()
     if not create and not Path(workdir).is_dir():
       raise UserError(f'{workdir}: no such folder: expected the workdir of a training run')
@@ -97,11 +111,8 @@ class Checkpoints:
 
   @property
   def steps(self) -> list[int]:
-    """The steps of all checkpoints on the disk, in order, without those that were found damaged."""
-    if not self.folder.is_dir():
-      return []
-    steps = {int(path.name) for path in self.folder.iterdir() if path.name.isdigit()}
-    return sorted(steps - self._damaged)
+    """The steps of all checkpoints on the disk, in order, without the damaged ones."""
+    return [step for step in saved_steps(self._workdir) if step not in self._damaged]
 
   def go_back(self, step: int) -> None:
     """Deletes the checkpoints after a step, which are to be made again."""
@@ -111,17 +122,29 @@ class Checkpoints:
         self._damaged.discard(later)
 
   def save(
-    self, state: TrainState, config: ml_collections.ConfigDict, facts: Facts, epoch_metrics: dict[str, np.ndarray]
+    self,
+    step: int,
+    trees: dict[str, Tree],
+    config: ml_collections.ConfigDict,
+    facts: Facts,
+    epoch_metrics: dict[str, np.ndarray],
   ) -> None:
-    """Writes a checkpoint of host arrays in the background; it counts once it is whole.
+    """Writes a checkpoint in the background; it counts once it is whole.
 
-    Raises UserError for a state that is not finite, and where this or an earlier checkpoint cannot be written.
+    Args:
+      step: training steps done.
+      trees: 'variables' and 'progress', of host arrays.
+      config: config of the run.
+      facts: facts of its data.
+      epoch_metrics: see `Metadata`.
+
+    Raises:
+      UserError: for an array that is not finite, and where this or an earlier checkpoint cannot be written.
     """
-    items = {'variables': state.variables, 'progress': _progress(state)}
-    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(items)}
+    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(trees)}
     for path, array in arrays.items():
       if not np.isfinite(array).all():
-        raise UserError(f'step {state.step}: {path} is not finite, so that no checkpoint is made; {self.newest_good}')
+        raise UserError(f'step {step}: {path} is not finite, so that no checkpoint is made; {self.newest_good}')
     metadata = {
       'config': config_lib.to_json(config),
       'data': facts.to_json(),
@@ -130,60 +153,74 @@ class Checkpoints:
     }
     with self._saving():
       self._manager.save(
-        int(state.step),
+        step,
         args=ocp.args.Composite(
-          **{name: ocp.args.StandardSave(item) for name, item in items.items()},
+          **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
           metadata=ocp.args.JsonSave({**metadata, 'crc32': _json_crc32(metadata)}),
         ),
       )
 
   @property
   def newest_good(self) -> str:
-    """In words: where the newest checkpoint is, if there is any."""
+    """Where the newest checkpoint is, if there is any, in words."""
     steps = self.steps
     return f'the newest good checkpoint is {self.folder}/{steps[-1]}' if steps else 'there is no checkpoint yet'
 
   def wait(self) -> None:
-    """Waits for what is being written. Raises UserError where that failed."""
+    """Waits for what is being written. Raises UserError where writing failed."""
     with self._saving():
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
 
   def close(self) -> None:
-    """Waits likewise, and ends the threads."""
+    """Waits for what is being written, and ends the threads. Raises UserError where writing failed."""
     with self._saving():
       self._manager.close()
 
-  def network(self) -> tuple[Network, Any, Metadata]:
-    """The network of the newest checkpoint that is not damaged, rebuilt from its config, and its host arrays.
+  def restore_variables(self) -> tuple[Tree, Metadata]:
+    """Restores the variables of the newest checkpoint that is not damaged, for the network of its config.
 
-    Raises UserError where all are damaged.
+    Returns:
+      Host arrays, and what the checkpoint holds beside them.
+
+    Raises:
+      UserError: where all checkpoints are damaged.
     """
     while steps := self.steps:
       try:
         metadata = self._metadata(steps[-1])
-        network = metadata.network
-        like = {'variables': network.shapes(metadata.facts.image_shape)}
-        return network, self._arrays(metadata, like)['variables'], metadata
+        shapes = create_network(metadata.config.model, metadata.facts).shapes(metadata.facts.image_shape)
+        return self._trees(metadata, {'variables': shapes})['variables'], metadata
       except DamagedError as error:
         self.set_aside(steps[-1], error)
     raise UserError(f'{self.folder}: no checkpoint in it: expected the workdir of a training run')
 
-  def state(self, step: int, config: ml_collections.ConfigDict, like: TrainState) -> tuple[TrainState, Metadata]:
-    """The state at a step, as host arrays; `like` gives its shapes.
+  def restore(
+    self, step: int, config: ml_collections.ConfigDict, like: dict[str, Tree]
+  ) -> tuple[dict[str, Tree], Metadata]:
+    """Restores the checkpoint at a step of a run.
 
-    Raises UserError where it is of another config, DamagedError where it is damaged.
+    Args:
+      step: one of `steps`.
+      config: config of the run.
+      like: 'variables' and 'progress', with the shapes and dtypes that they should have.
+
+    Returns:
+      Both trees as host arrays, and what the checkpoint holds beside them.
+
+    Raises:
+      UserError: where the checkpoint is of another config.
+      DamagedError: where it is damaged.
     """
     metadata = self._metadata(step)
-    if difference := workdir_lib.difference(config, metadata.config):
+    if difference := config_lib.difference(config, metadata.config):
       raise UserError(f'{self.folder}/{step}: a checkpoint of another config: {difference}: expected one of this run')
-    restored = self._arrays(metadata, {'variables': like.variables, 'progress': _progress(like)})
-    return like.replace(**restored['variables'], **restored['progress']), metadata
+    return self._trees(metadata, like), metadata
 
   def set_aside(self, step: int, error: DamagedError) -> None:
     """Goes on without a checkpoint that is damaged, and says so. Raises UserError where no other is left."""
     if not (self.folder / str(step)).exists():
-      return  # not damaged: a run that trains beside us had newer ones
+      return  # not damaged: a run that trains in the workdir has deleted it for newer ones
     self._damaged.add(step)
     if not self.steps:
       raise UserError(
@@ -201,25 +238,25 @@ class Checkpoints:
         step,
         config_lib.from_json(values['config']),
         Facts.from_json(values['data']),
-        {name: np.asarray(each, np.float32) for name, each in values['epoch_metrics'].items()},
+        {name: np.asarray(metric, np.float32) for name, metric in values['epoch_metrics'].items()},
         values['arrays'],
       )
 
-  def _arrays(self, metadata: Metadata, like: dict[str, Any]) -> dict[str, Any]:
-    """The items of `like` with the arrays of a checkpoint. Orbax restores an array of another shape without a word."""
+  def _trees(self, metadata: Metadata, like: dict[str, Tree]) -> dict[str, Tree]:
+    """The trees of `like` with the arrays of a checkpoint. Orbax restores an array of another shape without a word."""
     where = f'{self.folder}/{metadata.step}'
     expected = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(like)}
-    there = {path for path in metadata.arrays if any(path.startswith(f"['{item}']") for item in like)}
-    if unlike := sorted(there ^ expected.keys()):
+    saved = {path for path in metadata.arrays if any(path.startswith(f"['{name}']") for name in like)}
+    if unlike := sorted(saved ^ expected.keys()):
       raise UserError(f'{where}: not a checkpoint of its config: they differ in {unlike[0]} and {len(unlike) - 1} more')
     for path, shape in expected.items():
-      if (found := tuple(metadata.arrays[path]['shape'])) != shape:
-        raise UserError(f'{where}: {path} has the shape {found}, and its config asks for {shape}')
+      if (saved_shape := tuple(metadata.arrays[path]['shape'])) != shape:
+        raise UserError(f'{where}: {path} has the shape {saved_shape}, and its config asks for {shape}')
     with self._reading(metadata.step):
       abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
       restored = self._manager.restore(
         metadata.step,
-        args=ocp.args.Composite(**{name: ocp.args.StandardRestore(item) for name, item in abstract.items()}),
+        args=ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}),
       )
       restored = {name: restored[name] for name in like}
       for path, leaf in zip(expected, jax.tree.leaves(restored), strict=True):
@@ -238,13 +275,13 @@ class Checkpoints:
   def _saving(self) -> Iterator[None]:
     try:
       yield
-    except Exception as error:  # the disk's, by way of whichever of Orbax's threads met it
+    except Exception as error:  # what the disk refuses, raised by whichever of Orbax's threads met it
       reason = _in_short(error)
       raise UserError(f'{self.folder}: a checkpoint cannot be written: {reason}; {self.newest_good}') from error
 
 
 class NoCheckpoints:
-  """Stands for the checkpoints in a process that leaves them to another."""
+  """The checkpoints in a process that leaves them to the first process: saves nothing."""
 
   steps = ()
   newest_good = 'the checkpoints are with process 0'
@@ -256,10 +293,6 @@ class NoCheckpoints:
     """Waits for nothing."""
 
 
-def _progress(state: TrainState) -> dict[str, Any]:
-  return {'step': state.step, 'opt_state': state.opt_state, 'rng': state.rng}
-
-
 def _crc32(array: Any) -> int:
   return zlib.crc32(np.asarray(array).tobytes())
 
@@ -269,7 +302,7 @@ def _json_crc32(values: dict[str, Any]) -> int:
 
 
 def _in_short(error: Exception) -> str:
-  """What the system said, where a library has wrapped it; else the beginning of the message."""
+  """What the system said, where a library has wrapped it, or else the beginning of the message."""
   number = re.search(r"os_error_code='(\d+)'", str(error))
   if number:
     return os.strerror(int(number[1]))

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: JSON lines, TensorBoard, a progress bar or a line an epoch."""
+"""The metrics of a run, a record for each epoch: JSON lines and TensorBoard."""
 
 import json
 import os
@@ -17,17 +17,35 @@ FILE = 'metrics.jsonl'
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """The records of a workdir, one an epoch, in order; none where there is no file. Raises UserError where damaged."""
+  """Returns the records of a workdir, one for each epoch, in order; none where there is no file.
+
+  Raises UserError where the file is damaged.
+  """
   return files.read_records(Path(workdir) / FILE)
 
 
+def write(workdir: str | os.PathLike, records: list[dict[str, Any]]) -> None:
+  """Writes the records of a workdir in place of those that are there. Raises UserError where they cannot be written."""
+  files.write_atomically(Path(workdir) / FILE, ''.join(json.dumps(record) + '\n' for record in records))
+
+
 class Writer:
-  """Writes one record an epoch to `metrics.jsonl` and to TensorBoard, in the workdir."""
+  """Writes a record for each epoch to `metrics.jsonl` and to TensorBoard, in the workdir.
+
+  Attributes:
+    records: of all epochs, in order.
+  """
 
   def __init__(self, workdir: str | os.PathLike, epochs: int):
-    """Keeps the records of so many epochs: those after them came from a run that did not reach its next checkpoint.
+    """Opens the files of a run that goes on after some epochs.
 
-    Raises UserError where one of these is missing.
+    Args:
+      workdir: folder of the run.
+      epochs: number of epochs whose records are kept. Later ones came from a run that did not reach its next
+        checkpoint.
+
+    Raises:
+      UserError: where a record of these epochs is missing, or the files cannot be written.
     """
     self._path = Path(workdir) / FILE
     self.records = [record for record in read(workdir) if record.get('epoch', 0) <= epochs]
@@ -36,12 +54,12 @@ class Writer:
         f'{self._path}: expected a record of each epoch from 1 to {epochs}, as the checkpoint has them '
         'behind it: bring the file back, or begin in another workdir'
       )
-    files.write_atomically(self._path, ''.join(json.dumps(record) + '\n' for record in self.records))
-    # Synchronous, in place of SummaryWriter: its thread dies of a full disk unseen, and then its queue blocks for good.
+    write(workdir, self.records)
+    # Synchronous, unlike SummaryWriter, whose thread dies of a full disk unseen, so that its queue blocks for good.
     with files.writing(workdir):
       folder = Path(workdir) / 'tensorboard'
       folder.mkdir(exist_ok=True)
-      self._events = EventsWriter(str(folder / 'events'), f'.{time.time_ns()}')  # a file of its own for every start
+      self._events = EventsWriter(str(folder / 'events'), f'.{time.time_ns()}')  # another file for every start
       first_step = self.records[-1]['step'] + 1 if self.records else 1
       self._events.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
@@ -57,12 +75,13 @@ class Writer:
       self._events.flush()
 
   def close(self) -> None:
+    """Closes the files."""
     with files.writing(self._path.parent):
       self._events.close()
 
 
 class NoWriter:
-  """Stands for the writer in a process that leaves the files to another: keeps the records in memory alone."""
+  """The writer in a process that leaves the files to the first process: keeps the records in memory alone."""
 
   def __init__(self, records: list[dict[str, Any]]):
     self.records = records

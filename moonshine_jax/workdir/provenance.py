@@ -1,4 +1,4 @@
-"""What a measurement or a run must say about where it was made."""
+"""Provenance: where and how a run or a measurement was made."""
 
 import importlib.metadata
 import json
@@ -18,13 +18,13 @@ import ml_collections
 from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
-from moonshine_jax.runtime import files
+from moonshine_jax.runtime import cpu, files
 
 FILE = 'environment.jsonl'  # in a workdir
 
 
 def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, facts: Facts, step: int) -> None:
-  """Adds to the workdir's file a line for this start of a run, at a step: when, how, where and of what it was made."""
+  """Records a start of a run, at a step, in its workdir: time, command, environment, config and facts of the data."""
   path = Path(workdir) / FILE
   start = {
     'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
@@ -34,14 +34,22 @@ def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
     'config': config_lib.to_json(config),
     'data': facts.to_json(),
   }
-  files.write_atomically(path, ''.join(json.dumps(each) + '\n' for each in [*files.read_records(path), start]))
+  files.write_atomically(path, ''.join(json.dumps(record) + '\n' for record in [*read_starts(workdir), start]))
+
+
+def read_starts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+  """Returns the starts of a run as `record_start` recorded them; none where there is no file.
+
+  Raises UserError where the file is damaged.
+  """
+  return files.read_records(Path(workdir) / FILE)
 
 
 def read_facts(workdir: str | os.PathLike) -> Facts:
-  """Of the data of the run in a workdir, as its last start has them. Raises UserError where it has not begun."""
+  """Returns the facts of a run's data, as of its last start. Raises UserError where it has not begun."""
   path = Path(workdir) / FILE
   try:
-    return Facts.from_json(files.read_records(path)[-1]['data'])
+    return Facts.from_json(read_starts(workdir)[-1]['data'])
   except (IndexError, KeyError, TypeError) as error:
     raise UserError(
       f'{path}: no start of a run of this version in it ({error!r}): expected what training writes'
@@ -49,15 +57,15 @@ def read_facts(workdir: str | os.PathLike) -> Facts:
 
 
 def environment() -> dict[str, Any]:
-  """Hardware, versions and commit, as values for JSON."""
+  """Returns the hardware, the versions of packages and the commit, as values for JSON."""
   device = jax.devices()[0]
   return {
     'backend': jax.default_backend(),
     'device': device.device_kind,
     'devices': jax.device_count(),
     'processes': jax.process_count(),
-    'processor': _processor(),
-    'cpus': len(os.sched_getaffinity(0)),
+    'processor': cpu.processor_name(),
+    'cpus': cpu.available_cores(),
     'python': platform.python_version(),
     'jax': jax.__version__,
     'jaxlib': jaxlib.__version__,
@@ -70,14 +78,6 @@ def environment() -> dict[str, Any]:
     'omp_wait_policy': os.environ.get('OMP_WAIT_POLICY', ''),
     'commit': _commit(),
   }
-
-
-def _processor():
-  try:
-    with open('/proc/cpuinfo') as file:
-      return next(line.split(':', 1)[1].strip() for line in file if line.startswith('model name'))
-  except (OSError, StopIteration):
-    return platform.processor()
 
 
 def _version(package):

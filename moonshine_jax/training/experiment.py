@@ -1,0 +1,233 @@
+"""A run that is ready to begin: the data, the teacher and the students of a config, checked and at hand."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+from moonshine_jax import config as config_lib
+from moonshine_jax.data import feeds, sources
+from moonshine_jax.data.splits import Facts
+from moonshine_jax.errors import UserError
+from moonshine_jax.models.factory import create_network
+from moonshine_jax.runtime import exchange
+from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training import optimizer
+from moonshine_jax.training import step as step_lib
+from moonshine_jax.training.evaluation import evaluate_feed
+from moonshine_jax.training.progress import ProgressBar
+from moonshine_jax.training.students import Student, open_students, save_students
+from moonshine_jax.training.teacher import check_students, load_teacher
+from moonshine_jax.workdir.trained import Trained
+from moonshine_jax.workdir.workdir import Workdir
+
+MAX_STEPS = 2**31 - 1  # a state counts them in an int32
+
+
+@dataclasses.dataclass
+class Experiment:
+  """A run: what `prepare` has checked, and where its training is.
+
+  Attributes:
+    config: config of the run.
+    workdir: folder of the run.
+    replicas: devices of all processes.
+    facts: facts of the data.
+    students: networks that are trained.
+    teacher: their teacher; None where no student needs one.
+    train_feed: batches of the training split.
+    test_feed: batches of the test split.
+    steps_per_epoch: number of training steps in an epoch.
+    test_examples: number of examples in the test split.
+    states: state of each student, on the devices, once the run is open.
+    first_step: steps done when the run was opened.
+  """
+
+  config: ml_collections.ConfigDict
+  workdir: Path
+  replicas: Replicas
+  facts: Facts
+  students: list[Student]
+  teacher: Trained | None
+  train_feed: feeds.Feed
+  test_feed: feeds.Feed
+  steps_per_epoch: int
+  test_examples: int
+  states: tuple[step_lib.TrainState, ...] = ()
+  first_step: int = 0
+
+  @contextlib.contextmanager
+  def open(self) -> Iterator[ProgressBar]:
+    """Opens the workdirs and restores what is in them; closes all at the end. Yields the progress bar."""
+    with contextlib.ExitStack() as opened:
+      states = open_students(self.students, self.facts, self._optimizer, self.replicas, self.steps_per_epoch, opened)
+      self.first_step = int(states[0].step)
+      self.states = self.replicas.replicate(states)
+      bar = ProgressBar(self.config.epochs, self.steps_per_epoch, self.first_step, self.config.batch_size)
+      yield opened.enter_context(contextlib.closing(bar))
+
+  @property
+  def epochs_left(self) -> range:
+    """The epochs that are not done, from 0; of the first some steps may be done."""
+    return range((self.first_step - self.steps_of_epoch) // self.steps_per_epoch, self.config.epochs)
+
+  @property
+  def steps(self) -> int:
+    """Number of steps of the whole run."""
+    return self.config.epochs * self.steps_per_epoch
+
+  @property
+  def steps_of_epoch(self) -> int:
+    """Number of steps done of the present epoch."""
+    return self.students[0].steps_of_epoch
+
+  @property
+  def batch_size(self) -> int:
+    """Examples in the batch of a step, over all devices."""
+    return self.config.batch_size
+
+  def learning_rate(self, epoch: int) -> float:
+    """Returns the learning rate of an epoch."""
+    schedule = optimizer.create_learning_rate_fn(self.config, self.steps_per_epoch)
+    return float(schedule(epoch * self.steps_per_epoch))
+
+  def evaluates(self, epoch: int) -> bool:
+    """Whether the students are evaluated after an epoch."""
+    return epoch + 1 == self.config.epochs or (epoch + 1) % self.config.eval_every == 0
+
+  def saves(self, epoch: int) -> bool:
+    """Whether the students are saved after an epoch."""
+    return epoch + 1 == self.config.epochs or (epoch + 1) % self.config.checkpoint_every == 0
+
+  def dispatches(self, epoch: int) -> Iterator[dict[str, jax.Array]]:
+    """Returns the batches of each dispatch of an epoch, without the steps that are done."""
+    config = self.config
+    return self.train_feed.epoch(config.seed, epoch, config.batch_size, self.steps_of_epoch, config.steps_per_dispatch)
+
+  def take_in(self, dispatched: Any, epoch: int) -> int:
+    """Takes in the metrics of a dispatch, which are on the devices; see `Student.take_in`. Returns its steps."""
+    for student, metrics in zip(self.students, self.replicas.fetch(dispatched), strict=True):
+      student.take_in(metrics, epoch * self.steps_per_epoch)
+      steps = len(metrics['loss'])
+    return steps
+
+  def compile_train_loop(self) -> Callable:
+    """Returns the train loop (states, data, batches) -> (states, metrics); it compiles when it is first called."""
+    train_step = step_lib.make_train_step(
+      [student.config for student in self.students],
+      [student.network for student in self.students],
+      self.teacher.network if self.teacher else None,
+      self._optimizer,
+      self.train_feed.gather,
+      self.replicas,
+    )
+    train_loop = self.replicas.compile(step_lib.make_train_loop(train_step), donate_argnums=(0,))
+    teacher_variables = self.replicas.replicate(self.teacher.variables if self.teacher else {})
+    return lambda states, data, batches: train_loop(states, teacher_variables, data, batches)
+
+  def compile_eval_steps(self) -> list[Callable]:
+    """Returns the evaluation step of each student; each compiles when it is first called."""
+    gather = self.test_feed.gather
+    steps = [step_lib.make_eval_step(student.network, gather, self.replicas) for student in self.students]
+    return [self.replicas.compile(step) for step in steps]
+
+  def evaluate(self, eval_step: Callable, state: step_lib.TrainState) -> dict[str, float]:
+    """Returns the test error and the test loss of a student."""
+    return evaluate_feed(
+      eval_step, state.variables, self.test_feed, self.test_examples, self.config.batch_size, self.replicas
+    )
+
+  def save(self, wait: bool = False) -> None:
+    """Saves the students, and waits for it if asked; see `students.save_students`."""
+    save_students(self.students, self.states, self.facts, self.replicas, wait)
+
+  @property
+  def _optimizer(self) -> optax.GradientTransformation:
+    return optimizer.create_optimizer(self.config, self.steps_per_epoch)
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Experiment:
+  """Checks all that a run needs, and reads its data and its teacher.
+
+  Args:
+    config: of the form of `configs/cifar10.py`.
+    workdir: folder of the run, which need not be there.
+
+  Raises:
+    UserError: for what cannot be run, before anything is compiled; for what the data need not be read for, before it is
+      downloaded.
+  """
+  config_lib.check(config)
+  if not config.epochs:
+    raise UserError('config.epochs=0: expected at least 1: 0 is of a network that was given, which nothing trains on')
+  configs = {Workdir(Path(workdir) / name): student for name, student in config_lib.students(config).items()}
+  replicas = Replicas()
+  check_same_config(config, replicas)
+  source = sources.open_source(config.data)
+  check_batches(config, replicas, source)
+  teacher = load_teacher(list(configs.values()), source, replicas)
+  check_students(list(configs.values()), teacher, source)
+  if exchange.is_first():
+    for student_workdir, student in configs.items():
+      student_workdir.check(student)
+
+  train_split, test_split = exchange.first_before_others(
+    lambda: (source.read(config.data.train_split), source.read(config.data.test_split))
+  )
+  steps_per_epoch = count_steps(config, len(train_split))
+  facts = sources.measure(source, train_split)
+  students = [
+    Student(student, student_workdir, create_network(student.model, facts, replicas.axis_name))
+    for student_workdir, student in configs.items()
+  ]
+  feed = feeds.FEEDS[config.data.feed]
+  train_feed, test_feed = feed(train_split, replicas), feed(test_split, replicas)
+  return Experiment(
+    config=config,
+    workdir=Path(workdir),
+    replicas=replicas,
+    facts=facts,
+    students=students,
+    teacher=teacher,
+    train_feed=train_feed,
+    test_feed=test_feed,
+    steps_per_epoch=steps_per_epoch,
+    test_examples=len(test_split),
+  )
+
+
+def check_same_config(config: ml_collections.ConfigDict, replicas: Replicas) -> None:
+  """Raises UserError in a process whose config is not the first process's: only where its data is may differ."""
+  values = config_lib.flatten(config)
+  for name, first in exchange.from_first(lambda: values, replicas).items():
+    if name != 'data.data_dir' and values[name] != first:
+      raise UserError(f'config.{name}={values[name]!r} (in process 0: {first!r}): expected the same in all processes')
+
+
+def check_batches(config: ml_collections.ConfigDict, replicas: Replicas, source: sources.Source) -> None:
+  """Raises UserError where the devices cannot share a batch, or the padding is wider than an image."""
+  if config.batch_size % len(replicas):
+    raise UserError(f'config.batch_size={config.batch_size}: expected a multiple of the {len(replicas)} devices')
+  side = min(source.image_shape[:2])
+  if config.data.pad > side:
+    raise UserError(f'config.data.pad={config.data.pad}: expected at most {side}, the side of an image')
+
+
+def count_steps(config: ml_collections.ConfigDict, train_examples: int) -> int:
+  """Returns the number of steps in an epoch. Raises UserError where there is none, or more than can be counted."""
+  if config.batch_size > train_examples:
+    raise UserError(f'config.batch_size={config.batch_size}: expected at most the {train_examples} training examples')
+  steps_per_epoch = train_examples // config.batch_size
+  most = MAX_STEPS // steps_per_epoch
+  if most < max(config.epochs, *config.optimizer.decay_epochs, 0):
+    raise UserError(
+      f'config.epochs={config.epochs}, config.optimizer.decay_epochs={config.optimizer.decay_epochs}: '
+      f'expected at most {most} epochs of {steps_per_epoch} steps'
+    )
+  return steps_per_epoch

@@ -1,1 +1,1 @@
-"""Data sets by name, and their batches on the devices."""
+"""Data: from a data set's name to batches on the devices."""

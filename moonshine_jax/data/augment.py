@@ -1,11 +1,24 @@
-"""The paper's augmentation (section 4.1): pad with black, crop at random, flip; then normalise. Pure, on the device."""
+"""The paper's augmentation of training images (section 4.1): pad with black, crop at random, flip.
+
+Pure functions, on the device. The images are normalised afterwards, by `models.network.Network`.
+"""
 
 import jax
 import jax.numpy as jnp
 
 
 def draw_choices(key: jax.Array, batch_size: int, pad: int, flip: bool) -> dict[str, jax.Array]:
-  """The random choices for a batch: {'offset': int32 (batch_size, 2) in [0, 2 pad], 'flip': bool (batch_size,)}."""
+  """Draws the random choices for a batch.
+
+  Args:
+    key: the choices follow from it.
+    batch_size: number of images.
+    pad: pixels on each side.
+    flip: whether images are mirrored at all, each with a probability of one half.
+
+  Returns:
+    {'offset': int32 (batch_size, 2) in [0, 2 pad], 'flip': bool (batch_size,)}.
+  """
   offset_key, flip_key = jax.random.split(key)
   return {
     'offset': jax.random.randint(offset_key, (batch_size, 2), 0, 2 * pad + 1),
@@ -17,8 +30,8 @@ def crop_and_flip(images: jax.Array, choices: dict[str, jax.Array], pad: int) ->
   """Pads images (batch, height, width, channels) with zeros, crops them to their size and mirrors some.
 
   Args:
-    images: of any dtype, not normalised: the padding is black.
-    choices: of `draw_choices`, one of each for every image.
+    images: of any dtype, not normalised, so that the padding is black.
+    choices: from `draw_choices`, for as many images.
     pad: pixels on each side; with 0 nothing is cropped.
 
   Returns:

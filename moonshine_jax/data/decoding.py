@@ -1,7 +1,7 @@
-"""Images of any size, decoded and cropped to one size whenever they are asked for, in processes of their own.
+"""Decoding of images of any size, cropped to one size whenever they are asked for, in separate processes.
 
-Training takes another crop of an image each time, evaluation the middle of it. What a crop is follows from the numbers
-that it is asked for with, and so neither from the processes nor from their number.
+Training takes another crop of an image each time, evaluation the middle of it. A crop follows from the numbers that it
+is asked for with alone: neither the processes nor their number change it.
 
 A process is `python -m moonshine_jax.data.decoding`: it imports neither JAX nor the program that started it, reads
 requests from its standard input, and ends where that ends, also when the training process is killed.
@@ -31,61 +31,85 @@ from moonshine_jax.runtime.cpu import available_cores
 
 Box = tuple[float, float, float, float]  # left, top, right and bottom, in pixels of the whole image
 
-# Of Szegedy et al. (2015), as torchvision has them: the share of the image's area, and width over height.
-AREA = 0.08, 1.0
-RATIO = 3 / 4, 4 / 3
-ATTEMPTS = 10
-CENTRE = 224 / 256  # the side of the middle that evaluation takes, of the image's short side
+# Random crops of Szegedy et al. (2015), as torchvision has them.
+AREA_RANGE = 0.08, 1.0  # share of the image's area
+RATIO_RANGE = 3 / 4, 4 / 3  # width over height
+ATTEMPTS = 10  # random boxes that are tried
+CENTRE = 224 / 256  # the side of the middle that evaluation takes, as a share of the image's short side
 
 MACOS_OPEN_MAX = 10240  # files that a process may open, where its hard limit is infinite
 
-TASK = 8  # images that a process is asked for at a time: few, so that all processes end a batch together
+TASK_SIZE = 8  # images that a process is asked for at a time: few, so that all processes end a batch together
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
-  """A box of random area, shape and place; the largest in the middle of an allowed shape, where many do not fit."""
+  """Chooses a box of random area, shape and place.
+
+  Args:
+    width: of the image, in pixels.
+    height: of the image, in pixels.
+    rng: the choice follows from it.
+
+  Returns:
+    The first of ATTEMPTS random boxes that fits into the image. Where none does, the largest box of an allowed shape in
+    the middle of the image.
+  """
   for _ in range(ATTEMPTS):
-    area = width * height * rng.uniform(*AREA)
-    ratio = math.exp(rng.uniform(*map(math.log, RATIO)))
+    area = width * height * rng.uniform(*AREA_RANGE)
+    ratio = math.exp(rng.uniform(*map(math.log, RATIO_RANGE)))
     box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
     if 0 < box_width <= width and 0 < box_height <= height:
       left, top = rng.integers(width - box_width + 1), rng.integers(height - box_height + 1)
       return left, top, left + box_width, top + box_height
-  ratio = min(max(width / height, RATIO[0]), RATIO[1])
+  ratio = min(max(width / height, RATIO_RANGE[0]), RATIO_RANGE[1])
   return _middle(width, height, min(width, height * ratio), min(height, width / ratio))
 
 
 def central_box(width: int, height: int) -> Box:
-  """The square in the middle: of an image whose short side is resized to 256 pixels, 224x224 of them."""
+  """Returns the square in the middle of an image: 224x224 pixels, were its short side resized to 256.
+
+  Args:
+    width: of the image, in pixels.
+    height: of the image, in pixels.
+  """
   side = CENTRE * min(width, height)
   return _middle(width, height, side, side)
 
 
 def box_chooser(key: tuple[int, ...] | None, position: int) -> Callable[[int, int], Box]:
-  """What chooses the box of the example at a position: at random, as key and position say, or the middle."""
+  """Returns the function that chooses the box of an example from the width and height of its image.
+
+  Args:
+    key: numbers from which a random box follows, together with the position; None for the middle.
+    position: index of the example in its split.
+  """
   if key is None:
     return central_box
   return lambda width, height: random_box(width, height, np.random.default_rng((*key, position)))
 
 
 def _middle(width: int, height: int, box_width: float, box_height: float) -> Box:
+  """Returns the box of a size in the middle of an image."""
   left, top = (width - box_width) / 2, (height - box_height) / 2
   return left, top, left + box_width, top + box_height
 
 
 def decode(encoded: bytes, size: int, channels: int, choose_box: Callable[[int, int], Box]) -> np.ndarray:
-  """A box of an image, resized to a square.
+  """Decodes an image and resizes a box of it to a square.
 
-  A JPEG much larger than that is decoded at 1/2, 1/4 or 1/8 of its size, which takes less time.
+  A JPEG much larger than the square is decoded at 1/2, 1/4 or 1/8 of its size, which takes less time.
 
   Args:
     encoded: the image's file.
-    size: pixels on a side.
+    size: of the square, pixels on a side.
     channels: 1 or 3.
     choose_box: called with the image's width and height.
 
   Returns:
-    uint8 (size, size, channels). Raises what Pillow does for a file that is damaged.
+    uint8 (size, size, channels).
+
+  Raises:
+    Exception: what Pillow raises for a damaged file.
   """
   with Image.open(io.BytesIO(encoded)) as image:
     width, height = image.size
@@ -93,23 +117,23 @@ def decode(encoded: bytes, size: int, channels: int, choose_box: Callable[[int, 
     shrink = min(box[2] - box[0], box[3] - box[1]) / size
     drafted = image.draft(None, (math.ceil(width / shrink), math.ceil(height / shrink)))
     scale = drafted[1][2] / width if drafted else 1  # a power of 2
-    image = image.convert('RGB' if channels == 3 else 'L')
-    image = image.resize((size, size), Image.Resampling.BILINEAR, tuple(scale * side for side in box))
-  return np.asarray(image).reshape(size, size, channels)
+    converted = image.convert('RGB' if channels == 3 else 'L')
+  square = converted.resize((size, size), Image.Resampling.BILINEAR, tuple(scale * side for side in box))
+  return np.asarray(square).reshape(size, size, channels)
 
 
 class Decoders:
-  """Processes that read examples of a prepared data set, one for each core; they end with the object."""
+  """Processes that read the examples of a prepared data set, one for each core; they end with this object."""
 
   def __init__(self, data_dir: str | os.PathLike, size: int, channels: int):
-    """Starts them.
+    """Starts the processes.
 
     Args:
       data_dir: where TFDS prepared one data set, as array_record.
       size: of the crops, pixels on a side.
       channels: of the images, 1 or 3.
     """
-    self._where = data_dir
+    self._data_dir = data_dir
     self._shape = size, size, channels
     command = [sys.executable, '-m', __name__, str(data_dir), str(size), str(channels)]
     root = str(Path(__file__).parents[2])
@@ -119,34 +143,38 @@ class Decoders:
       for _ in range(available_cores())
     ]
     self._idle: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
-    for each in processes:
-      self._idle.put(each)
+    for process in processes:
+      self._idle.put(process)
     self._threads = ThreadPoolExecutor(len(processes))
     weakref.finalize(self, _end, processes)
 
   def read(self, split: str, index: np.ndarray, key: tuple[int, ...] | None) -> tuple[np.ndarray, np.ndarray]:
-    """The examples of a split at indices (n,): uint8 images (n, size, size, channels) and int32 labels (n,).
+    """Reads examples of a split.
 
     Args:
-      split: of TFDS's notation.
-      index: from 0.
-      key: numbers that, with its index, an example's random crop follows from; None for the middle.
+      split: in TFDS's notation.
+      index: the examples' indices (n,), from 0.
+      key: numbers from which an example's random crop follows, together with its index; None for the middle.
 
-    Raises UserError where an example cannot be read, or a process has ended.
+    Returns:
+      The images, uint8 (n, size, size, channels), and the labels, int32 (n,).
+
+    Raises:
+      UserError: where an example cannot be read, or a process has ended.
     """
     images, labels = np.empty((len(index), *self._shape), np.uint8), np.empty(len(index), np.int32)
-    tasks = [slice(start, start + TASK) for start in range(0, len(index), TASK)]
+    tasks = [slice(start, start + TASK_SIZE) for start in range(0, len(index), TASK_SIZE)]
     pending = [self._threads.submit(self._ask, split, index[task], key, images[task], labels[task]) for task in tasks]
     try:
-      for each in pending:
-        each.result()
+      for task in pending:
+        task.result()
     finally:
-      for each in pending:
-        each.cancel()
+      for task in pending:
+        task.cancel()
     return images, labels
 
   def _ask(self, split, index, key, images, labels):
-    """Has a process fill arrays."""
+    """Fills arrays with what a process reads."""
     process = self._idle.get()
     try:
       pickle.dump((split, index, key), process.stdin)
@@ -166,23 +194,30 @@ class Decoders:
     finally:
       self._idle.put(process)
     if isinstance(answer, str):
-      raise UserError(f'{self._where}: {answer}')
+      raise UserError(f'{self._data_dir}: {answer}')
 
 
 def _end(processes: list[subprocess.Popen]) -> None:
-  for each in processes:
+  """Ends processes by the end of their input, and waits for them."""
+  for process in processes:
     with contextlib.suppress(BrokenPipeError):
-      each.stdin.close()
-  for each in processes:
-    each.wait()
-    each.stdout.close()
+      process.stdin.close()
+  for process in processes:
+    process.wait()
+    process.stdout.close()
 
 
 def serve(data_dir: str, size: int, channels: int) -> None:
-  """Answers the requests of a `Decoders` until there are no more."""
+  """Answers the requests of `Decoders`, on standard input and output, until there are no more.
+
+  Args:
+    data_dir: where TFDS prepared the data set.
+    size: of the crops, pixels on a side.
+    channels: of the images, 1 or 3.
+  """
   # Signals to the whole group of processes are for the one that trains, which still needs images until it has saved.
-  for each in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(each, signal.SIG_IGN)
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
   _raise_file_limit()
   requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
   os.dup2(2, 1)  # what a library prints is no answer
@@ -218,6 +253,7 @@ def _raise_file_limit() -> None:
 
 
 def _read(examples, index, key, size, channels):
+  """Reads and decodes the examples of one request."""
   images, labels = np.empty((len(index), size, size, channels), np.uint8), np.empty(len(index), np.int32)
   for i, (position, example) in enumerate(zip(index.tolist(), examples.__getitems__(index.tolist()), strict=True)):
     images[i] = decode(example['image'], size, channels, box_chooser(key, position))

@@ -1,8 +1,8 @@
-"""Image classification data by name: TFDS's data sets without TensorFlow, the embedded `digits`, and a user's own.
+"""Data sets for image classification by name: those of TFDS, `digits`, and user-defined functions.
 
-A data set of images of one size is read whole into uint8 arrays. TFDS's are decoded once and kept beside the prepared
-data, since decoding takes ten times as long as reading the arrays. One of images of any size, ImageNet's, is never in
-memory: its images are decoded and cropped whenever they are asked for.
+A data set of images of one size is read whole into uint8 arrays. Images of TFDS are decoded once and kept beside the
+prepared data, since decoding takes ten times as long as reading the arrays. A data set of images of any size, as
+ImageNet, is never whole in memory: its images are decoded and cropped whenever they are asked for.
 """
 
 import os
@@ -17,22 +17,41 @@ from moonshine_jax.data.tfds import TfdsSource
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import user_functions
 
-SPLITS = "{'train': (images, labels), 'test': (images, labels)}"  # what a user's own function returns
-MAX_CLASSES = 10**6  # of a user's own data: above any that was published
+SPLITS = "{'train': (images, labels), 'test': (images, labels)}"  # what a user-defined function returns
+MAX_CLASSES = 10**6  # of user-defined data: above any that was published
 
 
 class Source(Protocol):
-  """A data set by name: its shape is known before anything is downloaded, prepared or read."""
+  """A data set, whose shape is known before anything is downloaded, prepared or read.
+
+  Attributes:
+    image_shape: (height, width, channels).
+    num_classes: number of labels.
+  """
 
   image_shape: tuple[int, ...]
   num_classes: int
 
   def read(self, split: str) -> Split | CroppedSplit:
-    """The whole split. Raises UserError where it cannot be had."""
+    """Reads a split, downloading and preparing the data set where that is needed.
+
+    Args:
+      split: name of a split or of a part of one, in TFDS's notation: 'train', 'train[:50%]', 'train[100:200]'.
+
+    Raises:
+      UserError: where the split cannot be had.
+    """
 
 
 def open_source(config: ml_collections.ConfigDict) -> Source:
-  """The source of `config.data`. Raises UserError for a data set that is unknown or not of images and labels."""
+  """Opens the data set of a config.
+
+  Args:
+    config: `config.data`.
+
+  Raises:
+    UserError: for a data set that is unknown, or is not of images and labels.
+  """
   if config.image_size and (user_functions.is_name(config.name) or config.name == 'digits'):
     raise UserError(
       f'config.data.image_size={config.image_size}: expected 0 for {config.name}, whose images are of one size'
@@ -45,9 +64,15 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
 
 
 def reopen_source(config: ml_collections.ConfigDict, facts: Facts, where: str | os.PathLike) -> Source:
-  """The source of a run's `config.data`, by whose facts its network was made; `where` is the run's workdir.
+  """Opens the data set of a run again.
 
-  Raises UserError as `open_source`, and where the images or the classes are others now.
+  Args:
+    config: the run's `config.data`.
+    facts: those that the run's network was made for.
+    where: the run's workdir, for the error.
+
+  Raises:
+    UserError: as `open_source`, and where the images or the classes have changed since.
   """
   source = open_source(config)
   if (source.num_classes, source.image_shape) != (facts.num_classes, facts.image_shape):
@@ -56,12 +81,17 @@ def reopen_source(config: ml_collections.ConfigDict, facts: Facts, where: str | 
 
 
 def title(name: str) -> str:
-  """What a data set is called in a sentence."""
+  """Returns what a data set is called in a sentence: a user-defined function without its module."""
   return user_functions.short_name(name) if user_functions.is_name(name) else name
 
 
 def measure_facts(source: Source, train: Split | CroppedSplit) -> Facts:
-  """The facts of a data set, its channel statistics those of the training split's sample (exact, from histograms)."""
+  """Measures the facts of a data set.
+
+  Args:
+    source: the data set.
+    train: its training split, whose `sample` gives the statistics of the channels, exactly, from histograms.
+  """
   channels = source.image_shape[-1]
   counts = np.zeros((channels, 256), np.int64)
   sample = train.sample()
@@ -77,7 +107,7 @@ def measure_facts(source: Source, train: Split | CroppedSplit) -> Facts:
 
 
 class DigitsSource:
-  """The UCI handwritten digits that scikit-learn carries: 1,797 images of 8x8 pixels, 10 classes.
+  """The UCI handwritten digits that are part of scikit-learn: 1,797 images of 8x8 pixels, 10 classes.
 
   The first 1,297 are for training and the last 500 for the test: the images are in the order in which they were
   collected, so most of the test's writers are not among the training's.
@@ -87,6 +117,7 @@ class DigitsSource:
   num_classes = 10
 
   def read(self, split: str) -> Split:
+    """Reads a split, 'train' or 'test', or a part of one. Raises UserError where there is no such part."""
     from sklearn.datasets import load_digits  # takes a second to import, which other data sets need not pay
 
     digits = load_digits()
@@ -98,14 +129,21 @@ class DigitsSource:
 
 
 class FunctionSource:
-  """What a function of a user's returns: {'train': (images, labels), 'test': (images, labels)}, its splits by name.
+  """The data set that a user-defined function returns: {'train': (images, labels), 'test': (images, labels)}.
 
   Images are uint8 (examples, height, width, channels), all of one size; labels are integers from 0. The classes are
-  those up to the greatest label of all splits. The function is called once, here.
+  those up to the greatest label of all splits. The function is called once, when the source is opened.
   """
 
   def __init__(self, name: str):
-    """Raises UserError, in a line that names the function and the split, for anything else."""
+    """Calls the function.
+
+    Args:
+      name: of the function.
+
+    Raises:
+      UserError: for anything but such splits, in a line that names the function and the split.
+    """
     where = f'config.data.name={name!r}'
     try:
       splits = user_functions.load(name)()
@@ -119,7 +157,7 @@ class FunctionSource:
     if not isinstance(splits, Mapping) or not splits:
       raise UserError(f'{where}: returned a {type(splits).__name__}: expected {SPLITS}')
     self._name = name
-    self._splits = {key: _own_split(f'{where}, split {key!r}', value) for key, value in splits.items()}
+    self._splits = {key: _check_split(f'{where}, split {key!r}', value) for key, value in splits.items()}
     shapes = {key: split.images.shape[1:] for key, split in self._splits.items()}
     if len(set(shapes.values())) > 1:
       raise UserError(
@@ -130,14 +168,15 @@ class FunctionSource:
     self.num_classes = 1 + max(int(split.labels.max()) for split in self._splits.values())
 
   def read(self, split: str) -> Split:
+    """Reads a split or a part of one. Raises UserError where there is no such part."""
     return read_part(self._splits, split, self._name)
 
 
-def _own_split(where: str, value: Any) -> Split:
-  """The arrays of a user's split. Raises UserError where they are no images and labels."""
+def _check_split(where: str, value: Any) -> Split:
+  """Returns a user-defined split. Raises UserError where it is no images and labels."""
   if not isinstance(value, tuple | list) or len(value) != 2:
     raise UserError(f'{where}: a {type(value).__name__}: expected the two arrays (images, labels)')
-  images, labels = (np.asarray(each) for each in value)
+  images, labels = (np.asarray(array) for array in value)
   if images.dtype != np.uint8:
     raise UserError(
       f'{where}: images are {images.dtype}: expected uint8, from 0 to 255: they are normalised later, by '

@@ -1,4 +1,4 @@
-"""The examples of a data set: splits and parts of them, and the facts that a network must know of its data."""
+"""Splits of a data set and parts of them, and the facts that a network must know of its data."""
 
 import dataclasses
 import re
@@ -10,13 +10,18 @@ import numpy as np
 from moonshine_jax.data.decoding import Decoders
 from moonshine_jax.errors import UserError
 
-CHUNK = 1000  # examples decoded at a time: TFDS is twice as fast by batches as one by one
-SAMPLE = 2000  # training images by which the channels of images of any size are measured
+CHUNK = 1000  # examples that are decoded at a time: TFDS is twice as fast by batches as one by one
+SAMPLE = 2000  # training images from which the channels' statistics are measured, where images are of any size
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """images: uint8 (examples, height, width, channels), perhaps memory-mapped; labels: int32 (examples,)."""
+  """A split whose images are of one size.
+
+  Attributes:
+    images: uint8 (examples, height, width, channels), perhaps memory-mapped.
+    labels: int32 (examples,).
+  """
 
   images: np.ndarray
   labels: np.ndarray
@@ -25,21 +30,29 @@ class Split:
     return len(self.labels)
 
   def take(self, index: np.ndarray, key: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Images (..., height, width, channels) and labels (...) at indices of any shape; `key` is for `CroppedSplit`."""
+    """Takes examples.
+
+    Args:
+      index: the examples' indices, of any shape (...).
+      key: not used; see `CroppedSplit.take`.
+
+    Returns:
+      The images, uint8 (..., height, width, channels), and the labels, int32 (...).
+    """
     del key
     flat = index.ravel()
-    ranks = np.argsort(flat)  # read in the order of the memory map, then put into that of the indices
+    ranks = np.argsort(flat)  # images are read in the order of the memory map, then put into that of the indices
     images = np.empty((len(flat), *self.images.shape[1:]), np.uint8)
     images[ranks] = self.images[flat[ranks]]
     return images.reshape(*index.shape, *images.shape[1:]), self.labels[index]
 
   def sample(self) -> np.ndarray:
-    """The indices of the examples whose pixels are the data set's channel statistics: all."""
+    """Returns the indices of the examples from which the channels' statistics are measured: all of them."""
     return np.arange(len(self))
 
 
 class CroppedSplit:
-  """A split whose images are decoded and cropped to one size whenever they are taken."""
+  """A split whose images are of any size: they are decoded and cropped to one size whenever they are taken."""
 
   def __init__(self, decoders: Decoders, split: str, examples: int):
     self._decoders = decoders
@@ -50,14 +63,29 @@ class CroppedSplit:
     return self._examples
 
   def take(self, index: np.ndarray, key: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """As of `Split`: the middle of each image, or with a key the random crop that follows from key and index alone."""
+    """Decodes and crops examples.
+
+    Args:
+      index: the examples' indices, of any shape (...).
+      key: numbers from which an image's random crop follows, together with its index alone; None takes the middle.
+
+    Returns:
+      The images, uint8 (..., size, size, channels), and the labels, int32 (...).
+
+    Raises:
+      UserError: where an example cannot be read or has no label.
+    """
     images, labels = self._decoders.read(self._split, index.ravel(), key)
     if labels.min() < 0:
       raise UserError(f'split {self._split!r}: some examples have no label')
     return images.reshape(*index.shape, *images.shape[1:]), labels.reshape(index.shape)
 
   def sample(self) -> np.ndarray:
-    """Evenly spaced indices, the same each time, where there are more than SAMPLE examples."""
+    """Returns the indices of the examples from which the channels' statistics are measured.
+
+    Returns:
+      All of them, or SAMPLE evenly spaced ones, the same each time, where there are more.
+    """
     return np.linspace(0, len(self) - 1, min(SAMPLE, len(self))).astype(np.int64)
 
 
@@ -69,7 +97,7 @@ class Facts:
     image_shape: (height, width, channels).
     num_classes: number of labels.
     mean: of the training pixels (of the split's `sample`), for each channel, in the units of uint8.
-    std: their standard deviation, likewise.
+    std: the standard deviation of these pixels, for each channel, in the units of uint8.
   """
 
   image_shape: tuple[int, ...]
@@ -78,15 +106,26 @@ class Facts:
   std: tuple[float, ...]
 
   def to_json(self) -> dict[str, Any]:
+    """Returns the facts as values that JSON has."""
     return dataclasses.asdict(self)
 
   @classmethod
   def from_json(cls, values: dict[str, Any]) -> 'Facts':
+    """Returns the facts from values that `to_json` gave, after a way through JSON or not."""
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def read_part(splits: Mapping[str, Split], split: str, data: str) -> Split:
-  """A split by name, or a part of it as TFDS writes one: 'train[:50%]', 'train[100:200]'. Raises UserError."""
+  """Returns a split by name, or a part of it.
+
+  Args:
+    splits: all splits, by name.
+    split: a name, or a part in TFDS's notation: 'train[:50%]', 'train[100:200]'.
+    data: what the data set is called, for the error.
+
+  Raises:
+    UserError: where there is no such split or part.
+  """
   match = re.fullmatch(r'(.+?)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?', split)
   if not match or match[1] not in splits:
     raise UserError(

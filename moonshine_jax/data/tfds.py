@@ -1,4 +1,4 @@
-"""Data sets of TFDS, read without TensorFlow."""
+"""Data sets of TensorFlow Datasets (TFDS), read without TensorFlow."""
 
 import hashlib
 import importlib.util
@@ -20,11 +20,25 @@ from moonshine_jax.runtime import files
 class TfdsSource:
   """A data set of TFDS with features `image` (uint8, 1 or 3 channels) and `label` (a class).
 
-  The images are of one size, or of any, and then cropped to squares of `image_size` pixels. Data prepared as
-  `array_record` is read without TensorFlow; only preparing needs it.
+  The images are of one size, or of any size, and then cropped to squares of `image_size` pixels. Data that is prepared
+  as `array_record` is read without TensorFlow; only preparing needs it.
+
+  Attributes:
+    image_shape: (height, width, channels).
+    num_classes: number of labels.
   """
 
   def __init__(self, name: str, data_dir: str | None, image_size: int):
+    """Opens a data set, without downloading anything.
+
+    Args:
+      name: as TFDS has it, as 'cifar10' or 'mnist:3.0.1'.
+      data_dir: where TFDS looks for its data sets; None for its default.
+      image_size: pixels on a side of the crops of images of any size; 0 for images of one size.
+
+    Raises:
+      UserError: for a data set that is unknown, or is not of images and labels.
+    """
     import tensorflow_datasets as tfds  # takes a second to import
 
     self._name = name
@@ -51,6 +65,14 @@ class TfdsSource:
     self.num_classes = label.num_classes
 
   def read(self, split: str) -> Split | CroppedSplit:
+    """Reads a split, downloading and preparing the data set where that is needed.
+
+    Args:
+      split: in TFDS's notation.
+
+    Raises:
+      UserError: where the split cannot be had.
+    """
     if not self._builder.is_prepared():
       self._prepare()
     try:
@@ -90,10 +112,13 @@ class TfdsSource:
       raise UserError(f'data set {self._name} cannot be prepared in {self._builder.data_dir}: {error!r}') from error
 
   def _cache_paths(self, split: str) -> tuple[Path, Path]:
-    """The arrays of a split, named after the files that they were decoded from: newly prepared data is new."""
+    """Returns the paths of a split's decoded images and labels.
+
+    Their names follow from the files that they are decoded from, so that data which is prepared anew is decoded anew.
+    """
     identity = [str(self._builder.data_dir), split, *self.image_shape]
-    for each in self._builder.info.splits.values():
-      for path in each.filepaths:
+    for split_info in self._builder.info.splits.values():
+      for path in split_info.filepaths:
         try:
           status = os.stat(path)
         except OSError as error:
@@ -107,11 +132,11 @@ class TfdsSource:
     return folder / f'{stem}.images.npy', folder / f'{stem}.labels.npz'
 
   def _decode(self, examples: Any, split: str, images_path: Path, labels_path: Path) -> None:
-    """Writes the arrays, each whole or not at all; the labels last, since they stand for both."""
+    """Decodes a split into its two files, each whole or not at all; the labels last, since they stand for both."""
     warn(f'decoding {len(examples)} images of {split}, once, into {images_path}')
     labels = np.empty(len(examples), np.int32)
     crc32 = 0
-    # Of this process alone: others, on other machines too, may decode into the same folder.
+    # A name of this process alone: others, on other machines too, may decode into the same folder.
     partial = images_path.with_name(f'{images_path.name}.{socket.gethostname()}.{os.getpid()}.tmp')
     with files.writing(images_path):
       images_path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,6 +166,7 @@ class TfdsSource:
         partial.unlink(missing_ok=True)
 
   def _read_chunk(self, examples: Any, split: str, start: int) -> list[dict[str, Any]]:
+    """Decodes CHUNK examples. Raises UserError where that fails."""
     try:
       return examples.__getitems__(range(start, min(start + CHUNK, len(examples))))
     except Exception as error:  # what array_record and the decoder of images make of damaged files
@@ -152,7 +178,7 @@ class TfdsSource:
 
 
 def _read_arrays(images_path: Path, labels_path: Path) -> Split:
-  """A split from its files. Raises whatever shows that they are not as they were written."""
+  """Reads a split from its files. Raises whatever shows that they are not as they were written."""
   with np.load(labels_path) as file:
     labels, crc32 = file['labels'], int(file['images_crc32'])
   images = np.load(images_path, mmap_mode='r')

@@ -1,1 +1,1 @@
-"""The process: its devices, the other processes of its run, signals, files, and the functions that a user names."""
+"""The process that runs: its devices, the other processes of a run, signals, files, and user-defined functions."""

@@ -1,10 +1,11 @@
-"""Several devices: the only file that knows of them. `jit` on one device, `pmap` across many, behind one call.
+"""Data-parallel computation on one device or several: `jit` on one, `pmap` across many, behind one call.
 
-The devices may be those of several processes, which all make the same calls; each has the arrays of its own devices.
+No other module knows how many devices there are. They may be those of several processes, which all make the same calls;
+each process has the arrays of its local devices.
 
-A step is written for one replica. It reduces over the others with `mean` and `total`, takes its share of something
-that was drawn for the whole batch with `replica_share`, and draws apart from them with `replica_key`; on one device none of
-these changes anything.
+A step is written for one replica. It reduces over the others with `mean` and `total`, takes its share of what was drawn
+for the whole batch with `replica_share`, and draws random numbers that differ between replicas with `replica_key`. On
+one device none of these changes anything.
 """
 
 import collections
@@ -23,12 +24,21 @@ from moonshine_jax.runtime.cpu import available_cores
 
 AXIS = 'batch'
 
+# Dispatches that the host is at most ahead of the devices: enough to keep them busy, few enough to tell of progress in
+# time. With 32 and more a CPU of several devices stops for ever: XLA then blocks the threads in which the devices would
+# catch up.
+IN_FLIGHT = 4
+
 
 def use_all_cores(batch_size: int, processes: int = 1) -> None:
-  """Makes of a CPU one device a core, as far as they divide the batch; to be called before JAX is used.
+  """Divides the CPU into a device per core, as far as the devices divide the batch; to be called before JAX is used.
 
   XLA keeps little more than one core busy in a train step on one device. Where the user says into how many devices a
-  CPU is divided ($JAX_NUM_CPU_DEVICES, or $XLA_FLAGS), that holds. Of several processes each has a CPU of its own.
+  CPU is divided ($JAX_NUM_CPU_DEVICES, or $XLA_FLAGS), that holds.
+
+  Args:
+    batch_size: examples in the batch of a step, over all devices of all processes.
+    processes: number of processes, each on a different CPU.
   """
   divided = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
   if jax.config.jax_num_cpu_devices < 0 and not divided:
@@ -41,19 +51,26 @@ class Replicas:
   """The devices of one data-parallel computation.
 
   Attributes:
-    devices: those of this process.
-    axis_name: what a step passes to the functions below and a model to BN; None on one device.
+    devices: the devices of this process.
+    axis_name: of the replicas, for the functions of this module inside a step and for a model's BN; None on one device.
   """
 
   def __init__(self, devices: Sequence[jax.Device] | None = None):
-    """Takes all devices of all processes, or those given. Raises UserError where processes have different numbers."""
+    """Takes devices.
+
+    Args:
+      devices: of this process; by default, all devices of all processes.
+
+    Raises:
+      UserError: where processes have different numbers of devices.
+    """
     self.devices = tuple(devices or jax.local_devices())
     self._all_devices = self.devices
     if jax.process_count() > 1:
       self._all_devices = tuple(sorted(jax.devices(), key=lambda device: device.process_index))
-      found = collections.Counter(device.process_index for device in self._all_devices)
-      if len(set(found.values())) > 1:
-        raise UserError(f'processes have {sorted(found.values())} devices: expected the same number in each')
+      counts = collections.Counter(device.process_index for device in self._all_devices)
+      if len(set(counts.values())) > 1:
+        raise UserError(f'processes have {sorted(counts.values())} devices: expected the same number in each')
     self.axis_name = AXIS if len(self) > 1 else None
     if self.axis_name:
       mesh = jax.sharding.Mesh(np.array(self.devices), AXIS)
@@ -63,75 +80,101 @@ class Replicas:
     return len(self._all_devices)
 
   def round_up(self, batch_size: int) -> int:
-    """The least multiple of the devices that is no less."""
+    """Returns the least multiple of the number of devices that is not below a batch size."""
     return -(-batch_size // len(self)) * len(self)
 
   def compile(self, step: Callable, donate_argnums: Sequence[int] = ()) -> Callable:
-    """The step for all replicas: takes and returns trees of `replicate` and `shard`."""
+    """Compiles a step for all replicas.
+
+    Args:
+      step: pure, written for one replica.
+      donate_argnums: the arguments whose memory the results may take.
+
+    Returns:
+      The compiled step, which takes and returns trees as `replicate` and `shard` make them.
+    """
     if self.axis_name is None:
       return jax.jit(step, donate_argnums=donate_argnums)
     return jax.pmap(step, axis_name=AXIS, devices=self._all_devices, donate_argnums=donate_argnums)
 
   def replicate(self, tree: Any) -> Any:
-    """The same arrays on every device."""
+    """Puts the same arrays on every device."""
     if self.axis_name is None:
       return jax.device_put(tree, self.devices[0])
     stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(self.devices), *np.shape(x))), tree)
     return jax.device_put(stacked, self._sharding)
 
   def process_share(self, batch: Any, axis: int = 0) -> Any:
-    """Of host arrays, their axis of examples a multiple of all devices, the part of this process."""
+    """Takes this process's share of a batch.
+
+    Args:
+      batch: a tree of host arrays, which every process holds whole.
+      axis: the axis of examples, whose length is a multiple of the number of all devices.
+    """
     processes = len(self) // len(self.devices)
     return jax.tree.map(lambda x: np.split(x, processes, axis)[jax.process_index()] if processes > 1 else x, batch)
 
   def shard(self, batch: Any, axis: int = 0) -> Any:
-    """Host arrays, this process's own part: the shares of its devices in order, on the devices."""
+    """Puts a process's share of a batch on its devices, in order, an equal part on each.
+
+    Args:
+      batch: a tree of host arrays, as `process_share` returns it.
+      axis: the axis of examples, along which the arrays are divided.
+    """
     if self.axis_name is None:
       return jax.device_put(batch, self.devices[0])
     shares = jax.tree.map(lambda x: np.stack(np.split(x, len(self.devices), axis)), batch)
     return jax.device_put(shares, self._sharding)
 
   def fetch(self, tree: Any) -> Any:
-    """The first replica's arrays as NumPy copies, that a later donation cannot touch."""
+    """Copies the first replica's arrays to NumPy, where a later donation cannot touch them."""
     if self.axis_name is None:
       return jax.tree.map(np.array, jax.device_get(tree))
     return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data)[0], tree)
 
   def broadcast_from_first(self, array: np.ndarray) -> np.ndarray:
-    """The first process's array in every process; the others give zeros of its shape."""
+    """Returns the first process's array in every process.
+
+    Args:
+      array: in the first process, what is broadcast; in the others, zeros of the same shape and dtype.
+    """
     if self.axis_name is None:
       return array
     terms = np.zeros((len(self.devices), *array.shape), array.dtype)
-    terms[0] = array  # of zeros too
+    terms[0] = array  # zeros in all processes but the first: the sum over all devices is the first one's array
     return self.fetch(self.compile(lambda x: total(x, self.axis_name))(jax.device_put(terms, self._sharding)))
 
 
 def mean(tree: Any, axis_name: str | None) -> Any:
-  """The mean over the replicas."""
+  """Returns the mean over the replicas; to be called inside a step."""
   return tree if axis_name is None else lax.pmean(tree, axis_name)
 
 
 def total(tree: Any, axis_name: str | None) -> Any:
-  """The sum over the replicas."""
+  """Returns the sum over the replicas; to be called inside a step."""
   return tree if axis_name is None else lax.psum(tree, axis_name)
 
 
 def replica_key(key: jax.Array, axis_name: str | None) -> jax.Array:
-  """A key of this replica's own."""
+  """Returns a random key that is different on every replica; to be called inside a step."""
   return key if axis_name is None else jax.random.fold_in(key, lax.axis_index(axis_name))
 
 
 def replica_share(tree: Any, size: int, axis_name: str | None) -> Any:
-  """Of arrays (batch, ...) that every replica holds whole, the `size` rows of this replica."""
+  """Takes a replica's share of arrays that every replica holds whole; to be called inside a step.
+
+  Args:
+    tree: of arrays (batch, ...).
+    size: rows in a share.
+    axis_name: of the replicas.
+
+  Returns:
+    Arrays (size, ...).
+  """
   if axis_name is None:
     return tree
   start = lax.axis_index(axis_name) * size
   return jax.tree.map(functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size), tree)
-
-
-# Dispatches that the host is ahead of the devices: enough to keep them busy, few enough to be told of. With 32 and more
-# a CPU of several devices stops for ever: XLA then blocks the threads in which the devices would catch up.
-IN_FLIGHT = 4
 
 
 def cache_compilations(folder: str | os.PathLike) -> None:

@@ -1,7 +1,8 @@
-"""What the processes of one run tell each other.
+"""Messages between the processes of a run.
 
-The first process alone reads and writes the workdir, and prints. It shares what it reads by the devices, and small
-things by the coordinator's key-value store, which JAX does not document: `watchdog` alone uses it beside this module.
+Only the first process reads and writes the workdir, and prints. What it reads it shares through the devices, and small
+things through the coordinator's key-value store. JAX does not document the store; `watchdog` is the only other module
+that uses it.
 """
 
 import itertools
@@ -19,31 +20,37 @@ from moonshine_jax.runtime.devices import Replicas
 PERIOD_SECONDS = 1.0  # between renewals of a process's key
 NO_LIMIT_MS = 2**31 - 1  # a wait that only the watchdog ends
 T = TypeVar('T')
-_exchanges = itertools.count()  # every process makes the same ones
+_exchange_numbers = itertools.count()  # every process makes the same exchanges, in the same order
 
 
 def is_first() -> bool:
-  """Whether this process reads and writes the workdir: the only one, or process 0."""
+  """Returns whether this process reads and writes the workdir: it is the only one, or process 0."""
   return jax_distributed.global_state.process_id == 0
 
 
 def num_processes() -> int:
-  """How many there are; unlike JAX's own function, without touching a device."""
+  """Returns the number of processes, without touching a device as `jax.process_count` does."""
   return jax_distributed.global_state.num_processes
 
 
 def coordinator_address() -> str:
-  """Returns HOST:PORT of the coordinator, which is in process 0."""
+  """Returns the address of the coordinator, which is in process 0, as HOST:PORT."""
   return jax_distributed.global_state.coordinator_address
 
 
 def from_first(function: Callable[[], T], replicas: Replicas) -> T:
-  """What a function returns in the first process, where alone it is called; all processes wait for it."""
+  """Calls a function in the first process only, and returns its result in all processes.
+
+  Args:
+    function: called without arguments; its result can be pickled.
+    replicas: the devices of all processes, through which the result is shared.
+  """
   if num_processes() == 1:
     return function()
-  key = f'moonshine_jax/exchange/{next(_exchanges)}'
+  key = f'moonshine_jax/exchange/{next(_exchange_numbers)}'
   client = jax_distributed.global_state.client
-  # All wait for the size in the store, however long that takes: the devices' first exchange may take seconds only.
+  # The others wait for the size in the store, however long that takes: the first exchange of the devices must end
+  # within seconds.
   if is_first():
     value = function()
     data = np.frombuffer(pickle.dumps(value), np.uint8)
@@ -55,10 +62,17 @@ def from_first(function: Callable[[], T], replicas: Replicas) -> T:
 
 
 def first_before_others(function: Callable[[], T]) -> T:
-  """What a function returns, called in the first process and then in the others, which find what it left on a disk."""
+  """Calls a function in the first process, then in the others, which find what the first has left on a disk.
+
+  Args:
+    function: called without arguments.
+
+  Returns:
+    What it returns in this process.
+  """
   if num_processes() == 1:
     return function()
-  key = f'moonshine_jax/exchange/{next(_exchanges)}'
+  key = f'moonshine_jax/exchange/{next(_exchange_numbers)}'
   client = jax_distributed.global_state.client
   if not is_first():
     client.blocking_key_value_get(key, NO_LIMIT_MS)
@@ -69,35 +83,43 @@ def first_before_others(function: Callable[[], T]) -> T:
 
 
 class Agreement:
-  """Whether to stop: asked by all processes equally often, and answered to all alike, some seconds after one wishes it.
+  """A decision of all processes to stop at the same step, some seconds after one of them wishes to.
 
-  The first process decides about once a second, and says with each decision at which question the next one is due.
-  (`multihost_utils.reached_preemption_sync_point` is for this, but a signal to a process was seen to have no effect.)
+  All processes ask equally often, and get the same answer to the same question. The first process decides about once a
+  second, and says with each decision at which question the next one is due. JAX has
+  `multihost_utils.reached_preemption_sync_point` for this, but a signal to a process was seen to have no effect.
   """
 
   def __init__(self):
-    self._key = f'moonshine_jax/agreement/{next(_exchanges)}'
-    self._question = 0
-    self._due = 1
-    self._decided = 0, time.monotonic()  # the question of the last decision, and when that was
+    self._key = f'moonshine_jax/agreement/{next(_exchange_numbers)}'
+    self._question = 0  # number of the last question
+    self._due = 1  # question at which the next decision is due
+    self._last_decision = 0, time.monotonic()  # its question, and when it was made
 
   def __call__(self, wish: str) -> str:
-    """A process's reason to stop, if any; returns the one that all stop for, or ''."""
+    """Asks whether to stop.
+
+    Args:
+      wish: why this process wishes to stop; '' where it does not.
+
+    Returns:
+      Why all processes stop now; '' where they go on.
+    """
     self._question += 1
     if self._question < self._due:
       return ''
     client = jax_distributed.global_state.client
     if is_first():
       wishes = client.key_value_dir_get(f'{self._key}/wishes/')
-      question, then = self._decided
-      self._decided = self._question, time.monotonic()
-      pace = (self._question - question) / max(self._decided[1] - then, 1e-3)
-      due = self._question + max(1, round(pace * PERIOD_SECONDS))
-      decision = next((each for _, each in wishes), wish), due
+      last_question, last_time = self._last_decision
+      self._last_decision = self._question, time.monotonic()
+      questions_per_second = (self._question - last_question) / max(self._last_decision[1] - last_time, 1e-3)
+      due = self._question + max(1, round(questions_per_second * PERIOD_SECONDS))
+      decision = next((other for _, other in wishes), wish), due
       client.key_value_set(f'{self._key}/{self._question}', json.dumps(decision))
     elif wish:
-      own = jax_distributed.global_state.process_id
-      client.key_value_set(f'{self._key}/wishes/{own}', wish, allow_overwrite=True)
+      process_id = jax_distributed.global_state.process_id
+      client.key_value_set(f'{self._key}/wishes/{process_id}', wish, allow_overwrite=True)
     decision = client.blocking_key_value_get(f'{self._key}/{self._question}', NO_LIMIT_MS)
     wish, self._due = json.loads(decision)
     return wish

@@ -1,21 +1,25 @@
-"""Files of a workdir: written whole or not at all, by one process at a time; an error is one line with the path."""
+"""Files that are written whole or not at all, and records of JSON lines; an error is one line with the path."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moonshine_jax.errors import UserError, warn
-
-LOCK = '.lock'  # in a workdir; the lock is on the file and ends with its process, so the file may stay
+from moonshine_jax.errors import UserError
 
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-  """Raises UserError for what the system refuses: no permission, no space left, a file where a folder should be."""
+  """Turns the system's refusals to write, while entered, into errors that name the file.
+
+  Args:
+    path: what is written inside.
+
+  Raises:
+    UserError: without permission or space left, or for a file where a folder should be.
+  """
   try:
     yield
   except OSError as error:
@@ -23,7 +27,15 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
-  """Writes a file that is the old one or the new one, whole, whenever the process or the machine stops."""
+  """Writes a file so that it is the old one or the new one, whole, whenever the process or the machine stops.
+
+  Args:
+    path: of the file.
+    content: text is written as UTF-8.
+
+  Raises:
+    UserError: where the system refuses.
+  """
   partial = f'{path}.tmp'
   with writing(path):
     with open(partial, 'wb') as file:
@@ -34,7 +46,15 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def append_record(path: str | os.PathLike, record: dict[str, Any]) -> None:
-  """Adds a line of JSON, which is on the disk on return."""
+  """Appends a record to a file as a line of JSON, which is on the disk on return.
+
+  Args:
+    path: of the file, made where there is none.
+    record: of values that JSON has.
+
+  Raises:
+    UserError: where the system refuses.
+  """
   with writing(path), open(path, 'a', encoding='utf-8') as file:
     file.write(json.dumps(record) + '\n')
     file.flush()
@@ -42,36 +62,27 @@ def append_record(path: str | os.PathLike, record: dict[str, Any]) -> None:
 
 
 def read_records(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """The records of a file of JSON lines, none where there is no file; a line that is being written is left out.
+  """Reads the records that `append_record` has written into a file.
 
-  Raises UserError for a line that is none of `append_record`.
+  Args:
+    path: of the file; without a file there are no records.
+
+  Returns:
+    The records in order, without one that is only half written.
+
+  Raises:
+    UserError: for a line that is no JSON object.
   """
   path = Path(path)
   if not path.exists():
     return []
-  *lines, _ = path.read_bytes().split(b'\n')  # what follows the last newline is nothing, or torn
+  *lines, _ = path.read_bytes().split(b'\n')  # what follows the last newline is nothing, or half a line
   records = []
-  for i, line in enumerate(lines, start=1):
+  for number, line in enumerate(lines, start=1):
     try:
       records.append(json.loads(line))
       if not isinstance(records[-1], dict):
         raise ValueError(f'{line[:40]!r} is no object')
     except ValueError as error:
-      raise UserError(f'{path}, line {i}: damaged ({error}): expected a JSON object, as on other lines') from error
+      raise UserError(f'{path}, line {number}: damaged ({error}): expected a JSON object, as on other lines') from error
   return records
-
-
-@contextlib.contextmanager
-def lock(workdir: str | os.PathLike) -> Iterator[None]:
-  """Makes the workdir and keeps it for this process. Raises UserError where another has it or it cannot be written."""
-  with contextlib.ExitStack() as stack:
-    with writing(workdir):
-      Path(workdir).mkdir(parents=True, exist_ok=True)
-      file = stack.enter_context(open(Path(workdir) / LOCK, 'w'))
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise UserError(f'{workdir}: another run is training in it: expected one run in a workdir at a time') from error
-    except OSError as error:  # a file system without locks
-      warn(f'{workdir}: cannot be locked ({error.strerror}): see to it that no other run trains in it')
-    yield

@@ -1,6 +1,6 @@
-"""Several processes of one run: how they start and end together.
+"""The start and the end of the processes of a run.
 
-The first process alone prints; the others are silent but for errors of their own.
+Only the first process prints; the others are silent, except for an error that they alone meet.
 """
 
 import contextlib
@@ -117,18 +117,18 @@ def _start(coordinator_address: str | None, num_processes: int | None, process_i
 
 
 def _silence() -> None:
-  """Leaves stdout to what the first process prints; silences the other processes, except for their errors."""
-  # Gloo writes to the file descriptor of stdout, which is for the results: Python's stdout gets a copy of it.
-  sys.stdout = os.fdopen(os.dup(sys.__stdout__.fileno()), 'w') if exchange.is_first() else open(os.devnull, 'w')
+  """Silences the processes other than the first, and Gloo in all: stdout is for the results."""
+  # Gloo writes to the file descriptor of stdout. Python's stdout becomes a copy of it, in the first process.
+  devnull = os.open(os.devnull, os.O_WRONLY)
+  sys.stdout = os.fdopen(os.dup(sys.__stdout__.fileno()) if exchange.is_first() else devnull, 'w')
   if not exchange.is_first():
-    sys.stderr = open(os.devnull, 'w')
-  with open(os.devnull, 'w') as nothing:
-    os.dup2(nothing.fileno(), sys.__stdout__.fileno())
+    sys.stderr = os.fdopen(os.dup(devnull), 'w')
+  os.dup2(devnull, sys.__stdout__.fileno())
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _on_abort(_: int) -> None:
-  """JAX aborts where the coordinator is not found, or closes the connection: adds our line to its report."""
+  """Adds our line to JAX's report when JAX aborts: the coordinator is not found, or closes the connection."""
   if not _connected.is_set():
     tell(NOT_FOUND.format(exchange.coordinator_address()), sys.__stderr__)
     os._exit(1)

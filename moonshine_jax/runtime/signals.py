@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: it saves and says that it can go on, instead of being cut off."""
+"""Signals that ask a run to end: it then saves and says that it can go on, instead of being cut off."""
 
 import os
 import signal
@@ -16,12 +16,12 @@ def catch() -> 'Signals | JointSignals':
 
 
 class Signals:
-  """While entered, SIGTERM and SIGINT are noted instead of ending the process; a second one ends it at once.
+  """The signals to one process: while entered, SIGTERM and SIGINT are noted; a second one ends the process at once.
 
-  Only the main thread of a process can have this; entered in another, it leaves the signals as they are.
+  Only the main thread of a process can catch signals; entered in another thread, this leaves them as they are.
 
   Attributes:
-    received: the name of the first signal; empty as long as there is none.
+    received: the name of the first signal; '' as long as there is none.
   """
 
   def __init__(self):
@@ -30,19 +30,20 @@ class Signals:
   def __enter__(self) -> 'Signals':
     self._entered = threading.current_thread() is threading.main_thread()
     if self._entered:
-      # A thread reads them from a pipe: the main thread may be inside XLA for minutes, where Python runs no handler.
+      # A thread reads the signals from a pipe: the main thread may be inside XLA for minutes, where Python runs no
+      # handler.
       read, self._write = os.pipe()
       os.set_blocking(self._write, False)
       self._thread = threading.Thread(target=self._watch, args=(read,), daemon=True)
       self._thread.start()
       self._wakeup_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-      self._handlers = {each: signal.signal(each, lambda *_: None) for each in SIGNALS}
+      self._handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     return self
 
   def __exit__(self, *_) -> None:
     if self._entered:
-      for each, handler in self._handlers.items():
-        signal.signal(each, handler or signal.SIG_DFL)  # None: installed from outside of Python
+      for number, handler in self._handlers.items():
+        signal.signal(number, handler or signal.SIG_DFL)  # None: a handler from outside of Python
       signal.set_wakeup_fd(self._wakeup_fd)
       os.close(self._write)
       self._thread.join()
@@ -59,22 +60,25 @@ class Signals:
 
 
 class JointSignals:
-  """Likewise for several processes: a signal to any of them is received by all, each at the same question."""
+  """The signals to several processes: one that any process gets is received by all, at the same question.
+
+  All processes must ask for `received` equally often.
+  """
 
   def __init__(self):
-    self._own = Signals()
+    self._process_signals = Signals()
     self._agree = exchange.Agreement()
     self._received = ''
 
   def __enter__(self) -> 'JointSignals':
-    self._own.__enter__()
+    self._process_signals.__enter__()
     return self
 
   def __exit__(self, *error) -> None:
-    self._own.__exit__(*error)
+    self._process_signals.__exit__(*error)
 
   @property
   def received(self) -> str:
-    """The signal's name; empty as long as there is none. All processes must ask equally often."""
-    self._received = self._received or self._agree(self._own.received)
+    """The name of the first signal to any process; '' as long as there is none."""
+    self._received = self._received or self._agree(self._process_signals.received)
     return self._received

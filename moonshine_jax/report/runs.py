@@ -138,7 +138,9 @@ def _read_workdir(workdir: Workdir, names: dict[Path, str]) -> Run | None:
     raise UserError(
       f'{path} or {metrics.FILE}: not those of a run of this version ({error!r}): expected what training writes'
     ) from error
-  cost = counting.count_cost(create_model(config.model, facts.num_classes, image_shape=facts.image_shape), facts.image_shape)
+  cost = counting.count_cost(
+    create_model(config.model, facts.num_classes, image_shape=facts.image_shape), facts.image_shape
+  )
   epochs, test_errors = zip(*evaluated, strict=True) if evaluated else ((), ())
   return Run(
     names[workdir.path.resolve()],
@@ -202,10 +204,11 @@ def read_runs(path: str | os.PathLike) -> list[Run]:
 
 
 def _from_json(values: dict[str, Any]) -> Run:
-  run = Run(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-  config = config_lib.from_json(run.config)
+  fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+  run = Run(**fields)  # config and facts are still as in JSON: this finds a field that is missing, or one too many
+  config = config_lib.from_json(fields['config'])
   config_lib.check(config)
-  return dataclasses.replace(run, config=config, facts=Facts.from_json(run.facts))
+  return dataclasses.replace(run, config=config, facts=Facts.from_json(fields['facts']))
 
 
 def _teachers_first(runs: list[Run], source: str | os.PathLike, expected: str) -> list[Run]:

@@ -44,7 +44,8 @@ class Cell:
   @property
   def difference(self) -> float | None:
     """The mean error less the paper's error: positive if ours is greater; None if one of the two is missing."""
-    return self.mean - self.paper if self.finished and self.paper is not None else None
+    mean = self.mean
+    return mean - self.paper if mean is not None and self.paper is not None else None
 
   @property
   def best(self) -> float | None:
@@ -174,7 +175,7 @@ def make_tables(runs: Sequence[Run]) -> list[Table]:
 
 def _method_by_run(runs: Sequence[Run]) -> dict[str, str]:
   """Maps the name of each run to its method, as `Table.methods` writes it."""
-  methods = {}
+  methods: dict[str, str] = {}
   for regime in {run.regime for run in runs}:
     differences = _recipe_differences([run for run in runs if run.regime == regime], of_loss=True)
     methods |= {name: f'{regime}, {fields}' if fields else regime for name, fields in differences.items()}
@@ -188,7 +189,7 @@ def regime_of(method: str) -> str:
 
 def _sort_methods(methods: Collection[str]) -> tuple[str, ...]:
   """Sorts methods by regime, each once, and adds the paper's regimes that no run has."""
-  ordered = []
+  ordered: list[str] = []
   for regime in REGIMES:
     of_regime = dict.fromkeys(method for method in methods if regime_of(method) == regime)
     ordered += of_regime or ([regime] if regime != 'KD+AT' else [])
@@ -224,9 +225,10 @@ def _make_rows(
       cell_runs = tuple(run for run in row_runs if method_by_run[run.name] == method)
       if cell_runs or not key.teacher or method == 'none':
         cells[method] = Cell(cell_runs, paper_errors.get(regime_of(method)))
-    parameters, multiply_adds = (
-      (row_runs[0].parameters, row_runs[0].multiply_adds) if row_runs else (_true_parameters(printed_row), None)
-    )
+    if row_runs:
+      parameters, multiply_adds = row_runs[0].parameters, row_runs[0].multiply_adds
+    else:  # only a network of the paper has a row without runs
+      parameters, multiply_adds = _true_parameters(printed_rows[key[:2]]), None
     rows.append(TableRow(*key, parameters, multiply_adds, cells))
   return rows
 
@@ -244,7 +246,7 @@ def _group_by_row(runs: Sequence[Run], printed: Sequence[paper.PrintedNetwork]) 
     first_printed = printed and (names[run.name], run.block) == (printed[0].network, printed[0].block)
     return run.name in teachers or (bool(first_printed) and run.regime == 'none')
 
-  variants = {}
+  variants: dict[str, str] = {}
   for teacher in True, False:
     variants |= _recipe_differences([run for run in runs if is_teacher(run) == teacher], of_loss=False)
   groups: dict[_RowKey, list[Run]] = {}

@@ -190,13 +190,16 @@ def make_epochs(
 ) -> Callable[[], None]:
   """Makes a function that runs the next epoch of a step, as training does, and waits for its metrics."""
   states, teacher_variables = replicas.replicate((states, teacher_variables))
-  train_loop = replicas.compile(step_lib.make_train_loop(step), donate_argnums=(0,))
+  compiled_loop = replicas.compile(step_lib.make_train_loop(step), donate_argnums=(0,))
   epochs = itertools.count()
+
+  def train_loop(states, data, batches):
+    return compiled_loop(states, teacher_variables, data, batches)
 
   def run():
     nonlocal states
     dispatches = feed.epoch(0, next(epochs), flags.batch, steps_per_dispatch=config.steps_per_dispatch)
-    states = run_epoch(train_loop, states, teacher_variables, feed.data, dispatches, receive=replicas.fetch)
+    states = run_epoch(train_loop, states, feed.data, dispatches, receive=replicas.fetch)
 
   return run
 

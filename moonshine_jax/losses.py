@@ -1,14 +1,15 @@
-"""Cross entropy, knowledge distillation and attention transfer, per example, in float32.
+"""Losses of each example, in float32: cross entropy, knowledge distillation and attention transfer.
 
 The paper's equations, the code behind its numbers and what the field settled on later differ, so each has a name:
 
-* `released`: what made the paper's tables. The loss of Hinton et al. was written with PyTorch's mean over all elements,
-  so the teacher's part is divided by the number of classes; attention maps are compared by their mean squared
+* `released`: the form that made the paper's tables. The loss of Hinton et al. was written with PyTorch's mean over all
+  elements, so the teacher's part is divided by the number of classes; attention maps are compared by their mean squared
   difference.
 * `equation`: equations 1 and 2 as printed.
-* `hinton`: knowledge distillation alone; T^2 alpha KL, the form that the released code of attention transfer got later.
+* `hinton`: of knowledge distillation alone; T^2 alpha KL, the form that the released code of attention transfer got
+  later.
 
-The mean over the batch, alpha's complement on the cross entropy and beta are left to the caller.
+The caller takes the mean over the batch and applies alpha, its complement on the cross entropy, and beta.
 """
 
 from collections.abc import Sequence
@@ -16,21 +17,21 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 KD_FORMS = ('released', 'equation', 'hinton')
 AT_FORMS = ('released', 'equation')
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """The cross entropy of the softmax of logits (batch, classes) against integer labels (batch,): (batch,)."""
-  log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
-  return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
+  """Computes the cross entropy (batch,) of the softmax of logits (batch, classes) against integer labels (batch,)."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 
 def knowledge_distillation(
   student_logits: jax.Array, teacher_logits: jax.Array, temperature: float, form: str = 'released'
 ) -> jax.Array:
-  """The part of equation 1 that alpha multiplies: the student's softened predictions against the teacher's.
+  """Computes the part of equation 1 that alpha multiplies: the student's softened predictions against the teacher's.
 
   Args:
     student_logits: (batch, classes).
@@ -40,7 +41,10 @@ def knowledge_distillation(
       2 T^2 KL(p, q) / classes, 'equation' 2 T^2 CE(p, q), 'hinton' T^2 KL(p, q).
 
   Returns:
-    (batch,). Raises ValueError for another form.
+    The loss, (batch,).
+
+  Raises:
+    ValueError: for another form.
   """
   log_p = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature)
   log_q = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
@@ -55,11 +59,17 @@ def knowledge_distillation(
 
 
 def attention_map(activation: jax.Array, size: Sequence[int] | None = None) -> jax.Array:
-  """The mean over channels of the squared activation (batch, height, width, channels), flattened and L2-normalised.
+  """Computes the attention map of an activation: its squares, averaged over channels, flattened and L2-normalised.
 
-  Zagoruyko and Komodakis (2017). Before it is normalised it is averaged to `size`, a height and a width that are no
-  larger, each new pixel over its share of the old ones. Returns float32 (batch, height * width) of norm 1, or 0 where
-  the activation is 0.
+  As in Zagoruyko and Komodakis (2017).
+
+  Args:
+    activation: (batch, height, width, channels).
+    size: a height and a width, no larger than the activation's, to which the map is averaged before it is normalised:
+      each new pixel is the mean over its share of the old pixels. None leaves the size as it is.
+
+  Returns:
+    float32 (batch, height * width) of norm 1, or 0 where the activation is 0.
   """
   squares = jnp.mean(jnp.square(activation.astype(jnp.float32)), axis=-1)
   if size is not None and tuple(size) != squares.shape[1:]:
@@ -71,7 +81,7 @@ def attention_map(activation: jax.Array, size: Sequence[int] | None = None) -> j
 
 
 def _shares(size: int, fewer: int) -> np.ndarray:
-  """(fewer, size): the share of each of `size` pixels in the mean that each of `fewer`, which cover the same, takes."""
+  """Returns (fewer, size): the share of every old pixel in the mean of every one of the `fewer` new pixels."""
   edges = np.arange(fewer + 1)[:, None] * size / fewer
   pixels = np.arange(size)
   overlaps = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
@@ -81,16 +91,20 @@ def _shares(size: int, fewer: int) -> np.ndarray:
 def attention_transfer(
   student_activations: Sequence[jax.Array], teacher_activations: Sequence[jax.Array], form: str = 'released'
 ) -> jax.Array:
-  """The part of equation 2 that beta multiplies: the distance between attention maps, summed over the layers.
+  """Computes the part of equation 2 that beta multiplies: the distance of attention maps, summed over the layers.
 
   Args:
-    student_activations: one (batch, height, width, channels) a layer.
-    teacher_activations: as many, of the same batch; where heights or widths differ, the larger map is averaged to the
-      smaller; the channels may differ.
-    form: the distance of two maps, 'released' their mean squared difference, 'equation' the L2 norm of it.
+    student_activations: an activation (batch, height, width, channels) of each layer.
+    teacher_activations: as many activations of the same batch; where heights or widths differ, the larger map is
+      averaged to the smaller; the channels may differ.
+    form: the distance of two maps: 'released' is their mean squared difference, 'equation' the L2 norm of their
+      difference.
 
   Returns:
-    (batch,). Raises ValueError for another form, or where the numbers of layers differ.
+    The loss, (batch,).
+
+  Raises:
+    ValueError: for another form, or where the numbers of layers differ.
   """
   total = 0.0
   for student, teacher in zip(student_activations, teacher_activations, strict=True):

@@ -16,7 +16,9 @@ import jax
 from benchmarks.command import write_json
 from moonshine_jax.cost.timing import time_compiled
 from moonshine_jax.ops import grouped_conv
-from moonshine_jax.ops.formulations import LAX, MATMUL, SHIFTS, Conv, merged
+from moonshine_jax.ops.formulations import LAX, MATMUL, ConvSpec
+from moonshine_jax.ops.merged_conv import merged
+from moonshine_jax.ops.shifted_conv import SHIFTS
 
 PARTS = ('forward', 'input_gradient', 'weight_gradient')
 
@@ -52,12 +54,12 @@ def main():
 
 
 def cases(shapes):
-  """Yields (channels, outputs, size, kernel size, Conv): 3x3 in every number of groups, dense ones, 1x1."""
+  """Yields (channels, outputs, size, kernel size, ConvSpec): 3x3 in every number of groups, dense ones, 1x1."""
   for channels, size, stride in shapes:
     for groups in (2**i for i in range(int(math.log2(channels)) + 1)):
-      yield channels, channels, size, 3, Conv((stride, stride), ((1, 1), (1, 1)), (1, 1), groups)
-    yield channels, channels, size, 1, Conv((stride, stride), ((0, 0), (0, 0)), (1, 1), 1)
-    yield channels, channels, size, 2, Conv((stride, stride), ((1, 1), (1, 1)), (2, 2), 1)
+      yield channels, channels, size, 3, ConvSpec((stride, stride), ((1, 1), (1, 1)), (1, 1), groups)
+    yield channels, channels, size, 1, ConvSpec((stride, stride), ((0, 0), (0, 0)), (1, 1), 1)
+    yield channels, channels, size, 2, ConvSpec((stride, stride), ((1, 1), (1, 1)), (2, 2), 1)
 
 
 def candidates(kernel_shape, conv):

@@ -39,7 +39,8 @@ from benchmarks.command import make_parser, write_json
 from benchmarks.lowering import DescribedReplicas, describe_steps
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.ops import grouped_conv
-from moonshine_jax.ops.formulations import LAX, merged
+from moonshine_jax.ops.formulations import LAX
+from moonshine_jax.ops.merged_conv import merged
 
 # What libtpu would ask of Google Cloud and of the machine's other processes, as if it were to use a TPU.
 LIBTPU_VARIABLES = {

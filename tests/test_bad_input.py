@@ -141,7 +141,7 @@ def test_a_notation_parses_or_is_refused(text):
 @hypothesis.given(DEPTHS, WIDTHS, BLOCKS)
 def test_a_network_is_small_enough_or_refused(depth, width, block):
   try:
-    wide_resnet.check(depth, width, block)
+    wide_resnet.check_wide_resnet(depth, width, block)
   except ValueError as error:
     is_clear(error)
     return
@@ -227,7 +227,7 @@ def test_the_parameters_that_check_counts_are_the_networks(depth, width, block, 
 
   counting.visit_layers(wide_resnet.WideResNet(depth, width, block, 10), (8, 8, 3), add)
   monkeypatch.setattr(wide_resnet, 'MAX_PARAMETERS', counted)
-  wide_resnet.check(depth, width, block)
+  wide_resnet.check_wide_resnet(depth, width, block)
   monkeypatch.setattr(wide_resnet, 'MAX_PARAMETERS', counted - 1)
   with pytest.raises(ValueError, match=f'has {counted:,} parameters in its convolutions: expected at most '):
-    wide_resnet.check(depth, width, block)
+    wide_resnet.check_wide_resnet(depth, width, block)

@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend import core
 from jax.extend.core import primitives
 
-from moonshine_jax.ops import formulations, grouped_conv
+from moonshine_jax.ops import formulations, grouped_conv, merged_conv
 
 BLOCK_CHANNELS = 16  # at least, of a block of a loop over blocks, as in the forward pass of `grouped_conv.cpu_rule`
 
@@ -196,11 +196,11 @@ def _convolve(eqn: core.JaxprEqn, x: Any, kernel: np.ndarray, formulation: str) 
     return eqn.primitive.bind(x, kernel, **params)
   if formulation == 'by platform':
     return grouped_conv.conv_general_dilated(
-      x, kernel, dimension_numbers=formulations.NHWC, **{name: params[name] for name in formulations.Conv._fields}
+      x, kernel, dimension_numbers=formulations.NHWC, **{name: params[name] for name in formulations.ConvSpec._fields}
     )
-  blocks = 1 if formulation == 'dense' else formulations.blocks_of(channels, groups, BLOCK_CHANNELS)
+  blocks = 1 if formulation == 'dense' else merged_conv.number_of_blocks(channels, groups, BLOCK_CHANNELS)
   with jax.ensure_compile_time_eval():
-    kernel = np.asarray(jax.jit(formulations.merge, static_argnums=(1, 2))(kernel, groups, blocks))
+    kernel = np.asarray(jax.jit(merged_conv.merge, static_argnums=(1, 2))(kernel, groups, blocks))
   size = channels // blocks
   parts = [x] if blocks == 1 else [lax.slice_in_dim(x, i * size, (i + 1) * size, axis=3) for i in range(blocks)]
   outputs = [

@@ -1,1 +1,1 @@
-"""Networks as Flax linen modules that return (logits, activations)."""
+"""Networks as Flax linen modules that return (logits, activations), and the factory that builds them by name."""

@@ -1,4 +1,4 @@
-"""The paper's convolutional blocks (Table 1), their notation and their one Flax module.
+"""The paper's convolutional blocks (Table 1), their notation, and the Flax module that builds them.
 
 A block is a list of convolutions, each preceded by batch normalisation and ReLU, beside a shortcut:
 
@@ -26,21 +26,29 @@ import jax.numpy as jnp
 from moonshine_jax.errors import shown
 from moonshine_jax.ops import batch_norm, grouped_conv
 
-# Of the paper's and the released code; momentum is the share of the running statistics that a step keeps.
+# The paper's and the released code's; the momentum is the share of the running statistics that a step keeps.
 BN_MOMENTUM, BN_EPSILON = 0.9, 1e-5
 
-# The released code's: normal with variance 2 / (k * k * out_channels), the groups not divided out.
+# The released code's initialiser: normal with variance 2 / (k * k * out_channels), the groups not divided out.
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 # PyTorch's default for a linear layer: uniform within 1 / sqrt(fan_in).
 fc_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
-MAX_NOTATION = 10_000  # characters of a list of notations: one for each block of the deepest network takes 6,000
+MAX_NOTATION = 10_000  # characters of a list of notations: the deepest network's, one for each block, has 6,000
 NOTATIONS = 'S, S-2x2, G(g), B(b) or BG(b,g), with g an integer or N, N/2, ... in G and M, M/2, ... in BG'
 
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-  """One convolution of a block: kernel size, output channels, strides, groups and dilation of a square kernel."""
+  """A convolution of a block, with a square kernel.
+
+  Attributes:
+    kernel: size of the kernel, k of k x k.
+    features: output channels.
+    strides: stride along both axes.
+    groups: number of groups.
+    dilation: distance of the kernel's taps, in pixels.
+  """
 
   kernel: int
   features: int
@@ -50,13 +58,13 @@ class Convolution:
 
   @property
   def padding(self) -> int:
-    """Zeros on each side, as in PyTorch: an output of ceil(size / strides) for the kernels used here."""
+    """The zeros on each side, as in PyTorch: the output has ceil(size / strides) pixels for the blocks' kernels."""
     return self.dilation * (self.kernel - 1) // 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """A block of Table 1, whatever its channels.
+  """A block of Table 1, for any number of channels.
 
   Attributes:
     kind: 'S', 'S-2x2', 'G', 'B' or 'BG'.
@@ -72,7 +80,7 @@ class Block:
 
   @classmethod
   def parse(cls, notation: str) -> 'Block':
-    """The block of a notation such as 'BG(2,M/8)'. Raises ValueError for what is none."""
+    """Parses a notation such as 'BG(2,M/8)'. Raises ValueError for what is none."""
     match = re.fullmatch(r'(S-2x2|S|BG|B|G)(?:\(([^()]*)\))?', notation.replace(' ', ''))
     kind, arguments = (match[1], match[2]) if match else (None, None)
     arguments = arguments.split(',') if arguments is not None else []
@@ -92,13 +100,13 @@ class Block:
 
   @classmethod
   def parse_list(cls, notations: str) -> tuple['Block', ...]:
-    """The blocks of notations separated by commas, such as 'S,G(2),BG(2,M/8)'. Raises ValueError."""
+    """Parses notations separated by commas, such as 'S,G(2),BG(2,M/8)'. Raises ValueError for what is none."""
     if len(notations) > MAX_NOTATION:
       raise ValueError(f'{len(notations):,} characters of notation: expected at most {MAX_NOTATION:,}')
     return tuple(cls.parse(notation) for notation in re.split(r',(?![^()]*\))', notations))
 
   def __str__(self) -> str:
-    """The notation that parses to this block."""
+    """Returns the notation that parses to this block."""
     groups = self.groups
     if groups is None:
       groups = ('N' if self.kind == 'G' else 'M') + (f'/{self.group_size}' if self.group_size > 1 else '')
@@ -107,7 +115,7 @@ class Block:
     )
 
   def convolutions(self, in_features: int, out_features: int, strides: int) -> tuple[Convolution, ...]:
-    """The block's convolutions for these channels. Raises ValueError where they cannot be divided as it asks."""
+    """Returns the block's convolutions. Raises ValueError where the channels cannot be divided into its groups."""
     if self.kind in ('S', 'S-2x2'):
       kernel, dilation = (3, 1) if self.kind == 'S' else (2, 2)
       return (
@@ -131,7 +139,7 @@ class Block:
     )
 
   def _groups_of(self, channels: int) -> int:
-    """The number of groups for so many channels; one group where N/k or M/k is below one."""
+    """Returns the number of groups for a number of channels; one group where N/k or M/k is below one."""
     if self.group_size is None:
       if channels % self.groups:
         raise ValueError(f'block {self}: {self.groups} groups do not divide the {channels} channels that they split')
@@ -151,16 +159,16 @@ def _positive_integer(text: str, notation: str) -> int:
 
 
 class ResidualBlock(nn.Module):
-  """A pre-activation residual block of any kind.
+  """A pre-activation residual block of any kind of Table 1.
 
   When the channels change, the first BN+ReLU is shared by both branches and the shortcut is a 1x1 convolution with the
   block's stride; otherwise the shortcut is the raw input.
 
   Attributes:
-    block: which of Table 1.
+    block: which block of Table 1.
     features: output channels.
-    strides: of the first kxk convolution and of the shortcut.
-    dtype: of the computation; parameters and BN statistics are float32.
+    strides: strides of the first kxk convolution and of the shortcut.
+    dtype: dtype of the computation; parameters and BN statistics are float32.
     axis_name: the pmapped axis over which BN takes its batch statistics, or None.
   """
 
@@ -203,7 +211,7 @@ def convolve(convolution: Convolution, inputs: jax.Array, dtype: Any, name: str)
 
 
 class BatchNormReLU(nn.Module):
-  """Batch normalisation and ReLU; parameters and statistics are float32, named as in `nn.BatchNorm`.
+  """Batch normalisation and ReLU, with float32 parameters and statistics named as in `nn.BatchNorm`.
 
   Attributes:
     axis_name: the pmapped axis over which the statistics of the batch are taken, or None.
@@ -213,7 +221,7 @@ class BatchNormReLU(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
-    """(..., channels) -> the same; with the statistics of the batch when training, else with the running ones."""
+    """(..., channels) -> the same shape; by the batch's statistics when training, else by the running statistics."""
     channels = inputs.shape[-1:]
     mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
     var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)

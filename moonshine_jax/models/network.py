@@ -1,4 +1,4 @@
-"""A model with the normalisation of its images."""
+"""A model together with the normalisation of its images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ import jax.numpy as jnp
 
 from moonshine_jax.errors import UserError
 
-COLLECTIONS = {'params', 'batch_stats'}  # of a model's variables: what a step carries
+COLLECTIONS = {'params', 'batch_stats'}  # the collections of a model's variables that a train step carries
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A model and the normalisation that it is trained with: called with uint8 images.
+  """A model with the normalisation that it is trained with, called with uint8 images.
 
   Attributes:
     model: a linen module that returns (logits, activations).
-    mean: of each channel's pixels, in the units of uint8.
-    std: likewise.
+    mean: mean of each channel's pixels, in the units of uint8.
+    std: standard deviation of each channel's pixels, in the units of uint8.
   """
 
   model: nn.Module
@@ -28,11 +28,12 @@ class Network:
   std: tuple[float, ...]
 
   def init(self, key: jax.Array, image_shape: Sequence[int]) -> dict[str, Any]:
-    """Initial variables. `lazy_init` runs the initialisers alone: neither the forward pass nor its compilation."""
+    """Returns the initial variables of a model for images of (height, width, channels)."""
+    # lazy_init runs the initialisers alone: it neither runs nor compiles the forward pass.
     return self.model.lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
 
   def shapes(self, image_shape: Sequence[int]) -> dict[str, Any]:
-    """The shapes of the variables. Raises UserError for a model with other variables than a step carries."""
+    """Returns the shapes of the variables. Raises UserError for variables that a train step does not carry."""
     variables = jax.eval_shape(self.model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     if others := sorted(variables.keys() - COLLECTIONS):
       raise UserError(f'the network has variables of {", ".join(others)}: expected params, and batch_stats, alone')
@@ -44,5 +45,5 @@ class Network:
 
 
 def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-  """uint8 images (..., channels) -> float32, less the mean and over the standard deviation of each channel's pixels."""
+  """Normalises uint8 images (..., channels) to float32: less each channel's mean, over its standard deviation."""
   return (images.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)

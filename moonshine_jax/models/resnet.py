@@ -1,17 +1,17 @@
 """ResNets (He et al., 2016) as in torchvision, of any of the paper's blocks: ResNet-18, 34 and 50.
 
-A 7x7 convolution of stride 2 to 64 channels and a max pool, four stages of post-activation residual blocks, average
-pool, fully connected. Modules are named as in torchvision, with an underscore before a number that names a part of a
-sequence: `layer1.0.downsample.1` is `layer1_0/downsample_1` here.
+A ResNet is a 7x7 convolution of stride 2 to 64 channels, a max pool, four stages of post-activation residual blocks,
+average pool and a fully connected layer. Modules are named as in torchvision, with an underscore before a number that
+names a part of a sequence: torchvision's `layer1.0.downsample.1` is `layer1_0/downsample_1`.
 
-How each notation replaces a residual block. Every convolution is followed by BN, and but for the last by ReLU; a second
-ReLU follows the addition of the shortcut.
+The table says how each notation replaces a residual block. BN follows every convolution, ReLU every BN but the last; a
+second ReLU follows the addition of the shortcut.
 
 | notation  | basic block (ResNet-18, 34), as in Table 1   | bottleneck block (ResNet-50), m = out/4           |
 |-----------|----------------------------------------------|---------------------------------------------------|
 | `S`       | the original: 3x3, 3x3                       | the original: 1x1 (in to m), 3x3, 1x1 (m to out)  |
 | `S-2x2`   | the same with 2x2 kernels, dilated by 2      | its 3x3 becomes 2x2, dilated by 2                 |
-| `G(g)`    | each 3x3 becomes 3x3 in g groups and 1x1     | its 3x3 in g groups; the 1x1 is there already     |
+| `G(g)`    | each 3x3 becomes 3x3 in g groups and 1x1     | its 3x3 in g groups; the 1x1 follows it anyway    |
 | `B(b)`    | 1x1 (in to out/b), 3x3, 1x1 (out/b to out)   | the same as in a basic block: `B(4)` is `S`       |
 | `BG(b,g)` | as `B(b)`, the 3x3 in g groups               | the same: `BG(4,g)` is `G(g)`                     |
 
@@ -34,20 +34,20 @@ from moonshine_jax.models.blocks import (
   fc_init,
 )
 
-STEM_FEATURES = 64
+_STEM_FEATURES = 64
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # by depth
 BOTTLENECK_DEPTHS = (50,)
 EXPANSION = 4  # the factor by which a bottleneck block contracts its output channels
 
 
 class ResNet(nn.Module):
-  """ResNet-depth.
+  """ResNet-18, 34 or 50 for images of any size, whose four stages can have other blocks.
 
   Attributes:
     depth: 18, 34 or 50.
     block: a notation of `models.blocks`, or four, one for each stage, separated by commas.
     num_classes: size of the logits.
-    dtype: of the computation, float32 or bfloat16; parameters, BN statistics and logits are float32.
+    dtype: dtype of the computation, float32 or bfloat16; parameters, BN statistics and logits are float32.
     axis_name: the pmapped axis over which BN takes its batch statistics, or None.
   """
 
@@ -70,7 +70,7 @@ class ResNet(nn.Module):
       activations: the outputs of the four stages, (batch, ceil(height / s), ceil(width / s), channels), s = 4, 8, 16,
         32.
     """
-    x = convolve(Convolution(7, STEM_FEATURES, strides=2), images, self.dtype, 'conv1')
+    x = convolve(Convolution(7, _STEM_FEATURES, strides=2), images, self.dtype, 'conv1')
     x = BatchNormReLU(self.axis_name, name='bn1')(x, train)
     x = MaxPool(name='maxpool')(x)
     activations = []
@@ -79,7 +79,7 @@ class ResNet(nn.Module):
       for i in range(blocks):
         strides = 2 if stage > 0 and i == 0 else 1
         x = PostActivationBlock(
-          convolutions=convolutions(self.depth, block, x.shape[-1], features, strides),
+          convolutions=residual_convolutions(self.depth, block, x.shape[-1], features, strides),
           strides=strides,
           dtype=self.dtype,
           axis_name=self.axis_name,
@@ -91,14 +91,15 @@ class ResNet(nn.Module):
 
 
 class PostActivationBlock(nn.Module):
-  """Convolutions, each followed by BN and but for the last by ReLU; the shortcut is added, then ReLU.
+  """A residual block whose convolutions are each followed by BN and, but for the last, by ReLU.
 
-  The shortcut is the input, or a 1x1 convolution and BN where the channels or the size change.
+  The shortcut is added to their output, then comes a ReLU. The shortcut is the input, or a 1x1 convolution and BN where
+  the channels or the size change.
 
   Attributes:
-    convolutions: of the branch.
-    strides: of the whole block.
-    dtype: of the computation; parameters and BN statistics are float32.
+    convolutions: the convolutions of the branch.
+    strides: strides of the whole block.
+    dtype: dtype of the computation; parameters and BN statistics are float32.
     axis_name: the pmapped axis over which BN takes its batch statistics, or None.
   """
 
@@ -123,7 +124,7 @@ class PostActivationBlock(nn.Module):
     return jax.nn.relu(shortcut + branch)
 
   def _batch_norm(self, x: jax.Array, train: bool, name: str) -> jax.Array:
-    """BN that no ReLU follows."""
+    """Applies BN that no ReLU follows."""
     return nn.BatchNorm(
       use_running_average=not train,
       momentum=BN_MOMENTUM,
@@ -135,7 +136,7 @@ class PostActivationBlock(nn.Module):
 
 
 class MaxPool(nn.Module):
-  """The largest of 3x3 at a stride of 2."""
+  """A max pool of 3x3 with a stride of 2."""
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -144,23 +145,27 @@ class MaxPool(nn.Module):
 
 
 def stage_features(depth: int) -> tuple[int, ...]:
-  """The output channels of the four stages."""
+  """Returns the output channels of the four stages."""
   expansion = EXPANSION if depth in BOTTLENECK_DEPTHS else 1
-  return tuple(expansion * STEM_FEATURES * 2**stage for stage in range(4))
+  return tuple(expansion * _STEM_FEATURES * 2**stage for stage in range(4))
 
 
 def stage_blocks(block: str) -> tuple[Block, ...]:
-  """The blocks of the four stages. Raises ValueError for what is no block, or another number of notations."""
+  """Parses the blocks of the four stages. Raises ValueError for what is no block, or another number of notations."""
   blocks = Block.parse_list(block)
   if len(blocks) not in (1, 4):
     raise ValueError(f'{len(blocks)} blocks: expected 1 or 4 (one for each stage)')
   return blocks if len(blocks) == 4 else 4 * blocks
 
 
-def convolutions(
+def residual_convolutions(
   depth: int, block: Block, in_features: int, out_features: int, strides: int
 ) -> tuple[Convolution, ...]:
-  """Those of a residual block, by the table above. Raises ValueError where the channels cannot be divided so."""
+  """Returns the convolutions of a residual block, by the table of this module.
+
+  Raises:
+    ValueError: where the channels cannot be divided into the block's groups.
+  """
   if depth not in BOTTLENECK_DEPTHS or block.kind in ('B', 'BG'):
     return block.convolutions(in_features, out_features, strides)
   middle = out_features // EXPANSION
@@ -168,10 +173,10 @@ def convolutions(
   return Convolution(1, middle), spatial, Convolution(1, out_features)
 
 
-def check(depth: int, block: str) -> None:
-  """Raises ValueError, with a message that says what would be right, where such blocks do not fit."""
-  in_features = STEM_FEATURES
-  for each, features in zip(stage_blocks(block), stage_features(depth), strict=True):
-    for channels in (in_features, features):  # of the stage's first block and of those after it
-      convolutions(depth, each, channels, features, strides=1)
+def check_resnet(depth: int, block: str) -> None:
+  """Raises ValueError, with a message that says what would be right, where the blocks do not fit the channels."""
+  in_features = _STEM_FEATURES
+  for stage_block, features in zip(stage_blocks(block), stage_features(depth), strict=True):
+    for channels in (in_features, features):  # the input of the stage's first block, and of the blocks after it
+      residual_convolutions(depth, stage_block, channels, features, strides=1)
     in_features = features

@@ -1,4 +1,4 @@
-"""Networks of a user's own: the linen module that a function returns, as it is or with cheap convolutions."""
+"""User-defined networks: the linen module that a user's function returns, as it is or with cheap convolutions."""
 
 import functools
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from moonshine_jax.runtime import user_functions
 
 
 class Paired(nn.Module):
-  """A module that is called with (images, train) and returns (logits, activations) of itself.
+  """A user's module that returns (logits, activations) without `with_capture`, called with (images, train).
 
   Attributes:
-    original: the module.
+    original: the user's module.
     axis_name: the pmapped axis over which BN takes its batch statistics, or None.
   """
 
@@ -36,37 +36,40 @@ class Paired(nn.Module):
 
 
 @functools.cache
-def create(
+def create_user_model(
   network: str, block: str, num_classes: int, image_shape: tuple[int, ...], dtype: str, axis_name: str | None
 ) -> nn.Module:
-  """The module of the function named `network`, of blocks other than 'S' with its convolutions replaced by that rule.
+  """Builds the module of a user's function, its convolutions replaced unless the block is 'S'.
 
-  The function is called with num_classes, and with dtype and axis_name if it has such parameters. Its module may return
-  (logits, activations) by itself, as that of `with_capture` does; of another the activations are found.
+  Args:
+    network: the function's name, 'package.module:function' or 'file.py:function'. The function is called with
+      num_classes, and with dtype and axis_name if it has such parameters.
+    block: the notation of the block that replaces the convolutions; 'S' leaves them as they are.
+    num_classes: size of the logits.
+    image_shape: (height, width, channels) with which the module is traced.
+    dtype: name of the dtype of the computation.
+    axis_name: the pmapped axis over which BN takes its batch statistics, or None.
+
+  Returns:
+    A module that returns (logits, activations): the user's module may return these itself, as one from `with_capture`
+    does; otherwise `with_capture` finds the activations.
 
   Raises:
     UserError: where the function or the module fails, and where nothing in it can be replaced.
   """
   where = f'config.model.network={network!r}'
-  given = {'num_classes': num_classes, 'dtype': jnp.dtype(dtype), 'axis_name': axis_name}
-  function = _function(network, dtype)
+  function = _load_function(network, dtype)
   try:
-    module = function(
-      **{
-        name: value for name, value in given.items() if name == 'num_classes' or user_functions.accepts(function, name)
-      }
-    )
-    if not isinstance(module, nn.Module):
-      raise UserError(f'returned a {type(module).__name__}: expected a module of flax.linen')
+    module = _call_function(function, num_classes, dtype=jnp.dtype(dtype), axis_name=axis_name)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    evaluation = {
+    flags_in_evaluation = {
       name: not when_training
       for name, when_training in TRAIN_FLAGS.items()
       if user_functions.accepts(type(module).__call__, name)
     }
-    paired = 'train' in evaluation and _is_pair(module, images)
+    paired = 'train' in flags_in_evaluation and _returns_pair(module, images)
     if block != 'S':
-      module = cheapen(module, block, images, **evaluation)
+      module = cheapen(module, block, images, **flags_in_evaluation)
     return Paired(Unbound(module), axis_name) if paired else with_capture(module, images, axis_name=axis_name)
   except UserError as error:
     raise UserError(f'{where}, config.model.block={shown(block)}: {error}') from error
@@ -77,9 +80,9 @@ def create(
     ) from error
 
 
-def check(network: str, block: str, dtype: str) -> None:
-  """Raises UserError where there is no such function, or the blocks are no rule for a network of any kind."""
-  _function(network, dtype)
+def check_user_model(network: str, block: str, dtype: str) -> None:
+  """Raises UserError where there is no such function, or the block is none that suits a network of any kind."""
+  _load_function(network, dtype)
   try:
     Block.parse(block)
   except ValueError as error:
@@ -89,7 +92,7 @@ def check(network: str, block: str, dtype: str) -> None:
     ) from error
 
 
-def _function(network: str, dtype: str) -> Callable[..., Any]:
+def _load_function(network: str, dtype: str) -> Callable[..., Any]:
   try:
     function = user_functions.load(network)
   except UserError as error:
@@ -103,7 +106,16 @@ def _function(network: str, dtype: str) -> Callable[..., Any]:
   return function
 
 
-def _is_pair(module: nn.Module, images: jax.ShapeDtypeStruct) -> bool:
+def _call_function(function: Callable[..., Any], num_classes: int, **options: Any) -> nn.Module:
+  """Calls a user's function with num_classes and those options that it has as parameters."""
+  accepted = {name: value for name, value in options.items() if user_functions.accepts(function, name)}
+  module = function(num_classes=num_classes, **accepted)
+  if not isinstance(module, nn.Module):
+    raise UserError(f'returned a {type(module).__name__}: expected a module of flax.linen')
+  return module
+
+
+def _returns_pair(module: nn.Module, images: jax.ShapeDtypeStruct) -> bool:
   """Whether a module returns logits (batch, classes) and a sequence of images (batch, height, width, channels)."""
   outputs = jax.eval_shape(
     lambda key, images: module.init_with_output(key, images, train=False)[0], jax.random.key(0), images
@@ -112,5 +124,5 @@ def _is_pair(module: nn.Module, images: jax.ShapeDtypeStruct) -> bool:
     isinstance(outputs, tuple | list)
     and len(outputs) == 2
     and isinstance(outputs[1], tuple | list)
-    and [jnp.ndim(each) for each in [outputs[0], *outputs[1]]] == [2, *[4] * len(outputs[1])]
+    and [jnp.ndim(output) for output in [outputs[0], *outputs[1]]] == [2, *[4] * len(outputs[1])]
   )

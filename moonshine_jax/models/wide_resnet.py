@@ -11,18 +11,18 @@ import jax.numpy as jnp
 from moonshine_jax.models.blocks import BatchNormReLU, Block, Convolution, ResidualBlock, convolve, fc_init
 
 STEM_FEATURES = 16
-GROUP_STRIDES = (1, 2, 2)  # of conv2, conv3 and conv4
+GROUP_STRIDES = (1, 2, 2)  # strides of conv2, conv3 and conv4
 
-# What `check` lets pass, above any network that was published: the deepest, ResNet-1202 (He et al., 2016), is of this
-# depth here, and the widest have widths of some 20. To train, a parameter takes 12 bytes: itself, its gradient and its
-# momentum.
+# The limits of `check_wide_resnet`, above any network that was published: the deepest, ResNet-1202 (He et al., 2016),
+# has this depth as a WRN, and the widest have widths of some 20. To train, a parameter takes 12 bytes: itself, its
+# gradient and its momentum.
 MAX_DEPTH = 1204
 MAX_WIDTH = 1000
 MAX_PARAMETERS = 10**9
 
 
 class WideResNet(nn.Module):
-  """WRN-depth-width: a stem of 16 channels, three groups of (depth - 4) / 6 blocks, average pool, fully connected.
+  """WRN-depth-width: a stem of 16 channels, 3 groups of (depth - 4) / 6 blocks, average pool, fully connected layer.
 
   Attributes:
     depth: 6n + 4.
@@ -30,7 +30,7 @@ class WideResNet(nn.Module):
     block: a notation of `models.blocks`; or three, one for each group; or one for each of the 3n blocks, as a sequence
       or separated by commas.
     num_classes: size of the logits.
-    dtype: of the computation, float32 or bfloat16; parameters, BN statistics and logits are float32.
+    dtype: dtype of the computation, float32 or bfloat16; parameters, BN statistics and logits are float32.
     axis_name: the pmapped axis over which BN takes its batch statistics, or None.
   """
 
@@ -72,12 +72,12 @@ class WideResNet(nn.Module):
 
 
 def group_features(width: int) -> tuple[int, int, int]:
-  """The channels of conv2, conv3 and conv4."""
+  """Returns the channels of conv2, conv3 and conv4 for a width factor."""
   return 16 * width, 32 * width, 64 * width
 
 
 def blocks_per_group(depth: int) -> int:
-  """n of depth = 6n + 4. Raises ValueError for another depth, or one above MAX_DEPTH."""
+  """Returns n of depth = 6n + 4. Raises ValueError for another depth, or one above MAX_DEPTH."""
   if depth > MAX_DEPTH:
     raise ValueError(f'expected a depth of at most {MAX_DEPTH}')
   if depth < 10 or (depth - 4) % 6:
@@ -87,16 +87,20 @@ def blocks_per_group(depth: int) -> int:
 
 
 def group_blocks(depth: int, block: str | Sequence[str]) -> tuple[tuple[Block, ...], ...]:
-  """The blocks of conv2, conv3 and conv4. Raises ValueError for a depth or a number of notations that does not fit."""
+  """Returns the blocks of conv2, conv3 and conv4.
+
+  Raises:
+    ValueError: for a depth or a number of notations that does not fit.
+  """
   n = blocks_per_group(depth)
-  blocks = Block.parse_list(block) if isinstance(block, str) else tuple(Block.parse(each) for each in block)
+  blocks = Block.parse_list(block) if isinstance(block, str) else tuple(map(Block.parse, block))
   if len(blocks) not in (1, 3, 3 * n):
     raise ValueError(f'{len(blocks)} blocks: expected 1, 3 (one for each group) or {3 * n} (every block of this depth)')
   return tuple(tuple(blocks[(group * n + i) * len(blocks) // (3 * n)] for i in range(n)) for group in range(3))
 
 
 class Architecture(NamedTuple):
-  """A network by name: WRN-depth-width of one notation of `block`."""
+  """The fields of a network by name: a WRN-depth-width and the notation of its blocks."""
 
   depth: int
   width: int
@@ -104,28 +108,28 @@ class Architecture(NamedTuple):
 
   @classmethod
   def parse(cls, name: str) -> 'Architecture':
-    """Of 'WRN-16-2 S', or of 'G(N/8)' for WRN-40-2. Raises ValueError where there is no such network."""
+    """Parses 'WRN-16-2 S', or 'G(N/8)' alone for WRN-40-2. Raises ValueError where there is no such network."""
     match = re.fullmatch(r'(?:WRN-(\d{1,9})-([1-9]\d{0,8}) +)?(\S.*)', name)
     if match is None:
       raise ValueError(f'{name!r} is no network: expected one as "G(N/8)" or "WRN-16-2 S"')
     architecture = cls(int(match[1] or 40), int(match[2] or 2), match[3])
-    check(*architecture)
+    check_wide_resnet(*architecture)
     return architecture
 
   def __str__(self) -> str:
     return f'WRN-{self.depth}-{self.width} {self.block}'
 
 
-def check(depth: int, width: int, block: str | Sequence[str]) -> None:
+def check_wide_resnet(depth: int, width: int, block: str | Sequence[str]) -> None:
   """Raises ValueError, with a message that says what would be right, where no such network can be built."""
   if not 1 <= width <= MAX_WIDTH:
     raise ValueError(f'expected a width from 1 to {MAX_WIDTH}')
   in_features, parameters = STEM_FEATURES, 0
   for blocks, features, strides in zip(group_blocks(depth, block), group_features(width), GROUP_STRIDES, strict=True):
-    for i, each in enumerate(blocks):
+    for i, residual_block in enumerate(blocks):
       if in_features != features:
         parameters += in_features * features  # the shortcut
-      for convolution in each.convolutions(in_features, features, strides if i == 0 else 1):
+      for convolution in residual_block.convolutions(in_features, features, strides if i == 0 else 1):
         parameters += convolution.kernel**2 * in_features // convolution.groups * convolution.features
         in_features = convolution.features
   if parameters > MAX_PARAMETERS:

@@ -1,9 +1,9 @@
-"""Batch normalisation and the ReLU after it as one operation that passes over memory as few times as it can.
+"""Batch normalisation and ReLU as one operation that passes over memory as few times as it can.
 
 Memory binds the training of these networks, and nearly half of what a step moves is moved here (8 of 17 passes over the
-activations of `S`, as `benchmarks/roofline.py` counts). Autodiff of a normalisation keeps what it meets on the way
-(x - mean, what ReLU is given) and reads it again. Here the input and four vectors are kept, and all else is computed
-again in registers:
+activations of `S`, as `benchmarks/roofline.py` counts). Autodiff of a normalisation keeps its intermediate values
+(x - mean, the input of ReLU) and reads them again. This operation keeps the input and four vectors, and computes all
+else again in registers:
 
   forward    read x for the statistics; read x and write y
   backward   read x and dy for two sums over each channel; read x and dy and write dx
@@ -19,10 +19,10 @@ from jax import lax
 def batch_norm_relu(
   x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """y = relu((x - mean) / sqrt(variance + epsilon) * scale + bias) with the statistics of the batch.
+  """Computes y = relu((x - mean) / sqrt(variance + epsilon) * scale + bias) with the statistics of the batch.
 
-  Reverse mode differentiates y with respect to x, scale and bias, the statistics included; the statistics that are
-  returned are for keeping alone, and pass no gradient.
+  Reverse mode differentiates y with respect to x, scale and bias, through the statistics too. The returned statistics
+  are for the running averages alone, and pass no gradient.
 
   Args:
     x: (..., channels); statistics are taken over all axes but the last.
@@ -40,7 +40,19 @@ def batch_norm_relu(
 def normalise_relu(
   x: jax.Array, mean: jax.Array, variance: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> jax.Array:
-  """The same y with statistics that are given, as in evaluation."""
+  """Computes relu((x - mean) / sqrt(variance + epsilon) * scale + bias) with given statistics, as in evaluation.
+
+  Args:
+    x: (..., channels).
+    mean: float32 (channels,).
+    variance: float32 (channels,).
+    scale: float32 (channels,).
+    bias: float32 (channels,).
+    epsilon: added to the variance.
+
+  Returns:
+    y, of the shape and dtype of x.
+  """
   wide = x.astype(jnp.float32)
   return jax.nn.relu((wide - mean) * (lax.rsqrt(variance + epsilon) * scale) + bias).astype(x.dtype)
 

@@ -47,7 +47,7 @@ def make_run(name: str, test_errors: list[float], parameters: int = 1234567, **f
   )
 
 
-def make_table(printed: tuple[paper.Row, ...]) -> list[runs_lib.Run]:
+def make_table(printed: tuple[paper.PrintedNetwork, ...]) -> list[runs_lib.Run]:
   """The teacher and every student by attention transfer with the errors that the paper printed, after 2 epochs."""
   runs = []
   for i, row in enumerate(printed):

@@ -18,8 +18,8 @@ from moonshine_jax.models import factory
   ],
 )
 def test_a_network_by_name(text, name, block):
-  config = factory.parse(text)
-  assert (factory.name(config), config.block, config.dtype) == (name, block, 'float32')
+  config = factory.parse_model(text)
+  assert (factory.network_name(config), config.block, config.dtype) == (name, block, 'float32')
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,4 @@ def test_a_network_by_name(text, name, block):
 )
 def test_what_is_no_network(text):
   with pytest.raises(UserError, match='expected|do not divide|nearest'):
-    factory.parse(text)
+    factory.parse_model(text)

@@ -141,9 +141,9 @@ def test_depths_that_are_none(depth, nearest):
 
 
 def test_check_finds_a_block_that_does_not_fit_the_stem():
-  wide_resnet.check(10, 2, 'G(16)')
+  wide_resnet.check_wide_resnet(10, 2, 'G(16)')
   with pytest.raises(ValueError, match='32 groups do not divide the 16 channels'):
-    wide_resnet.check(10, 2, 'G(32)')
+    wide_resnet.check_wide_resnet(10, 2, 'G(32)')
 
 
 @pytest.mark.parametrize(

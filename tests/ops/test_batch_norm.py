@@ -34,13 +34,11 @@ def flax_module(x, scale, bias, axis_name=None):
 
 
 def value_and_gradients(function, x, scale, bias, dy, axis_name=None):
-  y, transpose, statistics = jax.vjp(
-    lambda *operands: (lambda y, *statistics: (y, statistics))(*function(*operands, axis_name)),
-    x,
-    scale,
-    bias,
-    has_aux=True,
-  )
+  def run(*operands):
+    y, *statistics = function(*operands, axis_name)
+    return y, tuple(statistics)
+
+  y, transpose, statistics = jax.vjp(run, x, scale, bias, has_aux=True)
   return y, statistics, transpose(dy)
 
 

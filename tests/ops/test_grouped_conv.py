@@ -10,7 +10,9 @@ import pytest
 from jax import lax
 
 from moonshine_jax.ops import grouped_conv
-from moonshine_jax.ops.formulations import LAX, MATMUL, NHWC, SHIFTS, Conv, merged
+from moonshine_jax.ops.formulations import LAX, MATMUL, NHWC, ConvSpec
+from moonshine_jax.ops.merged_conv import merged
+from moonshine_jax.ops.shifted_conv import SHIFTS
 
 SAME = ((1, 1), (1, 1))
 NONE = ((0, 0), (0, 0))
@@ -38,8 +40,8 @@ def numpy_conv(x, kernel, conv):
       left : left + width * column_dilation : column_dilation,
       group * inputs : (group + 1) * inputs,
     ]
-    own = slice(group * outputs // groups, (group + 1) * outputs // groups)
-    y[:, row, column, own] = np.tensordot(window, kernel[..., own], axes=3)
+    of_group = slice(group * outputs // groups, (group + 1) * outputs // groups)
+    y[:, row, column, of_group] = np.tensordot(window, kernel[..., of_group], axes=3)
   return y
 
 
@@ -90,14 +92,16 @@ our_parts = functools.partial(differentiated_parts, grouped_conv.conv_general_di
 
 def assert_equal_parts(actual, expected, tolerance=1e-5):
   """Relative to the largest value; shapes and dtypes exactly."""
-  for a, b in zip(actual, expected, strict=True):
-    assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+  for part, expected_part in zip(actual, expected, strict=True):
+    assert (part.shape, part.dtype) == (expected_part.shape, expected_part.dtype)
+    largest = np.abs(np.asarray(expected_part, np.float64)).max()
+    np.testing.assert_allclose(
+      np.asarray(part, np.float64), np.asarray(expected_part, np.float64), rtol=0, atol=tolerance * largest
+    )
 
 
 def random_cases(count):
-  """Seeded (x_shape, kernel_shape, Conv) over strides, paddings, dilations, groups, kernels, non-square images."""
+  """Seeded (x_shape, kernel_shape, ConvSpec) over strides, paddings, dilations, groups, kernels, non-square images."""
   rng = np.random.default_rng(2)
   for _ in range(count):
     groups, inputs, outputs = (int(rng.choice(values)) for values in ((1, 2, 3, 4, 8), (1, 2, 3, 4), (1, 2, 3)))
@@ -106,7 +110,7 @@ def random_cases(count):
     yield (
       (2, *image, groups * inputs),
       (height, width, inputs, groups * outputs),
-      Conv(
+      ConvSpec(
         tuple(int(s) for s in rng.integers(1, 4, 2)),
         tuple((int(low), int(high)) for low, high in rng.integers(-1, 3, (2, 2))),
         tuple(int(d) for d in rng.integers(1, 3, 2)),
@@ -123,11 +127,11 @@ def formulations(kernel_shape, conv):
 
 
 FIXED_CASES = (
-  ((2, 5, 7, 4), (1, 1, 4, 6), Conv((1, 1), NONE, (1, 1), 1)),  # A shortcut of a Wide ResNet,
-  ((2, 8, 7, 4), (1, 1, 4, 6), Conv((2, 2), NONE, (1, 1), 1)),  # with stride,
-  ((2, 8, 8, 4), (2, 2, 4, 4), Conv((1, 1), SAME, (2, 2), 1)),  # S-2x2,
-  ((2, 8, 8, 8), (3, 3, 1, 8), Conv((2, 2), SAME, (1, 1), 8)),  # G(N), depthwise with stride,
-  ((2, 8, 8, 8), (3, 3, 2, 8), Conv((2, 2), SAME, (1, 1), 4)),  # G(N/2).
+  ((2, 5, 7, 4), (1, 1, 4, 6), ConvSpec((1, 1), NONE, (1, 1), 1)),  # A shortcut of a Wide ResNet,
+  ((2, 8, 7, 4), (1, 1, 4, 6), ConvSpec((2, 2), NONE, (1, 1), 1)),  # with stride,
+  ((2, 8, 8, 4), (2, 2, 4, 4), ConvSpec((1, 1), SAME, (2, 2), 1)),  # S-2x2,
+  ((2, 8, 8, 8), (3, 3, 1, 8), ConvSpec((2, 2), SAME, (1, 1), 8)),  # G(N), depthwise with stride,
+  ((2, 8, 8, 8), (3, 3, 2, 8), ConvSpec((2, 2), SAME, (1, 1), 4)),  # G(N/2).
 )
 
 
@@ -143,7 +147,7 @@ def test_formulations_and_the_rule_of_this_backend_equal_xla(x_shape, kernel_sha
 @pytest.mark.parametrize('platform', grouped_conv.RULES)
 @pytest.mark.parametrize('channels, groups', [(32, 1), (32, 8), (32, 16), (32, 32), (256, 256)])
 def test_the_rule_of_every_backend_equals_xla(platform, channels, groups):
-  conv = Conv((1, 1), SAME, (1, 1), groups)
+  conv = ConvSpec((1, 1), SAME, (1, 1), groups)
   x, kernel, dy = operands((2, 4, 5, channels), (3, 3, channels // groups, channels), conv)
   formulation = grouped_conv.RULES[platform](x.shape, kernel.shape, conv)
   assert_equal_parts(parts(formulation, x, kernel, dy, conv), lax_parts(x, kernel, dy, conv))
@@ -167,8 +171,8 @@ def test_equals_numpy(x_shape, kernel_shape, conv):
 
 @pytest.mark.parametrize('padding', ['SAME', 'SAME_LOWER', 'VALID'])
 def test_padding_by_name(padding):
-  x, kernel, _ = operands((2, 7, 8, 4), (3, 2, 1, 4), Conv((1, 1), NONE, (1, 1), 4))
-  arguments = dict(rhs_dilation=(2, 1), dimension_numbers=NHWC, feature_group_count=4)
+  x, kernel, _ = operands((2, 7, 8, 4), (3, 2, 1, 4), ConvSpec((1, 1), NONE, (1, 1), 4))
+  arguments = {'rhs_dilation': (2, 1), 'dimension_numbers': NHWC, 'feature_group_count': 4}
   assert_equal_parts(
     [grouped_conv.conv_general_dilated(x, kernel, (2, 1), padding, **arguments)],
     [lax.conv_general_dilated(x, kernel, (2, 1), padding, **arguments)],
@@ -177,7 +181,7 @@ def test_padding_by_name(padding):
 
 @pytest.mark.parametrize('groups', [1, 2, 8, 16])
 def test_bfloat16_is_float32_rounded_once(groups):
-  conv = Conv((1, 1), SAME, (1, 1), groups)
+  conv = ConvSpec((1, 1), SAME, (1, 1), groups)
   x, kernel, dy = operands((2, 6, 6, 16), (3, 3, 16 // groups, 16), conv, jnp.bfloat16)
   exact = lax_parts(*(a.astype(jnp.float32) for a in (x, kernel, dy)), conv)
   ours = our_parts(x, kernel, dy, conv)
@@ -187,7 +191,7 @@ def test_bfloat16_is_float32_rounded_once(groups):
 
 def test_float64():
   with jax.enable_x64(True):
-    conv = Conv((1, 1), SAME, (1, 1), 4)
+    conv = ConvSpec((1, 1), SAME, (1, 1), 4)
     x, kernel, dy = operands((2, 4, 4, 4), (3, 3, 1, 4), conv, jnp.float64)
     assert_equal_parts(our_parts(x, kernel, dy, conv), lax_parts(x, kernel, dy, conv), tolerance=1e-13)
 
@@ -199,11 +203,11 @@ def loss(conv_general_dilated, kernel, x, groups):
 
 @pytest.mark.parametrize('groups', [1, 2, 16])
 def test_gradient_inside_scan_and_checkpoint(groups):
-  x, kernel, _ = operands((2, 6, 6, 16), (3, 3, 16 // groups, 16), Conv((1, 1), SAME, (1, 1), groups))
+  x, kernel, _ = operands((2, 6, 6, 16), (3, 3, 16 // groups, 16), ConvSpec((1, 1), SAME, (1, 1), groups))
 
   def descend(conv_general_dilated, checkpoint):
     def step(kernel, x):
-      return kernel - jax.grad(lambda k: checkpoint(lambda k: loss(conv_general_dilated, k, x, groups))(k))(kernel), ()
+      return kernel - jax.grad(checkpoint(lambda k: loss(conv_general_dilated, k, x, groups)))(kernel), ()
 
     return jax.jit(lambda kernel: lax.scan(step, kernel, jnp.stack([x, 2 * x]))[0])(kernel)
 
@@ -215,7 +219,7 @@ def test_gradient_inside_scan_and_checkpoint(groups):
 @pytest.mark.parametrize('groups', [1, 8])
 def test_gradient_inside_pmap(groups):
   devices = jax.local_device_count()
-  x, kernel, _ = operands((2 * devices, 6, 6, 8), (3, 3, 8 // groups, 8), Conv((1, 1), SAME, (1, 1), groups))
+  x, kernel, _ = operands((2 * devices, 6, 6, 8), (3, 3, 8 // groups, 8), ConvSpec((1, 1), SAME, (1, 1), groups))
 
   def gradient(kernel, x):
     return lax.pmean(jax.grad(lambda k: loss(grouped_conv.conv_general_dilated, k, x, groups))(kernel), 'batch')
@@ -226,8 +230,15 @@ def test_gradient_inside_pmap(groups):
 
 
 def test_as_the_convolution_of_a_flax_module():
-  x = operands((2, 8, 8, 16), (1, 1, 16, 1), Conv((1, 1), NONE, (1, 1), 1))[0]
-  arguments = dict(features=16, kernel_size=(3, 3), strides=2, padding=1, feature_group_count=8, use_bias=False)
+  x = operands((2, 8, 8, 16), (1, 1, 16, 1), ConvSpec((1, 1), NONE, (1, 1), 1))[0]
+  arguments = {
+    'features': 16,
+    'kernel_size': (3, 3),
+    'strides': 2,
+    'padding': 1,
+    'feature_group_count': 8,
+    'use_bias': False,
+  }
   ours = nn.Conv(conv_general_dilated=grouped_conv.conv_general_dilated, **arguments)
   variables = ours.init(jax.random.key(0), x)
   assert variables['params']['kernel'].shape == (3, 3, 2, 16)
@@ -238,16 +249,16 @@ def test_as_the_convolution_of_a_flax_module():
 @pytest.mark.parametrize(
   'x_shape, kernel_shape, arguments',
   [
-    ((2, 4, 8, 8), (4, 2, 3, 3), dict(feature_group_count=2)),  # NCHW, OIHW
-    ((2, 9, 4), (3, 2, 4), dict(feature_group_count=2, dimension_numbers=('NHC', 'HIO', 'NHC'))),
-    ((2, 8, 8, 4), (3, 3, 2, 4), dict(feature_group_count=2, dimension_numbers=NHWC, lhs_dilation=(2, 2))),
-    ((2, 8, 8, 4), (3, 3, 4, 4), dict(batch_group_count=2, dimension_numbers=NHWC)),
+    ((2, 4, 8, 8), (4, 2, 3, 3), {'feature_group_count': 2}),  # NCHW, OIHW
+    ((2, 9, 4), (3, 2, 4), {'feature_group_count': 2, 'dimension_numbers': ('NHC', 'HIO', 'NHC')}),
+    ((2, 8, 8, 4), (3, 3, 2, 4), {'feature_group_count': 2, 'dimension_numbers': NHWC, 'lhs_dilation': (2, 2)}),
+    ((2, 8, 8, 4), (3, 3, 4, 4), {'batch_group_count': 2, 'dimension_numbers': NHWC}),
     (
       (2, 8, 8, 4),
       (3, 3, 2, 4),
-      dict(feature_group_count=2, dimension_numbers=NHWC, preferred_element_type=jnp.float32),
+      {'feature_group_count': 2, 'dimension_numbers': NHWC, 'preferred_element_type': jnp.float32},
     ),
-    ((0, 8, 8, 4), (3, 3, 2, 4), dict(feature_group_count=2, dimension_numbers=NHWC)),  # No images
+    ((0, 8, 8, 4), (3, 3, 2, 4), {'feature_group_count': 2, 'dimension_numbers': NHWC}),  # No images
   ],
 )
 def test_everything_else_falls_through_to_lax(x_shape, kernel_shape, arguments):

@@ -1,1 +1,1 @@
-"""Any linen module: look into it, replace its convolutions, take its activations out."""
+"""Surgery on any linen module: look into it, replace its convolutions, take its activations out."""

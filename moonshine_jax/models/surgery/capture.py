@@ -1,8 +1,8 @@
-"""Any linen image classifier as the train step needs it: called with images and `train`, returning what AT compares."""
+"""Any linen image classifier as the train step needs it: called with (images, train), returning what AT compares."""
 
 import dataclasses
 import difflib
-import inspect as signatures
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from moonshine_jax.errors import UserError
-from moonshine_jax.models.surgery.inspection import Call, Inspection, inspect
+from moonshine_jax.models.surgery.inspection import Inspection, inspect_module
 from moonshine_jax.models.surgery.intercept import Unbound, adapt, capturing
+from moonshine_jax.models.surgery.layers import Call
 from moonshine_jax.models.surgery.replace import Cheap
 
-# Names of the argument that says whether a model is training, with what it is then.
+# Names of the argument that says whether a model is training, with its value in training.
 TRAIN_FLAGS = {
   'train': True,
   'training': True,
@@ -26,13 +27,13 @@ TRAIN_FLAGS = {
 
 
 class Captured(nn.Module):
-  """A classifier that returns its logits and the outputs of some of its layers; not to be part of another module.
+  """A classifier that returns its logits and the outputs of some of its layers; it must not be part of a module.
 
   Attributes:
     original: the classifier.
-    layers: paths of the modules whose outputs are returned, of their last call each.
+    layers: paths of the modules whose outputs are returned; for each module that of its last call.
     call: a function (bound module, images, train) -> what the module returns, or None where its signature says enough.
-    axis_name: the pmapped axis over which BN takes its batch statistics, or None; see `wrapping.adapt`.
+    axis_name: the pmapped axis over which BN takes its batch statistics, or None; see `intercept.adapt`.
   """
 
   original: Unbound
@@ -41,7 +42,7 @@ class Captured(nn.Module):
   axis_name: str | None = None
 
   def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """(batch, height, width, channels) -> float32 logits (batch, classes) and the activations, (batch, ...) each."""
+    """(batch, height, width, channels) -> float32 logits (batch, classes) and the activations (batch, ...)."""
     original = self.original.bind(self, f'{self.layers} {self.axis_name}', captures=True)
     captured = {}
     with nn.intercept_methods(adapt(self.axis_name)), capturing(original, self.layers, captured):
@@ -56,75 +57,76 @@ def with_capture(
   call: Callable[[nn.Module, jax.Array, bool], Any] | None = None,
   axis_name: str | None = None,
 ) -> Captured:
-  """A classifier as one that returns (logits, activations), with the same variables.
+  """Makes a classifier return (logits, activations), with the same variables.
 
-  A student of `cheapen` has the teacher's paths, and so the teacher's layers, given or found.
+  A student of `cheapen` has the teacher's paths, and so the teacher's layers, whether they are named or found.
 
   Args:
     module: any linen image classifier. It returns logits, or a tuple that begins with them, or something that has them
-      as 'logits'. It is told that it is training by an argument of TRAIN_FLAGS, if it has one.
-    images: an example, a batch as the module's call (or `call`) takes it.
+      as 'logits'. An argument of TRAIN_FLAGS, if it has one, tells it that it is training.
+    images: a batch of examples as the module's call (or `call`) takes it.
     layers: paths of modules that return (batch, height, width, channels). Without them, of each size of image above 1x1
       the last output of a module that contains a convolution other than the first one, but of no part of a block that
       goes from this size to another; where there is no such module, the last convolution's.
-    call: a function (bound module, images, train) -> what the module returns, for a module that is called otherwise.
+    call: a function (bound module, images, train) -> what the module returns, for a module with another signature.
     axis_name: the pmapped axis over which BN takes its batch statistics.
 
   Raises:
     UserError: where there are no such layers, their outputs cannot be taken out, or what comes back is no logits.
   """
   bare = Captured(Unbound(module), (), call, axis_name)
-  inspection = inspect(bare, images)
+  inspection = inspect_module(bare, images)
   if layers is None:
     layers = find_layers(inspection)
     if not layers:
       raise UserError(f'{type(module).__name__}: no output of a module with convolutions is an image: name the layers')
-  outputs = {each.path: each for each in inspection.calls}
+  last_calls = {call.path: call for call in inspection.calls}
   for layer in layers:
-    if layer not in outputs:
-      near = difflib.get_close_matches(layer, outputs, 3, 0) or ['another']
+    if layer not in last_calls:
+      near = difflib.get_close_matches(layer, last_calls, 3, 0) or ['another']
       raise UserError(f'{layer!r} is no module that returns an array: expected one such as {", ".join(near)}')
-    if not outputs[layer].can_be_taken:
+    if not last_calls[layer].can_be_taken:
       raise UserError(
         f'{layer!r} is inside nn.scan or nn.vmap, out of which no output of one step comes: expected a module around it'
       )
-    if len(outputs[layer].output_shape) != 4:
-      raise UserError(f'{layer!r} returns {outputs[layer].output_shape}: expected (batch, height, width, channels)')
+    if len(last_calls[layer].output_shape) != 4:
+      raise UserError(f'{layer!r} returns {last_calls[layer].output_shape}: expected (batch, height, width, channels)')
   return bare.clone(layers=tuple(layers))
 
 
 def find_layers(inspection: Inspection) -> tuple[str, ...]:
-  """The paths that `with_capture` finds, in the order in which they run."""
+  """Finds the layers that `with_capture` takes by default: their paths, in the order in which they run."""
   convolutions = {call.path for call in inspection.calls if call.layer}
-  convolutions -= {path for path in convolutions if any(_inside(path, each) for each in convolutions)}  # what replaces
+  # The parts of a replacement are inside the convolution that they replace, and count as that one.
+  convolutions -= {path for path in convolutions if any(_inside(path, outer) for outer in convolutions)}
   later = convolutions - {layer.path for layer in inspection.layers if layer.is_stem}
   last = {
     call.path: (order, call)
     for order, call in enumerate(inspection.calls)
-    if call.path and not any(_inside(call.path, each) for each in convolutions)
+    if call.path and not any(_inside(call.path, convolution) for convolution in convolutions)
   }
   blocks = [
     call
     for _, call in last.values()
-    if len(call.output_shape) == 4 and sum(_inside(each, call.path) for each in convolutions) > 1
+    if len(call.output_shape) == 4 and sum(_inside(path, call.path) for path in convolutions) > 1
   ]
 
   def is_part(call):
-    """Whether it is inside the innermost block that goes from its size to another: after the last block of its size."""
+    """Whether a call is inside the innermost block that goes from its size to another, after the last of its size."""
     changing = [block.path for block in blocks if block.input_shape[1:3] == _size(call) != block.output_shape[1:3]]
     around = [path for path in changing if _inside(call.path, path)]
     return bool(around) and not any(_inside(path, max(around, key=len)) for path in changing)
 
-  found = {}
+  best_by_size = {}  # (whether it contains convolutions, its place in the order, its path)
   for order, call in last.values():
-    is_module = any(_inside(each, call.path) for each in later)
+    is_module = any(_inside(path, call.path) for path in later)
     if _size(call) and call.can_be_taken and (is_module or call.path in later) and not is_part(call):
-      found[_size(call)] = max(found.get(_size(call), ()), (is_module, order, call.path))
-  return tuple(path for _, _, path in sorted(found.values(), key=lambda each: each[1]))
+      best_by_size[_size(call)] = max(best_by_size.get(_size(call), ()), (is_module, order, call.path))
+  return tuple(path for _, path in sorted((order, path) for _, order, path in best_by_size.values()))
 
 
 def _size(call: Call) -> tuple[int, ...]:
-  """Height and width of an image that is returned; () where it is none, or one pixel."""
+  """Returns height and width of the image that a call returned; () where it is no image, or one pixel."""
   size = call.output_shape[1:3] if len(call.output_shape) == 4 else ()
   return () if size == (1, 1) else size
 
@@ -134,11 +136,11 @@ def _inside(path: str, outer: str) -> bool:
 
 
 def _call(module: nn.Module, images: jax.Array, train: bool) -> Any:
-  """Calls a bound module with the flag that it has, if it has one."""
+  """Calls a bound module with the training flag that it has, if it has one."""
   inner = module
   while isinstance(inner, Cheap):
     inner = inner.original.module
-  arguments = signatures.signature(type(inner).__call__).parameters
+  arguments = inspect.signature(type(inner).__call__).parameters
   flag = next((name for name in TRAIN_FLAGS if name in arguments), None)
   if flag:
     return module(images, **{flag: train == TRAIN_FLAGS[flag]})
@@ -149,7 +151,7 @@ def _call(module: nn.Module, images: jax.Array, train: bool) -> Any:
 
 
 def _logits(outputs: Any) -> jax.Array:
-  """The logits in what a module returned."""
+  """Returns the logits in what a module returned. Raises UserError where there are none."""
   if isinstance(outputs, dict):
     logits = outputs.get('logits')
   elif isinstance(outputs, tuple | list):

@@ -1,7 +1,7 @@
-"""How a module that this project did not write is run: inside a wrapper that leaves its source and its paths alone.
+"""Runs a module that this project did not write, inside a wrapper that leaves its source and its paths alone.
 
 A wrapper is a linen module that holds another as `Unbound`, binds it to its own scope, so that every variable stays at
-the path that it has without the wrapper, and changes what it does while it runs, by `nn.intercept_methods`.
+the path that it has without the wrapper, and changes what the module does while it runs, by `nn.intercept_methods`.
 """
 
 import contextlib
@@ -15,20 +15,24 @@ from flax.core.scope import union_filters
 
 from moonshine_jax.ops import grouped_conv
 
-CAPTURED = 'moonshine_jax'  # the collection in which what is captured leaves `nn.remat` and `nn.jit`
+CAPTURED = 'moonshine_jax'  # the collection in which captured outputs leave `nn.remat` and `nn.jit`
 
 
 @dataclasses.dataclass(frozen=True)
 class Unbound:
-  """Holds a module where Flax does not look for submodules: one that it adopted would have another path."""
+  """A module where Flax does not look for submodules: a module that it adopted would have another path."""
 
   module: nn.Module
 
   def bind(self, wrapper: nn.Module, mark: str, captures: bool = False) -> nn.Module:
-    """The module in the scope of a bound wrapper; `mark` says what the wrapper changes.
+    """Returns the module in the scope of a bound wrapper.
 
-    The mark becomes a flag of the scope, which `nn.jit` compares before it takes what it has compiled: else a student
-    would run what was compiled for its teacher, and never be intercepted. With `captures`, see `capturing`.
+    Args:
+      wrapper: the bound wrapper.
+      mark: what the wrapper changes, in any words. It becomes a flag of the scope, which `nn.jit` compares before it
+        takes what it has compiled: else a student would run what was compiled for its teacher, and never be
+        intercepted.
+      captures: whether outputs can be taken out, by `capturing`.
     """
     scope = wrapper.scope.rewound()
     scope.flags = {**scope.flags, f'moonshine_jax: {mark}': True}
@@ -39,7 +43,13 @@ class Unbound:
 
 @contextlib.contextmanager
 def capturing(module: nn.Module, layers: Sequence[str], captured: dict[str, Any]) -> Iterator[None]:
-  """Puts the outputs of layers, by path, into `captured`, of the last call each, of a module bound with `captures`."""
+  """Puts outputs of layers into `captured` by path when its context ends: for each layer that of the last call.
+
+  Args:
+    module: a module that `Unbound.bind` has bound with `captures`.
+    layers: paths of its modules.
+    captured: where the outputs go.
+  """
   scope = module.scope
 
   def intercept(call, args, kwargs, context):
@@ -55,8 +65,8 @@ def capturing(module: nn.Module, layers: Sequence[str], captured: dict[str, Any]
 
 
 @contextlib.contextmanager
-def changed(module: nn.Module, **attributes: Any) -> Iterator[None]:
-  """Gives a bound module other attributes for a while: unlike a clone, it is one call of one module to all who look."""
+def with_attributes(module: nn.Module, **attributes: Any) -> Iterator[None]:
+  """Gives a bound module other attributes in its context; unlike a clone, interceptors see one call of one module."""
   before = {name: getattr(module, name) for name in attributes}
   try:
     for name, value in attributes.items():
@@ -68,11 +78,12 @@ def changed(module: nn.Module, **attributes: Any) -> Iterator[None]:
 
 
 def adapt(axis_name: str | None) -> Callable[..., Any]:
-  """An interceptor that makes a module fit to be trained by `steps` and `parallel`.
+  """Returns an interceptor that makes a module fit for the train step on several devices.
 
-  Its convolutions run through `ops.grouped_conv`, whose gradients are fast in a scanned loop too, unless they have a
-  `conv_general_dilated` of their own. Its BN takes the statistics of a batch over the pmapped axis `axis_name`, unless
-  it has an axis of its own: `nn.BatchNorm`, and what is called BatchNorm and has an `axis_name`, as copies of it do.
+  The module's convolutions run through `ops.grouped_conv`, whose gradients are fast in a scanned loop too, unless the
+  user gave them another `conv_general_dilated`. Its BN takes the statistics of a batch over the pmapped axis
+  `axis_name`, unless the user gave it an axis. BN is `nn.BatchNorm`, and any module that is called BatchNorm and has an
+  `axis_name`, as copies of `nn.BatchNorm` do.
   """
 
   def intercept(call, args, kwargs, context):
@@ -84,7 +95,7 @@ def adapt(axis_name: str | None) -> Callable[..., Any]:
         module, 'axis_name', ''
       ) is None:
         changes = {'axis_name': None if module.is_initializing() else axis_name}
-    with changed(module, **changes):
+    with with_attributes(module, **changes):
       return call(*args, **kwargs)
 
   return intercept

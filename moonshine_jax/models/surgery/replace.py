@@ -1,4 +1,4 @@
-"""Cheap convolutions in place of those of any linen module, whose source stays as it is.
+"""Replacement of the convolutions of any linen module by cheap ones; the module's source stays as it is.
 
 A convolution of kernel k becomes what a unit of the paper's block (Table 1) has in its place:
 
@@ -10,8 +10,8 @@ A convolution of kernel k becomes what a unit of the paper's block (Table 1) has
 | `S-2x2`   | 2 taps for k, dilated to the same extent, along each axis of more than 2  | kernel, bias           |
 
 The k convolution keeps strides, padding and dilations, the last convolution the bias. `N` and `M` in a number of groups
-are the channels that the grouped convolution sees, here C and M. A `B` takes the place of one convolution here, and of
-two in a residual block of `models.blocks`.
+are the channels that the grouped convolution sees, in this table C and M. A `B` takes the place of one convolution in
+this module, and of two in a residual block of `models.blocks`.
 """
 
 import dataclasses
@@ -26,14 +26,15 @@ import tabulate
 
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.blocks import BatchNormReLU, Block, Convolution, conv_init
-from moonshine_jax.models.surgery.inspection import ConvLayer, Inspection, inspect
-from moonshine_jax.models.surgery.intercept import Unbound, adapt, changed
+from moonshine_jax.models.surgery.inspection import Inspection, inspect_module
+from moonshine_jax.models.surgery.intercept import Unbound, adapt, with_attributes
+from moonshine_jax.models.surgery.layers import ConvLayer
 
 Rule = str | Callable[[ConvLayer], str | None]
 
 
 class Cheap(nn.Module):
-  """A network with some of its convolutions replaced, called as the original is called, with `__call__` alone.
+  """A network with some of its convolutions replaced, called as the original is called, by `__call__` alone.
 
   The BN of the replacements uses and updates the statistics of the batch where 'batch_stats' is mutable, and the
   running statistics elsewhere.
@@ -41,7 +42,7 @@ class Cheap(nn.Module):
   Attributes:
     original: the network.
     replacements: (path, notation) of each convolution that is replaced.
-    axis_name: the pmapped axis over which all BN takes its batch statistics, or None; see `wrapping.adapt`.
+    axis_name: the pmapped axis over which all BN takes its batch statistics, or None; see `intercept.adapt`.
   """
 
   original: Unbound
@@ -49,6 +50,7 @@ class Cheap(nn.Module):
   axis_name: str | None = None
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    """Calls the network with its replacements; arguments and result are the original's."""
     blocks = {path: Block.parse(notation) for path, notation in self.replacements}
 
     def substitute(call, args, kwargs, context):
@@ -57,9 +59,9 @@ class Cheap(nn.Module):
       if block is None or context.method_name != '__call__':
         return call(*args, **kwargs)
       if block.kind == 'S-2x2':
-        with changed(module, **_two_taps(module)):
+        with with_attributes(module, **_two_taps(module)):
           return call(*args, **kwargs)
-      return _convolve(block, module, *args, **kwargs)
+      return _run_replacement(block, module, *args, **kwargs)
 
     original = self.original.bind(self, f'{self.replacements} {self.axis_name}')
     with nn.intercept_methods(adapt(self.axis_name)), nn.intercept_methods(substitute):
@@ -67,14 +69,14 @@ class Cheap(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class LayerPlan:
   """What becomes of one convolution.
 
   Attributes:
-    layer: as it was.
-    notation: of what replaces it, or None where it stays.
+    layer: the convolution as it was.
+    notation: notation of its replacement, or None where it stays.
     reason: why it stays, or ''.
-    parameters, multiply_adds: afterwards, counted as in ConvLayer; the parameters with BN's running statistics.
+    parameters, multiply_adds: numbers afterwards, counted as in ConvLayer; the parameters with BN's running statistics.
   """
 
   layer: ConvLayer
@@ -85,34 +87,36 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """What becomes of a network; as a string, a table.
+class ReplacementPlan:
+  """What becomes of a network's convolutions; as a string, a table.
 
   Attributes:
     student: the network with the replacements.
-    rows: one for each convolution, in the order in which they run.
-    parameters: of the whole network, before and after, with BN's running statistics.
-    multiply_adds: likewise, of its convolutions and fully connected layers, for one example.
+    layers: one plan for each convolution, in the order in which they run.
+    parameters: number of parameters of the whole network, before and after, with BN's running statistics.
+    multiply_adds: multiply-adds of its convolutions and fully connected layers, before and after, for one example.
   """
 
   student: Cheap
-  rows: tuple[Row, ...]
+  layers: tuple[LayerPlan, ...]
   parameters: tuple[int, int]
   multiply_adds: tuple[int, int]
 
   def __str__(self) -> str:
+    """Returns a table with a line for each convolution and one for the whole network."""
     heading = ['path', 'layer', 'becomes', 'because', 'parameters', 'after', 'multiply-adds', 'after']
     lines = [
       [
-        row.layer.path,
-        str(row.layer),
-        row.notation or 'kept',
-        row.reason,
-        *(
-          f'{number:,}' for number in (row.layer.parameters, row.parameters, row.layer.multiply_adds, row.multiply_adds)
-        ),
+        plan.layer.path,
+        str(plan.layer),
+        plan.notation or 'kept',
+        plan.reason,
+        f'{plan.layer.parameters:,}',
+        f'{plan.parameters:,}',
+        f'{plan.layer.multiply_adds:,}',
+        f'{plan.multiply_adds:,}',
       ]
-      for row in self.rows
+      for plan in self.layers
     ]
     total = ['whole network', '', '', '', *(f'{number:,}' for number in (*self.parameters, *self.multiply_adds))]
     alignment = ['left'] * 4 + ['right'] * 4
@@ -120,9 +124,9 @@ class Plan:
 
 
 def cheapen(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Cheap:
-  """The student of a network: the same network, called in the same way, with cheap convolutions.
+  """Makes a student of a network: the same network, called in the same way, with cheap convolutions.
 
-  Variables of layers that stay keep their paths; `inherit` gives a student the teacher's values of them.
+  Variables of layers that stay keep their paths; `inherit` gives them the teacher's values.
 
   Args:
     module: any linen module; in `setup` style or compact, its layers shared, scanned (`nn.scan` must carry
@@ -130,7 +134,8 @@ def cheapen(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Cheap:
     rule: a notation, for all convolutions but the first, the last if no fully connected layer follows, those of 1x1 and
       those in groups (ConvLayer.stays says which and why); or a function from a ConvLayer to a notation, or to None
       for what is to stay.
-    *args, **kwargs: an example to call it with, a batch; arrays may be given as `jax.ShapeDtypeStruct`.
+    *args: a batch of examples to call it with, and further arguments; arrays may be given as `jax.ShapeDtypeStruct`.
+    **kwargs: further arguments of its call.
 
   Returns:
     The student, to be trained with `mutable=['batch_stats']`; for `pmap`, `student.clone(axis_name=...)`.
@@ -138,31 +143,41 @@ def cheapen(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Cheap:
   Raises:
     UserError: for a notation that is none, and where nothing can be replaced.
   """
-  made = plan(module, rule, *args, **kwargs)
-  if not made.student.replacements:
-    stay = '; '.join(f'{row.layer.path}: {row.reason}' for row in made.rows[:5])
-    more = f'; and {len(made.rows) - 5} more' if len(made.rows) > 5 else ''
+  plan = plan_replacements(module, rule, *args, **kwargs)
+  if not plan.student.replacements:
+    reasons = '; '.join(f'{layer_plan.layer.path}: {layer_plan.reason}' for layer_plan in plan.layers[:5])
+    more = f'; and {len(plan.layers) - 5} more' if len(plan.layers) > 5 else ''
     raise UserError(
       f'{type(module).__name__}: nothing in it is replaced: '
-      + (f'{stay}{more}' if made.rows else 'no convolution in it')
+      + (f'{reasons}{more}' if plan.layers else 'no convolution in it')
     )
-  return made.student
+  return plan.student
 
 
-def plan(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Plan:
-  """What `cheapen` does with every convolution, and what it saves. Raises UserError for a notation that is none."""
-  before = inspect(module, *args, **kwargs)
+def plan_replacements(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> ReplacementPlan:
+  """Plans what `cheapen` does with every convolution, and counts what it saves.
+
+  Args:
+    module: any linen module, as for `cheapen`.
+    rule: a notation, or a function from a ConvLayer to a notation or None, as for `cheapen`.
+    *args: a batch of examples to call it with, and further arguments; arrays may be given as `jax.ShapeDtypeStruct`.
+    **kwargs: further arguments of its call.
+
+  Raises:
+    UserError: for a notation that is none.
+  """
+  before = inspect_module(module, *args, **kwargs)
   decisions = [_decide(layer, rule) for layer in before.layers]
   replacements = tuple(
     (layer.path, str(block)) for layer, (block, _) in zip(before.layers, decisions, strict=True) if block
   )
   student = Cheap(Unbound(module), replacements)
-  after = inspect(student, *args, **kwargs)
+  after = inspect_module(student, *args, **kwargs)
   for path, notation in replacements:
     if before.parameters_at(path) == after.parameters_at(path):
       raise UserError(f'{path}: {notation} does not reach it: expected a convolution that runs when the network does')
-  rows = tuple(
-    Row(
+  layer_plans = tuple(
+    LayerPlan(
       layer,
       str(block) if block else None,
       reason,
@@ -171,11 +186,16 @@ def plan(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Plan:
     )
     for layer, (block, reason) in zip(before.layers, decisions, strict=True)
   )
-  return Plan(student, rows, (before.parameters(), after.parameters()), (before.multiply_adds, after.multiply_adds))
+  return ReplacementPlan(
+    student,
+    layer_plans,
+    parameters=(before.parameters(), after.parameters()),
+    multiply_adds=(before.multiply_adds, after.multiply_adds),
+  )
 
 
 def inherit(variables: dict[str, Any], teacher_variables: dict[str, Any]) -> dict[str, Any]:
-  """A student's variables with the teacher's values wherever it has one of the same path and shape."""
+  """Returns a student's variables with the teacher's values wherever the teacher has the same path and shape."""
   teacher = flax.traverse_util.flatten_dict(teacher_variables)
   return flax.traverse_util.unflatten_dict(
     {
@@ -186,7 +206,7 @@ def inherit(variables: dict[str, Any], teacher_variables: dict[str, Any]) -> dic
 
 
 def _decide(layer: ConvLayer, rule: Rule) -> tuple[Block | None, str]:
-  """What replaces a layer; or None, and why it stays."""
+  """Returns the block that replaces a layer and '', or None and why the layer stays."""
   notation = rule if isinstance(rule, str) else rule(layer)
   if notation is None:
     return None, 'the rule says so'
@@ -199,17 +219,17 @@ def _decide(layer: ConvLayer, rule: Rule) -> tuple[Block | None, str]:
 
 
 def _obstacle(layer: ConvLayer, block: Block) -> str:
-  """Why a block cannot take a layer's place, or ''."""
-  if layer.kind != 'convolution':
-    return f'it is a {layer.kind}'
-  if layer.masked:
-    return 'its weights are masked'
-  if block.kind == 'S':
-    return 'S is what it is'
-  if block.kind == 'S-2x2':
-    return '' if max(layer.kernel_size) > 2 else 'no axis has more than 2 taps'
-  if not layer.has_batch_stats:
-    return "no 'batch_stats' in the variable_axes of the transform around it"
+  """Returns why a block cannot take a layer's place, or ''."""
+  is_two_taps = block.kind == 'S-2x2'
+  obstacles = {
+    f'it is a {layer.kind}': layer.kind != 'convolution',
+    'its weights are masked': layer.masked,
+    'S is what it is': block.kind == 'S',
+    'no axis has more than 2 taps': is_two_taps and max(layer.kernel_size) <= 2,
+    "no 'batch_stats' in the variable_axes of the transform around it": not is_two_taps and not layer.has_batch_stats,
+  }
+  if any(obstacles.values()) or is_two_taps:
+    return next((obstacle for obstacle, holds in obstacles.items() if holds), '')
   try:
     _kxk(block, layer.in_features, layer.out_features)
   except ValueError as error:
@@ -218,14 +238,14 @@ def _obstacle(layer: ConvLayer, block: Block) -> str:
 
 
 def _kxk(block: Block, in_features: int, out_features: int) -> Convolution:
-  """The one convolution of a G, B or BG unit that is no 1x1. Raises ValueError where channels cannot be divided so."""
+  """Returns the kxk convolution of a G, B or BG unit. Raises ValueError where groups do not divide the channels."""
   if block.kind == 'G':
     return block.convolutions(in_features, in_features, 1)[0]
   return block.convolutions(in_features, out_features, 1)[1]
 
 
 def _two_taps(conv: nn.Conv) -> dict[str, Any]:
-  """The attributes that make 2 taps of a kernel, at its two ends; 2 taps they leave alone."""
+  """Returns the attributes with which a kernel has 2 taps at its ends; an axis of 2 taps or fewer stays as it is."""
   kernel = (conv.kernel_size,) if isinstance(conv.kernel_size, int) else tuple(conv.kernel_size)
   dilation = conv.kernel_dilation or 1
   dilation = (dilation,) * len(kernel) if isinstance(dilation, int) else tuple(dilation)
@@ -235,8 +255,8 @@ def _two_taps(conv: nn.Conv) -> dict[str, Any]:
   }
 
 
-def _convolve(block: Block, conv: nn.Conv, inputs: jax.Array) -> jax.Array:
-  """What stands in a convolution's place, as its submodules: clones of it, which keep all that is not said here."""
+def _run_replacement(block: Block, conv: nn.Conv, inputs: jax.Array) -> jax.Array:
+  """Runs what stands in a convolution's place: clones of it as submodules, with only some attributes changed."""
   train = conv.is_mutable_collection('batch_stats') and not conv.is_initializing()
   kxk = _kxk(block, inputs.shape[-1], conv.features)
   kxk_changes = {'features': kxk.features, 'feature_group_count': kxk.groups}
@@ -259,12 +279,15 @@ def _convolve(block: Block, conv: nn.Conv, inputs: jax.Array) -> jax.Array:
   else:
     x = convolve_bn_relu('contract', 'bn1', inputs, features=kxk.features, **one_by_one)
     x, last = convolve_bn_relu('middle', 'bn2', x, **kxk_changes), 'expand'
-  # The others' scale is undone by their BN, whatever it is; that of this one is for the network's author to choose.
-  return conv.clone(parent=conv, name=last, kernel_init=_of_any_shape(conv.kernel_init), **one_by_one)(x)
+  # BN undoes the scale of the other convolutions, whatever it is; the network's author chooses that of the last one.
+  return conv.clone(parent=conv, name=last, kernel_init=_allow_any_shape(conv.kernel_init), **one_by_one)(x)
 
 
-def _of_any_shape(kernel_init: Callable[..., Any]) -> Callable[..., Any]:
-  """An initialiser that may be one of pretrained weights, which have the shape of the original whatever is asked."""
+def _allow_any_shape(kernel_init: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns an initialiser that uses `conv_init` where `kernel_init` does not give the shape that it is asked for.
+
+  An initialiser of pretrained weights gives the shape of the original, whatever it is asked for.
+  """
 
   def init(key, shape, dtype=jnp.float32):
     kernel = kernel_init(key, shape, dtype)

@@ -69,16 +69,16 @@ def test_a_student_is_the_network_that_one_would_write(block):
 def test_the_paper_s_network_comes_out_of_its_teacher():
   # A unit of S follows BN and ReLU, and so does what replaces it: WRN with blocks G is made of such units.
   teacher, by_hand = WideResNet(10, 1, 'S', 3), WideResNet(10, 1, 'G(N/8)', 3)
-  plan = moonshine_jax.plan(teacher, 'G(N/8)', IMAGES)
+  plan = moonshine_jax.plan_replacements(teacher, 'G(N/8)', IMAGES)
   before, after = counting.count_cost(teacher, (8, 8, 3)), counting.count_cost(by_hand, (8, 8, 3))
   assert counting.count_cost(plan.student, (8, 8, 3)) == after
   assert plan.parameters == (before.parameters, after.parameters)
   assert plan.multiply_adds == (before.multiply_adds, after.multiply_adds)
   layers = {layer.path: layer for layer in counting.profile(teacher, (8, 8, 3)).layers}
-  assert {row.layer.path: (row.layer.parameters, row.layer.multiply_adds) for row in plan.rows} == {
+  assert {row.layer.path: (row.layer.parameters, row.layer.multiply_adds) for row in plan.layers} == {
     path: (layer.parameters, layer.multiply_adds) for path, layer in layers.items() if 'conv ' in layer.kind
   }
-  assert [row.reason for row in plan.rows if not row.notation] == ['it is the first convolution'] + 2 * ['it is 1x1']
+  assert [row.reason for row in plan.layers if not row.notation] == ['it is the first convolution'] + 2 * ['it is 1x1']
 
   def renamed(tree):  # from the student's names to those of blocks G
     names = {
@@ -147,11 +147,11 @@ def test_one_axis():
 @pytest.fixture(scope='module')
 def mixed():
   random_variables(Mixed(), IMAGES, training=True)  # so that nn.jit has what the student must not take from it
-  return moonshine_jax.plan(Mixed(), lambda layer: None if layer.stays else 'B(4)', IMAGES, training=True)
+  return moonshine_jax.plan_replacements(Mixed(), lambda layer: None if layer.stays else 'B(4)', IMAGES, training=True)
 
 
 def test_shared_scanned_recomputed_and_listed_layers(mixed):
-  rows = {row.layer.path: row for row in mixed.rows}
+  rows = {row.layer.path: row for row in mixed.layers}
   assert [path for path, row in rows.items() if not row.notation] == ['stem/Conv_0']
   (scanned,) = (path for path in rows if path.startswith('stack'))
   assert list(rows) == [
@@ -175,7 +175,7 @@ def test_shared_scanned_recomputed_and_listed_layers(mixed):
   assert {path: (rows[path].parameters, rows[path].multiply_adds) for path in by_hand} == by_hand
   assert rows[scanned].layer.multiply_adds == 3 * 16 * 9 * 16 * 16
   assert str(rows['layers_0/Conv_0'].layer) == 'convolution 3x5, 8 to 16, stride 2x1'
-  assert mixed.parameters[1] - mixed.parameters[0] == sum(row.parameters - row.layer.parameters for row in mixed.rows)
+  assert mixed.parameters[1] - mixed.parameters[0] == sum(row.parameters - row.layer.parameters for row in mixed.layers)
   lines = str(mixed).splitlines()
   assert len(lines) == 1 + len(rows) + 1
   assert lines[-1].split() == ['whole', 'network', *(f'{n:,}' for n in (*mixed.parameters, *mixed.multiply_adds))]
@@ -215,7 +215,7 @@ def test_gradient_by_finite_differences(smooth):
 
 
 def test_what_stays_is_told_with_its_reason():
-  rows = {row.layer.path: row for row in moonshine_jax.plan(Stubborn(), 'G(8)', IMAGES).rows}
+  rows = {row.layer.path: row for row in moonshine_jax.plan_replacements(Stubborn(), 'G(8)', IMAGES).layers}
   (scanned,) = (path for path in rows if path.startswith('stack'))
   (outside,) = (path for path in rows if rows[path].layer.kind == 'convolution outside of linen')
   assert {path: row.notation or row.reason for path, row in rows.items()} == {
@@ -235,7 +235,9 @@ def test_what_stays_is_told_with_its_reason():
   assert rows['local'].layer.multiply_adds == 8 * 8 * 4 * 2 * 2 * 16
   assert rows['up'].layer.multiply_adds == 8 * 8 * 4 * 3 * 3 * 16
   # Without BN, a scanned layer can be replaced; a function may take the first and the last.
-  rows = {row.layer.path: row for row in moonshine_jax.plan(Stubborn(), lambda layer: 'S-2x2', IMAGES).rows}
+  rows = {
+    row.layer.path: row for row in moonshine_jax.plan_replacements(Stubborn(), lambda layer: 'S-2x2', IMAGES).layers
+  }
   assert [rows[path].notation for path in ('stem', 'grouped', scanned, 'last')] == 4 * ['S-2x2']
   assert rows['pointwise'].reason == 'no axis has more than 2 taps'
 
@@ -280,8 +282,8 @@ def test_no_convolution_and_no_example():
 def test_a_network_of_another_project():
   jax_resnet = pytest.importorskip('jax_resnet')
   image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-  plan = moonshine_jax.plan(jax_resnet.ResNet18(n_classes=1000), 'G(N/8)', image)
+  plan = moonshine_jax.plan_replacements(jax_resnet.ResNet18(n_classes=1000), 'G(N/8)', image)
   # As in torchvision, and 9,600 running statistics; its multiply-adds are published as 1.81 G.
   assert plan.parameters[0] == 11_689_512 + 9_600 and round(plan.multiply_adds[0] / 1e9, 2) == 1.81
-  assert sum(row.notation is not None for row in plan.rows) == 16  # of 20: neither the stem nor three shortcuts
+  assert sum(row.notation is not None for row in plan.layers) == 16  # of 20: neither the stem nor three shortcuts
   assert plan.parameters[1] < 0.25 * plan.parameters[0] and plan.multiply_adds[1] < 0.3 * plan.multiply_adds[0]

@@ -1,4 +1,4 @@
-"""Times every formulation of the grouped convolution, and prints the rule that follows.
+"""Measures every formulation of the grouped convolution, and prints the rule that follows.
 
   python -m benchmarks.grouped_conv --json=grouped_conv.json
 
@@ -10,13 +10,15 @@ the slowdown of each formulation against the fastest in each shape, as geometric
 
 import argparse
 import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 
 from benchmarks.command import write_json
 from moonshine_jax.cost.timing import time_compiled
 from moonshine_jax.ops import grouped_conv
-from moonshine_jax.ops.formulations import LAX, MATMUL, ConvSpec
+from moonshine_jax.ops.formulations import LAX, MATMUL, ConvSpec, Formulation
 from moonshine_jax.ops.merged_conv import merged
 from moonshine_jax.ops.shifted_conv import SHIFTS
 
@@ -27,10 +29,11 @@ SHAPES = {
   'G': ((32, 32, 1), (64, 16, 1), (128, 8, 1), (32, 32, 2), (64, 16, 2), (16, 32, 1)),
   'BG': ((16, 32, 1), (32, 16, 1), (64, 8, 1), (8, 32, 1)),
 }
-MOST_PRODUCTS = 72  # For each value of the sum over shifts: with more, its compilation takes seconds.
+MOST_PRODUCTS = 72  # for each value of the sum over shifts: with more, its compilation takes seconds
 
 
-def main():
+def main() -> None:
+  """Measures all cases and prints them and the rule."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--batch', type=int, default=64, help='images (default: 64)')
   parser.add_argument('--dtype', default='float32', help='float32 (default) or bfloat16')
@@ -45,26 +48,42 @@ def main():
     f'{"C":>4} {"HxW":>6} {"stride":>6} {"groups":>6} {"width":>5}  {"part":<15} '
     f'{"lax ms":>9} {"fastest ms":>20} {"rule ms":>20} {"lax / rule":>10}'
   )
-  for case in cases(shapes):
-    for row in measure(*case, flags):
+  for case in list_cases(shapes):
+    for row in measure_case(case, flags):
       rows.append(row)
       print_row(row)
   print_rule(rows)
   write_json(flags.json, flags, rows)
 
 
-def cases(shapes):
-  """Yields (channels, outputs, size, kernel size, ConvSpec): 3x3 in every number of groups, dense ones, 1x1."""
+class Case(NamedTuple):
+  """A convolution that keeps the number of channels.
+
+  Attributes:
+    channels: of the input and of the output.
+    size: pixels on a side of the input.
+    kernel_size: 1, 2 or 3.
+    conv: strides, padding, dilation and groups.
+  """
+
+  channels: int
+  size: int
+  kernel_size: int
+  conv: ConvSpec
+
+
+def list_cases(shapes: Iterable[tuple[int, int, int]]) -> Iterator[Case]:
+  """Yields 3x3 convolutions in every number of groups, and dense 1x1 and dilated 2x2 ones, for each shape."""
   for channels, size, stride in shapes:
     for groups in (2**i for i in range(int(math.log2(channels)) + 1)):
-      yield channels, channels, size, 3, ConvSpec((stride, stride), ((1, 1), (1, 1)), (1, 1), groups)
-    yield channels, channels, size, 1, ConvSpec((stride, stride), ((0, 0), (0, 0)), (1, 1), 1)
-    yield channels, channels, size, 2, ConvSpec((stride, stride), ((1, 1), (1, 1)), (2, 2), 1)
+      yield Case(channels, size, 3, ConvSpec((stride, stride), ((1, 1), (1, 1)), (1, 1), groups))
+    yield Case(channels, size, 1, ConvSpec((stride, stride), ((0, 0), (0, 0)), (1, 1), 1))
+    yield Case(channels, size, 2, ConvSpec((stride, stride), ((1, 1), (1, 1)), (2, 2), 1))
 
 
-def candidates(kernel_shape, conv):
-  """{name: Formulation} of all that can compute it."""
-  height, width, inputs, outputs = kernel_shape
+def candidates(kernel_shape: tuple[int, int, int, int], conv: ConvSpec) -> dict[str, Formulation]:
+  """Returns all formulations that can compute a convolution, by name."""
+  height, width, inputs, _ = kernel_shape
   groups = conv.feature_group_count
   named = {'lax': LAX}
   if groups > 1 and height * width * inputs <= MOST_PRODUCTS:
@@ -75,10 +94,11 @@ def candidates(kernel_shape, conv):
   return named
 
 
-def measure(channels, outputs, size, kernel_size, conv, flags):
-  """Yields one row for each part of one convolution."""
+def measure_case(case: Case, flags: argparse.Namespace) -> Iterator[dict]:
+  """Yields a row for each of PARTS of a convolution, with the milliseconds of every formulation."""
+  channels, size, kernel_size, conv = case
   x_shape = (flags.batch, size, size, channels)
-  kernel_shape = (kernel_size, kernel_size, channels // conv.feature_group_count, outputs)
+  kernel_shape = (kernel_size, kernel_size, channels // conv.feature_group_count, channels)
   keys = jax.random.split(jax.random.key(0), 3)
   x, kernel = (
     jax.random.normal(key, shape, flags.dtype) for key, shape in zip(keys, (x_shape, kernel_shape), strict=False)
@@ -89,17 +109,17 @@ def measure(channels, outputs, size, kernel_size, conv, flags):
     'input_gradient': (dy, kernel, (x_shape,)),
     'weight_gradient': (x, dy, (kernel_shape,)),
   }
-  named = candidates(kernel_shape, conv)
+  formulations = candidates(kernel_shape, conv)
   chosen = grouped_conv.RULES.get(jax.default_backend(), grouped_conv.lax_rule)(x_shape, kernel_shape, conv)
 
   for part in PARTS:
     first, second, static = arguments[part]
-    functions = {name: _bind(getattr(form, part), *static, conv) for name, form in named.items()}
+    functions = {name: _bind(getattr(form, part), *static, conv) for name, form in formulations.items()}
     times = time_compiled(functions, (first, second), flags.repeats)
-    rule = next(name for name, form in named.items() if getattr(form, part) is getattr(chosen, part))
+    rule = next(name for name, form in formulations.items() if getattr(form, part) is getattr(chosen, part))
     yield {
       'channels': channels,
-      'outputs': outputs,
+      'outputs': channels,
       'size': size,
       'kernel_size': kernel_size,
       'stride': conv.window_strides[0],
@@ -111,11 +131,13 @@ def measure(channels, outputs, size, kernel_size, conv, flags):
     }
 
 
-def _bind(function, *static):
+def _bind(function: Callable, *static: Any) -> Callable:
+  """Returns a function of the two array operands alone."""
   return lambda first, second: function(first, second, *static)
 
 
-def print_row(row):
+def print_row(row: dict) -> None:
+  """Prints a row: XLA's formulation, the fastest, and the one that the rule chooses."""
   ms = row['ms']
   fastest = min(ms, key=ms.get)
   size, width = f'{row["size"]}x{row["size"]}', row['channels'] // row['groups']
@@ -127,15 +149,16 @@ def print_row(row):
   )
 
 
-def print_rule(rows):
-  """For each kernel size, channels in a group and part: how much slower than the fastest each choice is."""
+def print_rule(rows: list[dict]) -> None:
+  """Prints how much slower than the fastest each formulation is, by kernel size, channels in a group and part."""
   print('\nslowdown against the fastest formulation, geometric mean over shapes; merged by the channels of a block')
   slowdowns = {}
   for row in rows:
     best = min(row['ms'].values())
-    for name, ms in row['ms'].items():
-      if name.startswith('merged'):
-        name = f'merged to {row["channels"] // int(name[len("merged(") : -1])}'
+    for formulation, ms in row['ms'].items():
+      name = formulation
+      if formulation.startswith('merged'):
+        name = f'merged to {row["channels"] // int(formulation[len("merged(") : -1])}'
       key = (row['kernel_size'], row['channels'] // row['groups'] if row['groups'] > 1 else 'all', row['part'])
       slowdowns.setdefault(key, {}).setdefault(name, []).append(ms / best)
   for (kernel_size, width, part), named in slowdowns.items():

@@ -1,4 +1,4 @@
-"""Compiles every network's train and evaluation step for a Cloud TPU, without one, and prints what XLA expects of it.
+"""Compiles every network's train and evaluation step for a Cloud TPU, without one, and prints XLA's estimates.
 
   launch/setup.sh tpu   # libtpu, the TPU's compiler; it needs no TPU
   python -m benchmarks.tpu --json=aot_v5e.json
@@ -7,7 +7,7 @@
 
 What is compiled is what training runs on all devices of the topology: the pmapped loop over the steps of a dispatch,
 with the resident feed's gather, augmentation, BN over the whole batch, SGD and donated states; and the pmapped
-evaluation step. Of each the table has, for one step on one device:
+evaluation step. For both the table has, for one step on one device:
 
   kcycles: thousands of cycles, the sum of what XLA's compiler estimates for its operations. It estimates none for
     collectives and for copies beside other work. An estimate is no measurement: it is for comparison alone.
@@ -16,8 +16,8 @@ evaluation step. Of each the table has, for one step on one device:
   s: of compilation.
   collectives: there must be all-reduces alone. The command says where another is, and ends with status 1.
 
-The formulations of grouped convolutions are our rule, XLA's own (lax), and dense convolutions throughout: side by side,
-they are the ground of `tpu_rule` in `moonshine_jax/ops/grouped_conv.py`. What two of them have in common is compiled
+The formulations of grouped convolutions are our rule, XLA's own (lax), and dense convolutions throughout: compared,
+they are the grounds of `tpu_rule` in `moonshine_jax/ops/grouped_conv.py`. A program that two of them share is compiled
 once. Compiling WRN-40-2 takes about two minutes of a core; the JSON is written after each network.
 """
 
@@ -39,10 +39,10 @@ from benchmarks.command import make_parser, write_json
 from benchmarks.lowering import DescribedReplicas, describe_steps
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.ops import grouped_conv
-from moonshine_jax.ops.formulations import LAX
+from moonshine_jax.ops.formulations import LAX, ConvSpec, Formulation
 from moonshine_jax.ops.merged_conv import merged
 
-# What libtpu would ask of Google Cloud and of the machine's other processes, as if it were to use a TPU.
+# What libtpu would otherwise ask of Google Cloud and of the machine's other processes, as if it were to use a TPU.
 LIBTPU_VARIABLES = {
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
@@ -51,8 +51,8 @@ LIBTPU_VARIABLES = {
 }
 
 
-def dense_rule(x_shape, kernel_shape, conv):
-  """One dense block-diagonal convolution in place of every grouped one, and of its gradients."""
+def dense_rule(x_shape: Sequence[int], kernel_shape: Sequence[int], conv: ConvSpec) -> Formulation:
+  """Chooses one dense block-diagonal convolution for every grouped one, and for its gradients."""
   del x_shape, kernel_shape
   return LAX if conv.feature_group_count == 1 else merged(1)
 
@@ -61,6 +61,7 @@ FORMULATIONS = {'rule': grouped_conv.tpu_rule, 'lax': grouped_conv.lax_rule, 'de
 
 
 def main(arguments: list[str] | None = None) -> None:
+  """Compiles both steps of every network and prints the estimates; exits with 1 for a collective but all-reduce."""
   parser = make_parser(__doc__, repeats=None, dtype='bfloat16')
   parser.add_argument(
     '--formulations',
@@ -81,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
   print_header()
   rows = []
   for architecture in flags.networks:
-    for row in estimates(architecture, flags, replicas):
+    for row in estimate_network(architecture, flags, replicas):
       rows.append(row)
       print_row(row)
     write_json(flags.json, flags, rows, device=device)
@@ -92,10 +93,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def find_devices(parser: argparse.ArgumentParser, topology: str) -> Sequence[Any]:
-  """The topology's devices, none of which is here; leaves the command where there is no compiler for them."""
+  """Describes the devices of a topology, which the machine need not have; ends the command without a compiler."""
   if importlib.util.find_spec('libtpu') is None:
     parser.error('libtpu, the compiler for TPUs, is not installed: expected it as launch/setup.sh tpu installs it')
-  jax.config.update('jax_platforms', 'cpu')  # the process's own device: a TPU that is here stays free
+  jax.config.update('jax_platforms', 'cpu')  # for the process itself: a TPU that the machine has stays free
   os.environ.update(LIBTPU_VARIABLES)
   try:
     return topologies.get_topology_desc(platform='tpu', topology_name=topology).devices
@@ -103,38 +104,40 @@ def find_devices(parser: argparse.ArgumentParser, topology: str) -> Sequence[Any
     parser.error(f'--topology={topology}: {str(error).splitlines()[0]}: expected one as v5e:2x2')
 
 
-def estimates(architecture: Architecture, flags: argparse.Namespace, replicas: DescribedReplicas) -> Iterator[dict]:
-  """A network's row for each formulation of its grouped convolutions."""
-  seen = {}
+def estimate_network(
+  architecture: Architecture, flags: argparse.Namespace, replicas: DescribedReplicas
+) -> Iterator[dict]:
+  """Yields a row of a network for each formulation of its grouped convolutions."""
+  estimates = {}  # by program
 
   def estimate(lower):
     lowered = lower()
     program = lowered.as_text()
-    if program not in seen:
-      seen[program] = compile_and_read(lowered)
-    return seen[program]
+    if program not in estimates:
+      estimates[program] = compile_and_analyse(lowered)
+    return estimates[program]
 
   for name in flags.formulations:
-    with the_tpu_rule(FORMULATIONS[name]):
+    with tpu_rule_replaced(FORMULATIONS[name]):
       train, evaluation = map(estimate, describe_steps(architecture, flags, replicas))
     yield {'network': str(architecture), 'formulation': name, 'train': train, 'evaluation': evaluation}
 
 
 @contextlib.contextmanager
-def the_tpu_rule(rule: Callable) -> Iterator[None]:
-  """While it lasts, a TPU's grouped convolutions follow this rule; what JAX has traced by another is forgotten."""
-  ours = grouped_conv.RULES['tpu']
+def tpu_rule_replaced(rule: Callable) -> Iterator[None]:
+  """Replaces the rule for grouped convolutions on a TPU within a `with` block, and forgets what JAX traced before."""
+  project_rule = grouped_conv.RULES['tpu']
   grouped_conv.RULES['tpu'] = rule
   jax.clear_caches()
   try:
     yield
   finally:
-    grouped_conv.RULES['tpu'] = ours
+    grouped_conv.RULES['tpu'] = project_rule
     jax.clear_caches()
 
 
-def compile_and_read(lowered: jax.stages.Lowered) -> dict:
-  """Compiles, and reads what the compiler says of the program."""
+def compile_and_analyse(lowered: jax.stages.Lowered) -> dict:
+  """Compiles a program, and returns XLA's estimates, its collectives and the seconds of compilation."""
   start = time.perf_counter()
   compiled = lowered.compile()
   seconds = time.perf_counter() - start
@@ -148,18 +151,18 @@ def compile_and_read(lowered: jax.stages.Lowered) -> dict:
       - memory.alias_size_in_bytes
       + memory.temp_size_in_bytes
     ),
-    'collectives': collectives(hlo),
+    'collectives': count_collectives(hlo),
     'compile_seconds': round(seconds, 1),
   }
 
 
 def estimated_cycles(hlo: str) -> int:
-  """The sum over the operations of a compiled program; those in a loop count once, as in XLA's count of the bytes."""
+  """Sums the estimated cycles of a compiled program; a loop counts once, as in XLA's count of the bytes."""
   return sum(int(cycles) for cycles in re.findall(r'"estimated_cycles":"(\d+)"', hlo))
 
 
-def collectives(hlo: str) -> dict[str, int]:
-  """How many of each kind of collective a compiled program has; an asynchronous one counts where it starts."""
+def count_collectives(hlo: str) -> dict[str, int]:
+  """Counts the collectives of a compiled program by kind; an asynchronous one counts where it starts."""
   kinds = (
     'all-gather',
     'all-reduce',
@@ -173,6 +176,7 @@ def collectives(hlo: str) -> dict[str, int]:
 
 
 def print_header() -> None:
+  """Prints the head of the table."""
   print(
     f'{"":<32}{"train step":^52}{"evaluation step":^52}\n{"network":<20} {"formulation":<11}'
     + 2 * f'{"kcycles":>9} {"MB moved":>9} {"MB held":>8} {"s":>6}  {"collectives":<16}',
@@ -181,6 +185,7 @@ def print_header() -> None:
 
 
 def print_row(row: dict) -> None:
+  """Prints the estimates for both steps of a network in one formulation."""
   print(
     f'{row["network"]:<20} {row["formulation"]:<11}'
     + ''.join(

@@ -21,7 +21,7 @@ from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.export import graph
 from moonshine_jax.models.network import Network
-from moonshine_jax.workdir import checkpoint
+from moonshine_jax.workdir.trained import Trained
 
 VERIFIED_IMAGES = 256  # test images on which logits are compared
 CALIBRATION_IMAGES = 256  # training images from which the ranges of activations are taken, for 8 bits
@@ -138,18 +138,17 @@ def read_reference(workdir: str, data_dir: str | None, calibrates: bool) -> Refe
   Raises:
     UserError: where there is no checkpoint or no data.
   """
-  network, variables, metadata = checkpoint.Checkpoints(workdir).network()
-  config, facts = metadata.config, metadata.facts
-  if data_dir is not None:
-    config.data.data_dir = data_dir
-  source = sources.reopen_source(config.data, facts, workdir)
+  trained = Trained.open(workdir)
+  source, config = trained.source(data_dir), trained.config
   calibration = None
   if calibrates:
     train = source.read(config.data.train_split)
     # Drawn at random: some data sets are sorted by class.
     index = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]
     calibration, _ = train.take(np.sort(index))
-  return Reference(workdir, network, variables, config, source.read(config.data.test_split), calibration)
+  return Reference(
+    workdir, trained.network, trained.variables, config, source.read(config.data.test_split), calibration
+  )
 
 
 def export_network(reference: Reference, numbers: str, file_format: Format) -> ExportedNetwork:

@@ -14,8 +14,7 @@ from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.import_torch import architectures
 from moonshine_jax.import_torch.state_dict import read_state_dict
-from moonshine_jax.models.factory import create_model
-from moonshine_jax.models.factory import name as name_of
+from moonshine_jax.models.factory import create_model, network_name
 from moonshine_jax.training import pretrained
 
 # By which torchvision's networks have their images normalised, of pixels from 0 to 1.
@@ -58,13 +57,13 @@ def import_network(
     num_classes, channels = len(arrays['fc.weight']), arrays['conv1.weight'].shape[1]
     if config is None:
       config = choose_config(path, model, num_classes, channels)
-    config = pretrained.as_given(config)
+    config = pretrained.config_of_pretrained(config)
     config.model.update(model)
     config_lib.check(config)
     image = jax.ShapeDtypeStruct((1, 32, 32, channels), np.float32)  # no variable depends on height and width
     like = jax.eval_shape(create_model(config.model, num_classes).init, jax.random.key(0), image)
     variables = convert_variables(arrays, paths, like)
-    pretrained.check_workdir(workdir, config, variables)
+    pretrained.check_same_network(workdir, config, variables)
     source = sources.open_source(config.data)
     if (num_classes, channels) != (source.num_classes, source.image_shape[-1]):
       raise ValueError(
@@ -111,7 +110,8 @@ def choose_config(
   Raises:
     UserError: where the network may be of any data.
   """
-  what = f'{path}, a {name_of(ml_collections.ConfigDict(model))} for {num_classes} classes and {channels} channels,'
+  network = network_name(ml_collections.ConfigDict(model))
+  what = f'{path}, a {network} for {num_classes} classes and {channels} channels,'
   name = USUAL_CONFIGS.get((model['network'], num_classes)) if channels == 3 else None
   if name is None:
     raise UserError(

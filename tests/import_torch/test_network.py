@@ -7,7 +7,7 @@ from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError
 from moonshine_jax.import_torch.network import USUAL_CONFIGS, import_network
 from moonshine_jax.training import evaluation, pretrained
-from moonshine_jax.workdir import checkpoint
+from moonshine_jax.workdir.trained import Trained
 from tests.import_torch.conftest import wide_resnet_arrays
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of the paper's code
@@ -18,8 +18,9 @@ def test_every_array_goes_where_it_belongs(write, config, tmp_path):
   run, facts, record = import_network(path, config, tmp_path / 'run', (MEAN, STD))
   assert (run.model.network, run.model.depth, run.model.width, run.model.block) == ('wide_resnet', 10, 1, 'S')
   np.testing.assert_allclose(facts.mean, (125.307, 122.961, 113.8575))
-  network, variables, metadata = checkpoint.Checkpoints(tmp_path / 'run').network()
-  assert metadata.facts == facts and network.std == facts.std
+  trained = Trained.open(tmp_path / 'run')
+  variables = trained.variables
+  assert trained.facts == facts and trained.network.std == facts.std
   arrays, params, batch_stats = wide_resnet_arrays(), variables['params'], variables['batch_stats']
   block = 'block2.layer.0'
   assert params['conv3_block1']['conv1']['kernel'][0, 2, 5, 7] == arrays[f'{block}.conv1.weight'][7, 5, 0, 2]

@@ -124,10 +124,10 @@ def _draw_row(axes: Sequence[Any], i: int, label: int, networks: Sequence[Networ
     middle.set_xlabel(f'predicts {prediction}', color='black' if prediction == label else 'tab:red')
 
 
-def read_networks(
+def open_workdirs(
   workdirs: Sequence[str],
 ) -> tuple[splits.Split | splits.CroppedSplit, list[tuple[str, Network, Any]]]:
-  """Reads trained networks of one data set, and the test split of it.
+  """Opens the networks of workdirs, trained on one data set, and the test split of that data set.
 
   Args:
     workdirs: workdirs of the networks.

@@ -1,4 +1,4 @@
-"""Networks and data of a user's own through the whole project; what cannot be run is refused before it begins."""
+"""User-defined networks and data through the whole project; what cannot be run is refused before it begins."""
 
 import shutil
 
@@ -25,10 +25,10 @@ pytestmark = pytest.mark.usefixtures('small_runs')
 
 @pytest.fixture
 def config():
-  return own_config()
+  return user_config()
 
 
-def own_config():
+def user_config():
   config = digits.get_config()
   config.batch_size, config.epochs, config.checkpoint_every = 16, 2, 1
   config.model.network = 'tests.helpers.user:with_norm'
@@ -40,9 +40,9 @@ def own_config():
 @pytest.fixture(scope='module')
 def folder(small_runs, tmp_path_factory):
   """A teacher with BN, and a student of it with cheap convolutions."""
-  folder = tmp_path_factory.mktemp('own')
-  loop.train_and_evaluate(own_config(), folder / 'teacher')
-  config = own_config()
+  folder = tmp_path_factory.mktemp('user')
+  loop.train_and_evaluate(user_config(), folder / 'teacher')
+  config = user_config()
   config.distill.teacher = str(folder / 'teacher')
   config.distill.students = ('block=G(N/4) alpha=0',)
   loop.train_and_evaluate(config, folder)
@@ -56,10 +56,10 @@ def test_evaluate_and_report(folder, capsys):
   stem, logits = 64 * 9 * 2 * 8, 16 * 3
   cheap = 16 * (9 * 4 * 8 + 8 * 8) + 4 * (9 * 4 * 8 + 8 * 16)
   assert result['multiply_adds'] == stem + cheap + logits
-  found = runs_lib.collect_runs(folder)
-  table = table_formats.summary_markdown(found)
+  runs = runs_lib.collect_runs(folder)
+  table = table_formats.summary_markdown(runs)
   assert 'with_norm (teacher) | S ' in table and 'with_norm           | G(N/4)' in table
-  writer.write_report(folder, found, folder / 'report', None)
+  writer.write_report(folder, runs, folder / 'report', None)
   page = (folder / 'report' / 'index.html').read_text()
   assert 'Test error on images' in page and 'G(N/4)' in page
   assert (folder / 'report' / 'tests.helpers.user-images.csv').exists()
@@ -67,9 +67,12 @@ def test_evaluate_and_report(folder, capsys):
 
 
 def test_attention(folder):
-  split, networks = attention_maps.read_networks([folder / 'teacher', folder / 'block-G-N-4-alpha-0'])
-  looks = [attention_maps.compute_maps(*each, split.images[:1]) for each in networks]
-  assert [(name, each.shape) for name, each in looks[1].maps.items()] == [('map 1', (1, 4, 4)), ('map 2', (1, 2, 2))]
+  split, networks = attention_maps.open_workdirs([folder / 'teacher', folder / 'block-G-N-4-alpha-0'])
+  looks = [attention_maps.compute_maps(*network, split.images[:1]) for network in networks]
+  assert [(name, values.shape) for name, values in looks[1].maps.items()] == [
+    ('map 1', (1, 4, 4)),
+    ('map 2', (1, 2, 2)),
+  ]
   attention_maps.draw_attention_maps(folder / 'maps.svg', [0], split.images[:1], split.labels[:1], looks)
   assert '>map 2<' in (folder / 'maps.svg').read_text()
 
@@ -89,7 +92,7 @@ def test_a_run_with_dropout_and_without_bn_goes_on_to_the_same_bits(tmp_path, co
 
 
 def loss_at(config, devices, step):
-  """Of the initial parameters of a network with dropout, on so many devices."""
+  """The loss of the initial parameters of a network with dropout, on so many devices."""
   config.model.network = 'tests.helpers.user:with_dropout'
   source = sources.open_source(config.data)
   replicas = Replicas(jax.devices()[:devices])
@@ -113,8 +116,8 @@ def test_bn_is_given_the_axis_of_the_devices(config):  # what it does with it: t
 
 def test_dropout_follows_from_the_step_and_the_device(config):
   config.data.pad = 0  # so that nothing else is random
-  found = [float(loss_at(config, *where)) for where in ((1, 0), (1, 0), (1, 1), (2, 0))]
-  assert found[0] == found[1] and len(set(found)) == 3
+  losses = [float(loss_at(config, *where)) for where in ((1, 0), (1, 0), (1, 1), (2, 0))]
+  assert losses[0] == losses[1] and len(set(losses)) == 3
 
 
 @pytest.mark.parametrize(
@@ -196,12 +199,12 @@ def test_maps_of_another_size_are_told_of(folder, config, capsys):
 def test_two_functions_of_one_name_are_two_networks(config):
   models = {
     'first': 'tests.helpers.user:with_norm',
-    'second': 'other/own.py:with_norm',
+    'second': 'other/user.py:with_norm',
     'third': 'tests.helpers.user:shallower',
   }
-  found = []
+  runs = []
   for name, network in models.items():
-    config = own_config()
+    config = user_config()
     config.model.network = network
-    found.append(runs_lib.Run(name, config, None, 1, 1, 2, (2,), (1.0,), ()))
-  assert tables.network_names(found) == {**models, 'third': 'shallower'}
+    runs.append(runs_lib.Run(name, config, None, 1, 1, 2, (2,), (1.0,), ()))
+  assert tables.network_names(runs) == {**models, 'third': 'shallower'}

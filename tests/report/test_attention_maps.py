@@ -46,7 +46,7 @@ def test_maps_are_those_computed_by_hand():
 
 
 def test_picture_shows_maps_labels_and_predictions(folder):
-  split, networks = attention_maps.read_networks([folder / 'teacher', folder / 'student'])
+  split, networks = attention_maps.open_workdirs([folder / 'teacher', folder / 'student'])
   assert [title for title, _, _ in networks] == ['teacher: WRN-10-1 S', 'student: WRN-10-1 G(N/8), AT']
   assert len(split) == 500 and split.labels[:3].tolist() == [0, 1, 2]
   maps = [attention_maps.compute_maps(*network, split.images[:2]) for network in networks]
@@ -69,7 +69,7 @@ def test_picture_shows_maps_labels_and_predictions(folder):
 
 def test_networks_of_different_data_sets_are_refused(folder):
   with pytest.raises(UserError, match='other is of the data .*tiny_images.*: expected the same'):
-    attention_maps.read_networks([folder / 'teacher', folder / 'other'])
+    attention_maps.open_workdirs([folder / 'teacher', folder / 'other'])
 
 
 def test_image_indices_are_integers_in_the_split():

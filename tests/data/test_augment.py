@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from moonshine_jax.data import augment
-from moonshine_jax.models.network import normalise
 
 
 def test_crop_and_flip_equals_numpy():
@@ -28,8 +27,3 @@ def test_draw_is_uniform_over_offsets_and_even_over_flips():
 def test_draw_without_augmentation_changes_nothing():
   choices = augment.draw_choices(jax.random.key(0), 50, pad=0, flip=False)
   assert not choices['offset'].any() and not choices['flip'].any()
-
-
-def test_normalise():
-  images = np.array([[[[0, 255]], [[10, 5]]]], np.uint8)
-  np.testing.assert_allclose(normalise(images, (10, 5), (5, 50)), [[[[-2, 5]], [[0, 0]]]])

@@ -1,4 +1,4 @@
-"""Classifiers as the train step needs them: what is captured, how they are called, and on several devices."""
+"""Classifiers that return activations: which are captured, how the classifiers are called, and several devices."""
 
 import flax.linen as nn
 import jax
@@ -29,7 +29,7 @@ class VGG(nn.Module):
 
 
 class Bottleneck(nn.Module):
-  """Its first convolution sees the size before, as in ResNet-50."""
+  """A block whose first convolution sees the size before, as in ResNet-50."""
 
   features: int
   strides: int = 1
@@ -43,7 +43,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-  """A stem at a size of its own, then stages within one module."""
+  """A stem at a size that no other layer has, then stages within one module."""
 
   strides: tuple[int, ...] = (1, 1, 2, 1)
 
@@ -103,7 +103,7 @@ def test_the_parts_of_a_block_that_halves_the_size_are_passed_over():
   assert moonshine_jax.with_capture(ResNet((2, 1, 2, 1)), IMAGES).layers == ('stages/block1',)  # 'stages' ends at 1x1
 
 
-def test_training_is_told_to_the_network_and_to_what_replaces_its_layers():
+def test_the_network_and_its_replacements_hear_of_training():
   network = moonshine_jax.cheapen(ResNet(), 'G(N)', IMAGES, True)
   wrapped = moonshine_jax.with_capture(network, IMAGES)
   assert wrapped.layers == moonshine_jax.with_capture(ResNet(), IMAGES).layers
@@ -123,14 +123,14 @@ def test_layers_that_are_attributes():
   np.testing.assert_allclose(apply(wrapped, variables)[1], captured(network, variables, wrapped.layers), rtol=1e-5)
 
 
-def test_dropout_is_told_with_its_negated_flag():
+def test_dropout_hears_of_training_by_its_negated_flag():
   wrapped = moonshine_jax.with_capture(VGG(), IMAGES)
   variables = random_variables(wrapped, IMAGES)
   first, second = (apply(wrapped, variables, train=True, rngs={'dropout': jax.random.key(i)})[0] for i in (1, 2))
   assert np.any(first != second)
 
 
-def test_a_call_of_one_s_own():
+def test_a_call_that_the_user_defines():
   def call(module, images, train):
     return (module(images.transpose(0, 2, 3, 1), training=train)['logits'],)
 
@@ -171,14 +171,14 @@ def test_devices_compute_what_one_does(smooth):
   )
   for shard, activation in zip(shards, activations, strict=True):
     np.testing.assert_allclose(np.concatenate(shard), activation, rtol=1e-4, atol=1e-5)
-  # The student's own axis does the same.
+  # An axis that the student has does the same.
   of_student, of_whole = (
     str(
       jax.make_jaxpr(
-        lambda *args, each=each: each.apply(*args, True, mutable=['batch_stats']), axis_env=[('batch', 2)]
+        lambda *args, module=module: module.apply(*args, True, mutable=['batch_stats']), axis_env=[('batch', 2)]
       )(variables, IMAGES)
     ).count('psum')
-    for each in (student.clone(axis_name='batch'), network.clone(axis_name='batch'))
+    for module in (student.clone(axis_name='batch'), network.clone(axis_name='batch'))
   )
   assert of_student == of_whole > 0
 
@@ -203,7 +203,7 @@ def test_networks_that_do_not_fit(network, layers, message):
     moonshine_jax.with_capture(network, IMAGES, layers)
 
 
-def test_a_network_of_this_project_is_as_it_was():
+def test_capture_leaves_a_network_of_this_project_as_it_was():
   network = WideResNet(10, 1, 'S', 3)
   wrapped = moonshine_jax.with_capture(network, IMAGES)
   assert wrapped.layers == ('conv2_block1', 'conv3_block1', 'conv4_block1')

@@ -1,4 +1,4 @@
-"""How networks that others wrote are run; their BN on several devices is in test_capture.py."""
+"""Networks that others wrote, run inside a wrapper; test_capture.py has their BN on several devices."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from moonshine_jax.ops import grouped_conv
 IMAGES = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
 
 
-def test_convolutions_run_through_ours_unless_they_have_their_own(monkeypatch):
+def test_convolutions_run_through_ours_unless_the_user_gave_them_another(monkeypatch):
   ours, theirs = [], []
 
   def recording(calls, convolution):
@@ -20,12 +20,12 @@ def test_convolutions_run_through_ours_unless_they_have_their_own(monkeypatch):
 
     return call
 
-  own = recording(theirs, jax.lax.conv_general_dilated)
+  given_by_user = recording(theirs, jax.lax.conv_general_dilated)
   network = nn.Sequential(
     [
       nn.Conv(8, (3, 3)),
       nn.Conv(8, (3, 3)),
-      nn.Conv(8, (5, 5), conv_general_dilated=own),
+      nn.Conv(8, (5, 5), conv_general_dilated=given_by_user),
       lambda x: x.mean((1, 2)),
       nn.Dense(2),
     ]

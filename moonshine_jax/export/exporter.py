@@ -17,7 +17,7 @@ from jax import export as jax_export
 from jax.extend import core
 
 from moonshine_jax.cost import timing
-from moonshine_jax.data import sources, splits
+from moonshine_jax.data import splits
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.export import graph
 from moonshine_jax.models.network import Network

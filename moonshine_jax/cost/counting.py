@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds and the memory of its activations, counted from what JAX traces."""
+"""Parameters, multiply-adds and activation memory of any linen module, counted from the program that JAX traces."""
 
 import dataclasses
 import functools
@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
-from moonshine_jax.cost import multiply_adds
 from moonshine_jax.cost.activations import Activations
-from moonshine_jax.cost.multiply_adds import UncountableError
+from moonshine_jax.cost.multiply_adds import IMAGES_BIT, UncountableError, count_multiply_adds
 from moonshine_jax.errors import warn
 from moonshine_jax.ops import grouped_conv
 
@@ -24,11 +23,11 @@ BATCH = 1009
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """Of one network.
+  """Parameters and multiply-adds of a network.
 
   Attributes:
     parameters: as the paper counts them, with both running statistics of BN: 4 for every BN channel.
-    multiply_adds: for one image; see `count_cost`. None where they cannot be counted.
+    multiply_adds: for one image; see `multiply_adds`. None where they cannot be counted.
   """
 
   parameters: int
@@ -37,15 +36,15 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """A module with parameters of its own: a convolution, BN with its ReLU, or the fully connected layer.
+  """A module that holds parameters: a convolution, BN with its ReLU, or the fully connected layer.
 
   Attributes:
-    path: of the module, as 'conv2_block1/conv1'; '' of the network itself.
-    kind: in words, as 'conv 3x3, stride 2, 16 groups'; '-' of parameters that are in no module that is called.
-    output_shape: for one image, (height, width, channels) or (classes,); of the first call. () where there is none.
+    path: of the module, as 'conv2_block1/conv1'; '' for the network itself.
+    kind: in words, as 'conv 3x3, stride 2, 16 groups'; '-' for parameters that are in no module that is called.
+    output_shape: for one image, (height, width, channels) or (classes,), of the first call; () where there is none.
     parameters: with BN's running statistics, and with all steps of a scan.
-    trainable: parameters without them.
-    multiply_adds: for one image, of all calls; see `count_cost`. None where they cannot be counted.
+    trainable: parameters without BN's running statistics.
+    multiply_adds: for one image, of all calls; see `multiply_adds`. None where they cannot be counted.
   """
 
   path: str
@@ -58,13 +57,13 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-  """A network's layers, its variables and its activations.
+  """Layers, variables and activation memory of a network.
 
   Attributes:
-    layers: see `Layer`; in the order in which they first run.
-    variables: their shapes.
-    inference_bytes: of the activations of one image, the most that are alive at once; see `Activations.peak`. None
-      where there are loops in the network.
+    layers: in the order in which they first run.
+    variables: the shapes of the network's variables.
+    inference_bytes: the most bytes of one image's activations that are alive at once; see `Activations.peak_bytes`.
+      None where there are loops in the network.
   """
 
   layers: list[Layer]
@@ -73,64 +72,83 @@ class Profile:
 
 
 def count_cost(model: nn.Module, image_shape: tuple[int, ...]) -> Cost:
-  """Counts for one image of shape (height, width, channels), without computing anything; of any linen module.
+  """Counts parameters and multiply-adds, without computing anything.
 
-  Takes seconds for a deep network, and so once for all runs of it.
+  Every output position of a convolution or a fully connected layer costs one multiply-add for each weight of its
+  kernel, padding included; nothing else costs any. A grouped kernel is smaller, and so costs less.
 
-  The one rule of multiply-adds: every output position of a convolution or a fully connected layer costs one for each
-  weight of its kernel, padding included; nothing else costs any. A grouped kernel is smaller, and so costs less.
+  A deep network takes seconds, so the result is kept for all runs of the network.
+
+  Args:
+    model: any linen module.
+    image_shape: of one image, (height, width, channels).
   """
   try:
     hash(model)
-  except TypeError:  # a user's, with attributes that have none
-    return _count.__wrapped__(model, image_shape)
-  return _count(model, image_shape)
+  except TypeError:  # a user-defined module, with attributes that have no hash
+    return _count_cost.__wrapped__(model, image_shape)
+  return _count_cost(model, image_shape)
 
 
 @functools.cache
-def _count(model, image_shape):
-  image = _images(1, image_shape)
+def _count_cost(model, image_shape):
+  image = _describe_images(1, image_shape)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  counted = _multiply_adds(model, _trace(model.apply, variables, image), variables)
-  return Cost(_size(variables), None if counted is None else counted.total())
+  counts = _count_by_variables(model, _trace(model.apply, variables, image), variables)
+  return Cost(_count_parameters(variables), None if counts is None else counts.total())
 
 
 def profile(model: nn.Module, image_shape: Sequence[int]) -> Profile:
-  """Of one image of shape (height, width, channels), without computing anything; of any linen module."""
-  seen = {}
+  """Lists a network's layers and measures its activations at inference, without computing anything.
+
+  Args:
+    model: any linen module.
+    image_shape: of one image, (height, width, channels).
+  """
+  called_modules = {}  # kind and output shape, by path
 
   def visit(module, inputs, outputs):
     del inputs
-    seen.setdefault(module.path, (_kind(module), next((each.shape[1:] for each in jax.tree.leaves(outputs)), ())))
+    output_shape = next((output.shape[1:] for output in jax.tree.leaves(outputs)), ())
+    called_modules.setdefault(module.path, (_describe_kind(module), output_shape))
 
   variables = visit_layers(model, image_shape, visit)
-  program = _trace(model.apply, variables, _images(1, image_shape))
-  counted = _multiply_adds(model, program, variables)
-  parameters, trainable, costs = Counter(), Counter(), Counter()
-  leaves = [(_owner(path), path[0].key, leaf) for path, leaf in jax.tree.leaves_with_path(variables)]
-  for owner, collection, leaf in leaves:
-    parameters[owner] += leaf.size
-    trainable[owner] += leaf.size if collection == 'params' else 0
-  for bits, number in (counted or {}).items():  # a kernel that is made of several arrays is that of the largest
-    costs[max((leaf.size, owner) for i, (owner, _, leaf) in enumerate(leaves) if bits >> i & 2)[1]] += number
+  program = _trace(model.apply, variables, _describe_images(1, image_shape))
+  counts = _count_by_variables(model, program, variables)
+  parameters, trainable, layer_counts = Counter(), Counter(), Counter()
+  leaves = [(_module_path(path), path[0].key, leaf) for path, leaf in jax.tree.leaves_with_path(variables)]
+  for path, collection, leaf in leaves:
+    parameters[path] += leaf.size
+    trainable[path] += leaf.size if collection == 'params' else 0
+  for bits, count in (counts or {}).items():  # a kernel that is made of several arrays belongs to the largest of them
+    layer_counts[max((leaf.size, path) for i, (path, _, leaf) in enumerate(leaves) if bits >> i & 2)[1]] += count
+  called_layers = [path for path in called_modules if path in parameters]
   layers = [
     Layer(
-      '/'.join(owner),
-      *seen.get(owner, ('-', ())),
-      parameters[owner],
-      trainable[owner],
-      None if counted is None else costs[owner],
+      '/'.join(path),
+      *called_modules.get(path, ('-', ())),
+      parameters[path],
+      trainable[path],
+      None if counts is None else layer_counts[path],
     )
-    for owner in [*(path for path in seen if path in parameters), *(path for path in parameters if path not in seen)]
+    for path in [*called_layers, *(path for path in parameters if path not in called_modules)]
   ]
-  return Profile(layers, variables, _unless_loops(lambda: Activations(program).peak()))
+  return Profile(layers, variables, _none_for_loops(lambda: Activations(program).peak_bytes()))
 
 
 def training_bytes(model: nn.Module, variables: dict[str, Any], image_shape: Sequence[int]) -> int | None:
-  """Of the activations of one image, those that the backward pass of the logits reads of the forward pass.
+  """Counts the bytes of one image's activations that training keeps from the forward to the backward pass.
 
-  Each array once; what is elementwise is computed anew from them: see `Activations.kept`. Of a model that is called
-  with (images, train) and returns logits first. None where there are loops in the network.
+  These are the activations that the backward pass of the logits reads, every array once. What is elementwise is
+  computed anew from them: see `Activations.kept_bytes`.
+
+  Args:
+    model: called with (images, train); returns the logits first.
+    variables: the shapes of its variables.
+    image_shape: of one image, (height, width, channels).
+
+  Returns:
+    The bytes; None where there are loops in the network.
   """
 
   def run(variables, images):
@@ -147,16 +165,19 @@ def training_bytes(model: nn.Module, variables: dict[str, Any], image_shape: Seq
     value, pullback = jax.vjp(logits, variables.get('params', {}))
     return [value, *jax.tree.leaves(pullback)]
 
-  program = _trace(run, variables, _images(BATCH, image_shape))
-  return _unless_loops(lambda: Activations(program, BATCH).kept())
+  program = _trace(run, variables, _describe_images(BATCH, image_shape))
+  return _none_for_loops(lambda: Activations(program, BATCH).kept_bytes())
 
 
 def visit_layers(
   model: nn.Module, image_shape: Sequence[int], visit: Callable[[nn.Module, jax.Array, Any], None]
 ) -> Any:
-  """Calls visit(module, inputs, outputs) for the model and every module in it, on one image, computing nothing.
+  """Visits a model and every module in it in the order of their calls, without computing anything.
 
-  Of a module that is called with several things, the inputs are the first.
+  Args:
+    model: any linen module.
+    image_shape: of one image, (height, width, channels).
+    visit: called with (module, inputs, outputs) for every call; of several arguments, the inputs are the first.
 
   Returns:
     The shapes of the model's variables.
@@ -175,42 +196,50 @@ def visit_layers(
   return jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
 
 
-def _images(number: int, image_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+def _describe_images(number: int, image_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+  """Describes a batch of float32 images."""
   return jax.ShapeDtypeStruct((number, *image_shape), jnp.float32)
 
 
 def _trace(function: Callable, variables: Any, images: jax.ShapeDtypeStruct) -> ClosedJaxpr:
+  """Traces a function of variables and images, with plain convolutions, which are what is counted."""
   with grouped_conv.lax_only():
     return jax.make_jaxpr(function)(variables, images)
 
 
-def _multiply_adds(model: nn.Module, program: ClosedJaxpr, variables: Any) -> Counter[int] | None:
-  """By the bits of the variables, from 2 for the first. None, with a warning, where they cannot be counted."""
-  number = len(jax.tree.leaves(variables))
+def _count_by_variables(model: nn.Module, program: ClosedJaxpr, variables: Any) -> Counter[int] | None:
+  """Counts a program's multiply-adds, by the bits of the variables that the kernels are made of.
+
+  Returns:
+    The counts; the first variable has the bit 2. None, with a warning, where they cannot be counted.
+  """
+  variable_bits = [2 << i for i in range(len(jax.tree.leaves(variables)))]
   try:
-    return multiply_adds.count_multiply_adds(program, [*(2 << i for i in range(number)), multiply_adds.IMAGES])
+    return count_multiply_adds(program, [*variable_bits, IMAGES_BIT])
   except UncountableError as error:
     warn(f'the multiply-adds of {type(model).__name__} are not counted: {error}')
     return None
 
 
-def _unless_loops(measure: Callable[[], int]) -> int | None:
+def _none_for_loops(measure: Callable[[], int]) -> int | None:
+  """Returns what is measured; None where there are loops in the network."""
   try:
     return measure()
   except UncountableError:
     return None
 
 
-def _owner(path: tuple[Any, ...]) -> tuple[str, ...]:
-  """The path of the module that a variable is in, from the variable's, (collection, ..., name)."""
+def _module_path(path: tuple[Any, ...]) -> tuple[str, ...]:
+  """Returns the path of the module that a variable is in, from the variable's path, (collection, ..., name)."""
   return tuple(key.key for key in path[1:] if isinstance(key, jax.tree_util.DictKey))[:-1]
 
 
-def _size(variables: Any) -> int:
+def _count_parameters(variables: Any) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(variables))
 
 
-def _kind(module: nn.Module) -> str:
+def _describe_kind(module: nn.Module) -> str:
+  """Returns the kind of a module in words, as 'conv 3x3, stride 2, 16 groups'."""
   if isinstance(module, nn.Dense):
     return 'fully connected'
   kernel = nn.meta.unbox(module.variables.get('params', {})).get('kernel')
@@ -218,11 +247,13 @@ def _kind(module: nn.Module) -> str:
     return type(module).__name__
   taps = kernel.shape[:-2]  # two for each axis where S-2x2 took the place of the original
   sizes, strides, dilations = (
-    (each or 1,) * len(taps) if isinstance(each, int | None) else tuple(each)
-    for each in (module.kernel_size, module.strides, module.kernel_dilation)
+    (value or 1,) * len(taps) if isinstance(value, int | None) else tuple(value)
+    for value in (module.kernel_size, module.strides, module.kernel_dilation)
   )
+  # S-2x2 has 2 taps where its module says `kernel_size` 3: they are as far apart as the first and the last of the 3.
   dilations = tuple(
-    d if here == there else (there - 1) * d for here, there, d in zip(taps, sizes, dilations, strict=True)
+    dilation if number == size else (size - 1) * dilation
+    for number, size, dilation in zip(taps, sizes, dilations, strict=True)
   )
   words = {'stride {}': strides, 'dilation {}': dilations, '{} groups': (module.feature_group_count,)}
   return ', '.join(

@@ -1,0 +1,55 @@
+"""`moonshine cost` as a user runs it."""
+
+import json
+import subprocess
+import sys
+
+import jax
+
+from moonshine_jax.configs import cifar10
+from moonshine_jax.models.network import Network
+from moonshine_jax.models.wide_resnet import WideResNet
+from moonshine_jax.training import optimizer
+from moonshine_jax.training import step as step_lib
+from tests.helpers import made_runs
+
+
+def run_command(*flags):
+  command = [sys.executable, '-m', 'moonshine_jax.cost', '--image_size=8', '--layers', '--json', *flags]
+  return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+def test_command():
+  # G(2) has too many parameters.
+  result = run_command('--max_latency_ms=1e6', '--max_params=500000', '--network=G(2)', '--network=WRN-16-1 S')
+  assert result['environment']['backend'] and (result['num_classes'], result['image_shape']) == (10, [8, 8, 3])
+  (row,) = result['rows']
+  assert (row['network'], row['paper_error']) == ('WRN-16-1 S', 7.72)
+  assert (row['parameters'], row['layers'][-1]['path']) == (175_994, 'fc')
+  assert len(row['latencies']) == 15 and min(row['latencies']) <= row['latency'] <= max(row['latencies'])
+  # What the checkpoint of a run has in it.
+  network = Network(WideResNet(16, 1, 'S', 10), (0.0,) * 3, (1.0,) * 3)
+  tx = optimizer.create_optimizer(cifar10.get_config(), 1)
+  state = jax.eval_shape(lambda key: step_lib.create_train_state(network, (8, 8, 3), tx, key, key), jax.random.key(0))
+  assert row['checkpoint_bytes'] == 4 * sum(leaf.size for leaf in jax.tree.leaves(state))
+  assert row['deployed_bytes'] == 4 * sum(leaf.size for leaf in jax.tree.leaves(state.variables))
+
+
+def test_command_of_any_network(tmp_path):
+  made_runs.write(tmp_path / 'run', [], **{'model.network': 'tests.helpers.user:with_norm', 'data.name': 'digits'})
+  result = run_command(
+    f'--workdir={tmp_path}/run',
+    '--network=tests/helpers/user.py:caching G(2)',
+    '--network=WRN-10-1 S',
+    '--network=WRN-16-1 S',
+    '--max_params=200000',
+  )
+  # The networks with an error of the paper's come first.
+  assert [row['network'] for row in result['rows']] == ['WRN-16-1 S', 'caching G(2)', 'WRN-10-1 S', 'with_norm S']
+  assert 'image_shape' not in result  # they differ: the workdir's images are those of its data
+  user_row, run = result['rows'][1], result['rows'][3]
+  assert user_row['function'] == 'tests/helpers/user.py:caching' and user_row['layers'][2]['path'] == 'Conv_0/bn'
+  assert user_row['checkpoint_bytes'] is None  # it has variables that no train step carries
+  stem, stages, fully_connected = 32 * 32 * 9 * 3 * 8, 16 * 16 * 9 * 8 * 8 + 8 * 8 * 9 * 8 * 16, 16 * 10
+  assert (run['workdir'], run['image_shape']) == (f'{tmp_path}/run', [32, 32, 3])
+  assert run['multiply_adds'] == stem + stages + fully_connected

@@ -16,7 +16,7 @@ def test_crop_and_flip_equals_numpy():
   np.testing.assert_array_equal(result[1], images[1])  # the offset of the padding leaves an image as it is
 
 
-def test_draw_is_uniform_over_offsets_and_even_over_flips():
+def test_choices_are_uniform_over_offsets_and_even_over_flips():
   choices = augment.draw_choices(jax.random.key(0), 9000, pad=4, flip=True)
   for axis in range(2):
     counts = np.bincount(choices['offset'][:, axis], minlength=9)
@@ -24,6 +24,6 @@ def test_draw_is_uniform_over_offsets_and_even_over_flips():
   assert abs(choices['flip'].mean() - 0.5) < 0.03
 
 
-def test_draw_without_augmentation_changes_nothing():
+def test_choices_without_augmentation_changes_nothing():
   choices = augment.draw_choices(jax.random.key(0), 50, pad=0, flip=False)
   assert not choices['offset'].any() and not choices['flip'].any()

@@ -128,20 +128,20 @@ def test_damaged_files_are_one_line_that_names_the_folder(varied_images, tmp_pat
   for position in range(1000, len(data), 5000):  # every image has about 2,000 bytes, and there is padding too
     data[position] ^= 16
   path.write_bytes(data)
-  own = Decoders(f'{tmp_path}/data/varied_images/1.0.0', 14, 3)
+  decoders = Decoders(f'{tmp_path}/data/varied_images/1.0.0', 14, 3)
   with pytest.raises(UserError, match=f"^{tmp_path}/data/varied_images/1.0.0: split 'train' cannot be read .*damaged"):
-    own.read('train', np.arange(40), None)
-  assert len(own.read('test', np.arange(13), None)[0]) == 13  # the processes live on
+    decoders.read('train', np.arange(40), None)
+  assert len(decoders.read('test', np.arange(13), None)[0]) == 13  # the processes live on
 
 
 def test_a_process_that_is_killed_is_one_line(varied_images):
-  own = Decoders(f'{varied_images}/varied_images/1.0.0', 14, 3)
-  process = own._idle.get()
+  decoders = Decoders(f'{varied_images}/varied_images/1.0.0', 14, 3)
+  process = decoders._idle.get()
   process.kill()
-  own._idle.put(process)
+  decoders._idle.put(process)
   with pytest.raises(UserError, match=r'^a process that decodes images has ended \(SIGKILL\): expected memory'):
     for _ in range(available_cores()):
-      own.read('train', np.arange(3), None)
+      decoders.read('train', np.arange(3), None)
 
 
 def test_as_many_files_may_be_open_as_the_system_allows(monkeypatch):

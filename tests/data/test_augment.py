@@ -24,6 +24,6 @@ def test_choices_are_uniform_over_offsets_and_even_over_flips():
   assert abs(choices['flip'].mean() - 0.5) < 0.03
 
 
-def test_choices_without_augmentation_changes_nothing():
+def test_choices_without_augmentation_change_nothing():
   choices = augment.draw_choices(jax.random.key(0), 50, pad=0, flip=False)
   assert not choices['offset'].any() and not choices['flip'].any()

@@ -168,7 +168,7 @@ def test_a_config_runs_or_is_refused(values):
   with config.ignore_type():
     try:
       config.update_from_flattened_dict(values)
-    except (OverflowError, TypeError, ValueError):  # ml_collections' own, as it converts to the field's type
+    except (OverflowError, TypeError, ValueError):  # raised by ml_collections as it converts to the field's type
       hypothesis.reject()
   try:
     config_lib.check(config)
@@ -189,19 +189,19 @@ def test_a_config_runs_or_is_refused(values):
 
 @examples(100)
 @hypothesis.given(STUDENTS)
-def test_students_are_configs_of_their_own_or_refused(students):
+def test_every_student_is_a_config_or_is_refused(students):
   config = cifar10.get_config()
   config.distill.students = students
   try:
-    found = config_lib.students(config)
+    student_configs = config_lib.students(config)
   except UserError as error:
     assert str(error).startswith('config.distill.students: ')
     is_clear(error)
     return
-  assert len(found) == max(len(students), 1)
-  for name, each in found.items():
+  assert len(student_configs) == max(len(students), 1)
+  for name, student in student_configs.items():
     assert not students or re.fullmatch('[A-Za-z0-9.-]{1,255}', name)
-    config_lib.check(each)
+    config_lib.check(student)
 
 
 @pytest.mark.parametrize(('block', 'size'), [('S-2x2', (1, 1)), ('G(16),B(32),BG(64,1)', (1, 3))])

@@ -53,7 +53,7 @@ def test_bfloat16_is_float32_inside():
   y, statistics, gradients = value_and_gradients(ours, x, scale, bias, dy)
   expected = value_and_gradients(ours, x.astype(jnp.float32), scale, bias, dy.astype(jnp.float32))
   assert y.dtype == gradients[0].dtype == jnp.bfloat16
-  assert {each.dtype for each in (*statistics, *gradients[1:])} == {jnp.dtype(jnp.float32)}
+  assert {values.dtype for values in (*statistics, *gradients[1:])} == {jnp.dtype(jnp.float32)}
   half_a_digit = 2.0**-8  # bfloat16 rounds the results alone, so float32's are the same to the last digit
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(np.float32(a), b, rtol=half_a_digit, atol=1e-6),
@@ -65,20 +65,20 @@ def test_bfloat16_is_float32_inside():
 def test_replicas_share_their_statistics_and_the_gradient_through_them():
   x, scale, bias, dy = operands((4, 3, 3, 3))
   expected = value_and_gradients(ours, x, scale, bias, dy)
-  shares = [jnp.stack(jnp.split(each, 4)) for each in (x, dy)]
+  shares = [jnp.stack(jnp.split(whole, 4)) for whole in (x, dy)]
   y, statistics, (dx, dscale, dbias) = jax.pmap(
     lambda x, dy: value_and_gradients(ours, x, scale, bias, dy, AXIS), AXIS, devices=jax.devices()[:4]
   )(*shares)
-  found = y.reshape(x.shape), [each[0] for each in statistics], (dx.reshape(x.shape), dscale.sum(0), dbias.sum(0))
+  whole_batch = y.reshape(x.shape), [leaf[0] for leaf in statistics], (dx.reshape(x.shape), dscale.sum(0), dbias.sum(0))
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), jax.tree.leaves(found), jax.tree.leaves(expected)
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), jax.tree.leaves(whole_batch), jax.tree.leaves(expected)
   )
 
 
 def test_one_read_of_x_is_all_that_is_kept():
   x, scale, bias, _ = operands((4, 6, 5, 3))
   _, transpose = jax.vjp(lambda x: ours(x, scale, bias)[0], x)
-  kept = [each for each in jax.tree.leaves(transpose) if np.shape(each) == x.shape]
+  kept = [leaf for leaf in jax.tree.leaves(transpose) if np.shape(leaf) == x.shape]
   assert len(kept) == 1
   np.testing.assert_array_equal(kept[0], x)
 

@@ -1,4 +1,4 @@
-"""The grouped convolution equals XLA's own and a plain NumPy one, in every formulation and by every rule."""
+"""The grouped convolution against XLA's and a plain NumPy one, in every formulation and by every rule."""
 
 import functools
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from moonshine_jax.errors import UserError
+from moonshine_jax.models.surgery.cheap import Cheap
 from moonshine_jax.models.surgery.inspection import Inspection, inspect_module
 from moonshine_jax.models.surgery.intercept import Unbound, adapt, capturing
 from moonshine_jax.models.surgery.layers import Call
-from moonshine_jax.models.surgery.replace import Cheap
 
 # Names of the argument that says whether a model is training, with its value in training.
 TRAIN_FLAGS = {

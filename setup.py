@@ -62,6 +62,7 @@ setup(
     'absl-py>=2.0',
     # The format in which TFDS is read without TensorFlow. Its wheels, as jaxlib's, are for Linux and for Macs with ARM.
     'array_record>=0.8; platform_system != "Windows"',
+    'filelock>=4,<5',  # a workdir's lock
     'flax>=0.12,<0.13',
     'importlib_resources>=6',  # TFDS needs it, through etils, and does not say so
     'jax>=0.10,<0.13',

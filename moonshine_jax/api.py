@@ -1,15 +1,16 @@
 """`moonshine_jax.distil`: from a trained network to its students, in one call."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import sources
-from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats
@@ -67,24 +68,31 @@ def distil(
     config.optimizer.decay_epochs = decays_in_proportion(config.epochs)
   config_lib.students(config)
 
-  source = sources.open_source(config.data)
-  facts = sources.measure(source, source.read(config.data.train_split))
-  channels = facts.image_shape[-1]
-  mean = facts.mean if mean is None else for_channels('mean', mean, channels)
-  std = facts.std if std is None else for_channels('std', std, channels)
   # Nothing of the recipe is the teacher's: other students may have another one.
   of_teacher = {name: value for name, value in overrides.items() if name.startswith(('model.', 'data.'))}
-  pretrained.write_network(
-    teacher,
-    config_lib.create_config(of_teacher | named),
-    Facts(facts.image_shape, facts.num_classes, mean, std),
-    variables,
-    source.read(config.data.test_split),
-  )
-
+  write_teacher(teacher, config_lib.create_config(of_teacher | named), variables, mean, std)
   students = [Trained.open(path) for path in loop.train_and_evaluate(config, workdir / 'students')]
   print(table_formats.summary_markdown(runs_lib.collect_runs(workdir)))
   return students
+
+
+def write_teacher(
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  variables: Mapping[str, Any],
+  mean: float | Sequence[float] | None,
+  std: float | Sequence[float] | None,
+) -> None:
+  """Makes the workdir of the trained network; see `distil` for mean and std. Raises UserError."""
+  source = sources.open_source(config.data)
+  facts = sources.measure_facts(source, source.read(config.data.train_split))
+  channels = facts.image_shape[-1]
+  facts = dataclasses.replace(
+    facts,
+    mean=facts.mean if mean is None else for_channels('mean', mean, channels),
+    std=facts.std if std is None else for_channels('std', std, channels),
+  )
+  pretrained.write_network(workdir, config, facts, variables, source.read(config.data.test_split))
 
 
 def for_channels(name: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:

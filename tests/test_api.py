@@ -10,18 +10,18 @@ from moonshine_jax import config as config_lib
 from moonshine_jax.configs import cifar10
 from moonshine_jax.errors import UserError
 from moonshine_jax.training import evaluation
-from moonshine_jax.workdir import checkpoint
+from moonshine_jax.workdir.trained import Trained
 from tests.helpers import user
 
 FIELDS = {'epochs': 1, 'batch_size': 16, 'data.pad': 1, 'distill.alpha': 0.0}
 
 
 def test_the_defaults_are_those_of_the_configs():
-  ours, theirs = (config_lib.flatten(config) for config in (api.make_config({}), cifar10.get_config()))
+  ours, theirs = (config_lib.flatten(config) for config in (config_lib.create_config(), cifar10.get_config()))
   assert ours.keys() == theirs.keys()
-  assert {name for name in ours if ours[name] != theirs[name]} == {'model.network', 'data.name'}
-  assert api.in_proportion(200) == (60, 120, 160) and api.in_proportion(20) == (6, 12, 16)
-  assert api.in_proportion(1) == (1,)
+  assert ours == theirs
+  assert api.decays_in_proportion(200) == (60, 120, 160) and api.decays_in_proportion(20) == (6, 12, 16)
+  assert api.decays_in_proportion(1) == (1,)
 
 
 def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
@@ -41,13 +41,12 @@ def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
   assert evaluation.evaluate_workdir(tmp_path / 'teacher')['test_error'] == pytest.approx(error)
   assert f'| {error:.2f} (1) ' in table.splitlines()[2]
 
-  assert cheap.workdir == tmp_path / 'students' / 'block-G-N'
+  assert cheap.workdir.path == tmp_path / 'students' / 'block-G-N'
   logits, activations = jax.jit(lambda variables: cheap.network(variables, images, train=False))(cheap.variables)
   assert 100 * np.mean(np.argmax(logits, -1) != labels) == pytest.approx(cheap.record['test_error'])
   assert [each.shape[1:] for each in activations] == [(4, 4, 8), (2, 2, 16)]
   assert cheap.variables['params']['Stage_0']['Conv_0'].keys() == {'grouped', 'bn', 'pointwise'}
-  _, found, _ = checkpoint.Checkpoints(cheap.workdir).network()
-  jax.tree.map(np.testing.assert_array_equal, found, cheap.variables)
+  jax.tree.map(np.testing.assert_array_equal, Trained.open(cheap.workdir).variables, cheap.variables)
 
   (again,) = moonshine_jax.distil(*arguments, mean=0, std=255)  # all is done
   assert again.record == cheap.record and capsys.readouterr().out == table

@@ -55,7 +55,7 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
   if HELP.intersection(arguments):
     _guard(lambda: print(_help(command)))
     return
-  faulthandler.enable()  # where XLA crashes, the stack
+  faulthandler.enable(sys.__stderr__)  # where XLA crashes, the stack
   _guard(lambda: _run(command, arguments))
 
 

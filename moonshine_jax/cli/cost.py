@@ -1,7 +1,6 @@
 """`moonshine cost`: what networks cost, and which of them the paper would take within a budget."""
 
 import dataclasses
-import functools
 import json
 import math
 import statistics
@@ -15,7 +14,8 @@ from absl.flags import FlagValues
 from tabulate import tabulate
 
 from moonshine_jax import paper
-from moonshine_jax.cost import counting, latency, timing
+from moonshine_jax.cost import counting
+from moonshine_jax.cost.latency import measure_network_latencies
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import COLLECTIONS, Network
@@ -25,7 +25,6 @@ from moonshine_jax.workdir.workdir import Workdir
 
 TABLES = {'3': paper.TABLE_3, '4': paper.TABLE_4}
 CLASSES = {'3': 10, '4': 100}
-REPEATS = 15  # times that a latency is measured, after two calls that are not
 CHECKPOINT_EXTRAS = 16  # bytes: the step and the optimiser's count of steps, int32, and a key of two uint32
 # The value of a row that a flag limits, and the units of the flag in one unit of the value.
 BUDGETS = {'max_params': ('parameters', 1), 'max_macs': ('multiply_adds', 1), 'max_latency_ms': ('latency', 1e3)}
@@ -77,14 +76,14 @@ def main(values: FlagValues) -> None:
   for flag, budget in budgets.items():
     networks = within_budget(networks, flag, budget)
   if values.latency and values.max_latency_ms is None:
-    measure_latencies(networks)
+    add_latencies(networks)
   rows = [network.row for network in networks]
   if budgets:
     rows.sort(key=lambda row: row.get('paper_error', math.inf))
   if values.json:
-    print(json.dumps(to_json(rows), indent=1))
+    print(json.dumps(costs_as_json(rows), indent=1))
   else:
-    print_rows(rows)
+    print_costs(rows)
 
 
 def read_networks(values: FlagValues) -> list[Subject]:
@@ -150,11 +149,7 @@ def count(network: Subject, table: Sequence[paper.PrintedNetwork], layers: bool)
   row = {
     'network': f'{factory.network_name(config)} {config.block}',
     **({'workdir': network.workdir} if network.workdir else {}),
-    **(
-      {'function': config.network}
-      if factory.is_user_defined(config)
-      else {'depth': config.depth, 'width': config.width}
-    ),
+    **({'function': config.network} if factory.is_user_defined(config) else shape),
     'block': config.block,
     'num_classes': network.num_classes,
     'image_shape': network.image_shape,
@@ -181,7 +176,7 @@ def within_budget(networks: Sequence[Subject], flag: str, budget: float) -> list
   """Returns the networks within the budget of a flag. Raises UserError where there is none."""
   value, units = BUDGETS[flag]
   if value == 'latency':
-    measure_latencies(networks)
+    add_latencies(networks)
   known = [network for network in networks if network.row[value] is not None]
   within = [network for network in known if network.row[value] * units <= budget]
   if not within:
@@ -190,20 +185,19 @@ def within_budget(networks: Sequence[Subject], flag: str, budget: float) -> list
   return within
 
 
-def measure_latencies(networks: Sequence[Subject]) -> None:
+def add_latencies(networks: Sequence[Subject]) -> None:
   """Adds to each row 'latencies', in seconds, in the order of their turns, and their median 'latency'."""
-  calls = {}
-  for i, network in enumerate(networks):
+  measured = []
+  for network in networks:
     channels = network.image_shape[-1]
-    whole = Network(network.model, mean=(127.5,) * channels, std=(127.5,) * channels)  # of which no time depends
-    calls[i] = functools.partial(latency.compile_forward(whole, network.image_shape, batch=1), 1)
-  latencies = timing.time_in_turns(calls, REPEATS)
-  for i, network in enumerate(networks):
-    network.row['latencies'] = latencies[i]
-    network.row['latency'] = statistics.median(latencies[i])
+    mean_and_std = (127.5,) * channels  # on which no time depends
+    measured.append((Network(network.model, mean_and_std, mean_and_std), network.image_shape))
+  for network, seconds in zip(networks, measure_network_latencies(measured), strict=True):
+    network.row['latencies'] = seconds
+    network.row['latency'] = statistics.median(seconds)
 
 
-def to_json(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def costs_as_json(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """Returns the rows, what is the same in all of them, and where latencies were measured."""
   measured = {'environment': provenance.environment()} if 'latency' in rows[0] else {}
   shared = {
@@ -212,7 +206,7 @@ def to_json(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
   return {**measured, **shared, 'rows': rows}
 
 
-def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+def print_costs(rows: Sequence[dict[str, Any]]) -> None:
   """Prints the networks, with a column for each value that one of them has, and the layers of each."""
   columns = {heading: column for heading, column in COLUMNS.items() if any(column[0] in row for row in rows)}
   lines = [['-' if row.get(name) is None else text(row[name]) for name, text in columns.values()] for row in rows]

@@ -42,7 +42,7 @@ def main(values: FlagValues) -> None:
     made = {'environment': environment(), 'runtime': runtime.runtime_version(), 'files': list(map(str, paths))}
     print(json.dumps({**made, 'rows': rows}, indent=1))
   else:
-    print_rows(rows, paths, runtime)
+    print_exports(rows, paths, runtime)
 
 
 def check_flags(values: FlagValues, runtime: ModuleType) -> None:
@@ -123,7 +123,7 @@ def measure(versions: list[exporter.ExportedNetwork]) -> list[dict[str, Any]]:
   return rows
 
 
-def print_rows(rows: Sequence[dict[str, Any]], paths: Sequence[Path], runtime: ModuleType) -> None:
+def print_exports(rows: Sequence[dict[str, Any]], paths: Sequence[Path], runtime: ModuleType) -> None:
   """Prints what was compared, the table, and the files."""
   for row in rows:
     print(

@@ -181,7 +181,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Ex
     lambda: (source.read(config.data.train_split), source.read(config.data.test_split))
   )
   steps_per_epoch = count_steps(config, len(train_split))
-  facts = sources.measure(source, train_split)
+  facts = sources.measure_facts(source, train_split)
   students = [
     Student(student, student_workdir, create_network(student.model, facts, replicas.axis_name))
     for student_workdir, student in configs.items()

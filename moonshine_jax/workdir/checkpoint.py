@@ -73,15 +73,7 @@ class Checkpoints:
   """The checkpoints of a workdir, in its folder `checkpoints`, one for each step that was saved."""
 
   def __init__(self, workdir: str | os.PathLike, create: bool = False):
-    """Opens the checkpoints of a workdir.
-
-    Args:
-      workdir: a folder.
-      create: whether to write checkpoints, and so to make their folder.
-
-    Raises:
-      UserError: where there is no checkpoint, unless they are to be written.
-    """
+    """Opens the checkpoints, to write more with `create`; without it, raises UserError where there is none."""
     self._workdir = Path(workdir).absolute()
     self.folder = self._workdir / FOLDER
     self._damaged: set[int] = set()
@@ -198,19 +190,15 @@ class Checkpoints:
   def restore(
     self, step: int, config: ml_collections.ConfigDict, like: dict[str, Tree]
   ) -> tuple[dict[str, Tree], Metadata]:
-    """Restores the checkpoint at a step of a run.
+    """Restores the checkpoint at a step of a run, as host arrays.
 
     Args:
       step: one of `steps`.
       config: config of the run.
       like: 'variables' and 'progress', with the shapes and dtypes that they should have.
 
-    Returns:
-      Both trees as host arrays, and what the checkpoint holds beside them.
-
     Raises:
-      UserError: where the checkpoint is of another config.
-      DamagedError: where it is damaged.
+      UserError: where the checkpoint is of another config; DamagedError where it is damaged.
     """
     metadata = self._metadata(step)
     if difference := config_lib.difference(config, metadata.config):

@@ -6,7 +6,14 @@ import sys
 
 import pytest
 
-COMMAND = 'from moonshine_jax import errors; errors.run_command(lambda: {})'
+COMMAND = """
+import sys, types
+from moonshine_jax.cli import app, commands
+sys.modules['lines'] = types.SimpleNamespace(main=lambda values: {})
+commands.COMMANDS['lines'] = commands.Command('lines', 'lines', (), (), lambda values: None)
+commands.COMMANDS['lines'].define_flags.__doc__ = 'Prints lines.'
+app.run('lines')
+"""
 
 
 @pytest.mark.parametrize(

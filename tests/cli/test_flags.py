@@ -8,7 +8,7 @@ import sys
 # Runs each command line of a table in a fork of one process, which has imported what takes long.
 RUNNER = """
 import json, os, runpy, sys, traceback
-import moonshine_jax.train
+import moonshine_jax.main
 results = []
 for arguments in json.load(sys.stdin):
   read, write = os.pipe()
@@ -72,11 +72,11 @@ CASES = [
   ('moonshine_jax.cost', ['--image_size=0'], 'flag --image_size=0: 0 is not an integer in the range [1, 4096]'),
   ('moonshine_jax.cost', ['--network=WRN-10-1 S', '--max_params=9'], '--max_params=9: expected at least 78330, '),
   ('moonshine_jax.cost', ['--max_latency_ms=-1'], 'flag --max_latency_ms=-1: -1.0 is not a non-negative number'),
-  ('moonshine_jax.report', ['attention'], '--workdirs is missing'),
-  ('moonshine_jax.report', ['attention', '--workdirs=@'], '--out is missing'),
-  ('moonshine_jax.report', ['attention', '--workdirs=@', '--images=', '--out=@/maps.png'], '--images is missing'),
-  ('moonshine_jax.report', ['attention', '--workdirs=@', '--out=@/maps'], '--out=@/maps: expected a file that ends in'),
-  ('moonshine_jax.report', ['attention', '--workdirs=@', '--out=@/maps.png'], '@: no checkpoint in it'),
+  ('moonshine_jax', ['attention'], '--workdirs is missing'),
+  ('moonshine_jax', ['attention', '--workdirs=@'], '--out is missing'),
+  ('moonshine_jax', ['attention', '--workdirs=@', '--images=', '--out=@/maps.png'], '--images is missing'),
+  ('moonshine_jax', ['attention', '--workdirs=@', '--out=@/maps'], '--out=@/maps: expected a file that ends in'),
+  ('moonshine_jax', ['attention', '--workdirs=@', '--out=@/maps.png'], '@: no checkpoint in it'),
   ('moonshine_jax.import_torch', [DIGITS, '--workdir=@/out'], 'the argument FILE is missing'),
   ('moonshine_jax.import_torch', ['@/none.pt', '--workdir=@/out'], '@/none.pt: no such file'),
   ('moonshine_jax.import_torch', ['@/none.pt', DIGITS], '--workdir is missing'),

@@ -9,7 +9,7 @@ from moonshine_jax.data.splits import Facts
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.runtime import files
 from moonshine_jax.workdir import metrics, provenance
-from moonshine_jax.workdir import workdir as workdir_lib
+from moonshine_jax.workdir.workdir import Workdir
 
 START = {
   'time': '2026-01-02T03:04:05+0000',
@@ -67,7 +67,7 @@ def write(workdir: Path, test_errors: list[float], **fields) -> None:
   """The workdir of `make_run`."""
   run = make_run(workdir.name, test_errors, **fields)
   workdir.mkdir(parents=True)
-  workdir_lib.write(run.config, workdir)
+  Workdir(workdir).write_config(run.config)
   files.append_record(
     workdir / provenance.FILE, {**START, 'config': config_lib.to_json(run.config), 'data': run.facts.to_json()}
   )

@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from moonshine_jax import errors
+from moonshine_jax.cli import app
 from moonshine_jax.runtime import files
 from moonshine_jax.training import loop
 
@@ -52,14 +53,11 @@ def finish(workdir: Path, *flags: str) -> int:
 
 
 def _command(arguments, stderr):
-  from moonshine_jax import main  # not above: pytest's own process would have its flags
-
   os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=1'
   for stream, path in ((sys.stdout, os.devnull), (sys.stderr, stderr)):
     with open(path, 'a') as file:
       os.dup2(file.fileno(), stream.fileno())
-  sys.argv = ['main', *arguments]
-  errors.run_command(main.main)
+  app.run('train', arguments)
 
 
 def interrupt(

@@ -7,18 +7,18 @@ from unittest.mock import ANY
 
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 from ml_collections import config_flags
 
 from moonshine_jax import config as config_lib
 from moonshine_jax import paper
+from moonshine_jax.cli import app
 from moonshine_jax.configs import cifar10, digits, table3, table3_digits, table4
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
-from moonshine_jax.launch import processes, sweep
+from moonshine_jax.launch import jobs, processes
 from moonshine_jax.runtime import files
 from moonshine_jax.workdir import metrics, provenance
-from moonshine_jax.workdir import workdir as workdir_lib
+from moonshine_jax.workdir.workdir import Workdir
 from tests.helpers.made_runs import START
 
 OUT = Path('out')
@@ -26,7 +26,7 @@ REGIMES = ['none', 'KD', 'AT']
 
 
 def plan(base, words, seeds=1, together=3, **more):
-  return list(sweep.plan(base, words, seeds, together, OUT, **more))
+  return list(jobs.plan_jobs(base, words, seeds, together, OUT, **more))
 
 
 def parse(monkeypatch, arguments):
@@ -42,7 +42,7 @@ def parse(monkeypatch, arguments):
 
 def test_every_student_by_every_regime_with_every_seed():
   base = digits.get_config()
-  words = sweep.students(base, ['G(N/8)', 'B(2)'], sweep.ways(REGIMES, [], []))
+  words = jobs.student_words(base, ['G(N/8)', 'B(2)'], jobs.method_words(REGIMES, [], []))
   runs = plan(base, words, seeds=2)
   networks = {path: config for run in runs for path, config in run.networks.items()}
   assert len(networks) == 2 * 3 * 2 and [len(run.networks) for run in runs] == [3] * 4
@@ -70,15 +70,17 @@ def test_the_tables_of_the_paper(module, table, depths):
   assert [(model.depth, model.width, model.block) for model in (config.model, *models)] == [
     (depths[row.depth], row.width, row.block) for row in table
   ]
-  words = sweep.students(config, [], sweep.ways(REGIMES, [], []))
+  words = jobs.student_words(config, [], jobs.method_words(REGIMES, [], []))
   assert sum(len(run.networks) for run in plan(config, words)) == 75
-  assert [words.split()[2] for words in sweep.students(config, ['S', 'G(N)'], [''])] == ['block=S'] * 3 + ['block=G(N)']
+  assert [words.split()[2] for words in jobs.student_words(config, ['S', 'G(N)'], [''])] == ['block=S'] * 3 + [
+    'block=G(N)'
+  ]
   with pytest.raises(UserError, match=r'--blocks: none of G\(3\) is among the students'):
-    sweep.students(config, ['G(3)'], [''])
+    jobs.student_words(config, ['G(3)'], [''])
 
 
 def test_forms_of_the_losses_belong_to_the_regimes_that_have_them():
-  assert sweep.ways(['none', 'KD', 'AT', 'KD+AT'], ['released', 'hinton'], ['equation']) == [
+  assert jobs.method_words(['none', 'KD', 'AT', 'KD+AT'], ['released', 'hinton'], ['equation']) == [
     'alpha=0 beta=0',
     'beta=0 kd_form=released',
     'beta=0 kd_form=hinton',
@@ -90,11 +92,13 @@ def test_forms_of_the_losses_belong_to_the_regimes_that_have_them():
 
 def test_a_command_makes_the_config_that_was_planned(monkeypatch):
   base = cifar10.get_config()
-  overrides = {'model.dtype': 'bfloat16', **sweep.scaled(base, 0.05)}
+  overrides = {'model.dtype': 'bfloat16', **jobs.rehearsal(base, 0.05)}
   base.update_from_flattened_dict(overrides)
   assert (base.epochs, base.eval_every, base.checkpoint_every, base.optimizer.decay_epochs) == (10, 10, 1, (3, 6, 8))
   assert base.data.train_split == 'train[:5%]'
-  for run in plan(base, sweep.students(base, ['G(N/8)', 'S'], sweep.ways(REGIMES, ['hinton'], [])), together=4):
+  for run in plan(
+    base, jobs.student_words(base, ['G(N/8)', 'S'], jobs.method_words(REGIMES, ['hinton'], [])), together=4
+  ):
     values = parse(monkeypatch, shlex.split(shlex.join(run.flags('configs/cifar10.py', overrides))))
     assert values.config.to_dict() == run.config.to_dict()
     assert values.workdir == str(run.workdir)
@@ -102,7 +106,7 @@ def test_a_command_makes_the_config_that_was_planned(monkeypatch):
 
 def test_what_is_done_is_left_out_and_a_run_has_students_of_one_step():
   base = digits.get_config()
-  words = sweep.students(base, ['S'], ['alpha=0', 'beta=0', '', 'alpha=0.5'])
+  words = jobs.student_words(base, ['S'], ['alpha=0', 'beta=0', '', 'alpha=0.5'])
   paths = [OUT / 'seed-0' / name for name in ('block-S-alpha-0', 'block-S-beta-0', 'block-S', 'block-S-alpha-0.5')]
   assert [list(run.networks) for run in plan(base, words)] == [paths[:3], paths[3:]]
   runs = plan(base, words, reached={paths[0]: 20, paths[2]: 40, paths[3]: 20}, done={paths[2]})
@@ -112,7 +116,6 @@ def test_what_is_done_is_left_out_and_a_run_has_students_of_one_step():
 # Whole ----------------------------------------------------------------------------------------------------------------
 
 
-@flagsaver.flagsaver
 def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
   def finish(commands, environments, tell):
     """Leaves what the runs would leave, as their commands ask for it."""
@@ -121,14 +124,13 @@ def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
       for name, config in config_lib.students(values.config).items():
         workdir = Path(values.workdir) / name
         (workdir / 'checkpoints/20').mkdir(parents=True)
-        workdir_lib.write(config, workdir)
+        Workdir(workdir).write_config(config)
         files.append_record(workdir / provenance.FILE, START | {'data': Facts((8, 8, 1), 10, (0.0,), (1.0,)).to_json()})
         files.append_record(workdir / metrics.FILE, {'epoch': 20, 'step': 20, 'test_error': 4.5})
       tell()
 
   monkeypatch.setattr(processes, 'run_all', finish)
   arguments = [
-    'sweep',
     '--config=configs/digits.py',
     '--blocks=B(2)',
     '--seeds=1',
@@ -136,11 +138,10 @@ def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
     '--kd_forms=released,hinton',
     f'--out={tmp_path}',
   ]
-  monkeypatch.setattr(sys, 'argv', arguments)
-  flags.FLAGS(arguments)
+  monkeypatch.setattr(sys, 'argv', sys.argv)  # which a command changes
 
-  def run_sweep():
-    sweep.main()
+  def run_sweep(*more):
+    app.run('sweep', [*arguments, *more])
     return capsys.readouterr().out.splitlines()
 
   first = run_sweep()
@@ -152,8 +153,7 @@ def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
     ['missing', '4.50 (1)', '4.50 (1)'],
   ]
   assert run_sweep() == ['3 of 3 networks are done: left out', *first[2:]]
-  flags.FLAGS.dry_run = True
-  assert len(run_sweep()) == 2
+  assert len(run_sweep('--dry_run')) == 2
 
 
 # Slurm ----------------------------------------------------------------------------------------------------------------

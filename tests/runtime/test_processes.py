@@ -3,7 +3,6 @@
 `pytest --kills=N` with N above 2 adds the long version: four processes, a stream, two students, the true time limits.
 """
 
-import importlib
 import json
 import os
 import random
@@ -19,6 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from moonshine_jax import errors
+from moonshine_jax.cli import app
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import files, processes, watchdog
 from moonshine_jax.training import loop
@@ -46,7 +46,7 @@ LOST = (
 class Processes:
   """A command in so many processes, each with so many devices; their output in files beside the workdir."""
 
-  def __init__(self, workdir, number, devices, *flags, pause=0.0, silence=SILENCE_SECONDS, command='main'):
+  def __init__(self, workdir, number, devices, *flags, pause=0.0, silence=SILENCE_SECONDS, command='train'):
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
       port = free.getsockname()[1]
@@ -66,7 +66,7 @@ class Processes:
           f'--process_id={i}',
         ]
       )
-      arguments = [*(FLAGS if command == 'main' else ()), f'--workdir={workdir}', *joined, *flags]
+      arguments = [*(FLAGS if command == 'train' else ()), f'--workdir={workdir}', *joined, *flags]
       self.all.append(
         run_processes.CONTEXT.Process(target=_command, args=(command, arguments, path, devices, pause, silence))
       )
@@ -122,8 +122,7 @@ def _command(command, arguments, path, devices, pause, silence):
   loop.run_epoch = lambda train_loop, *args, **kwargs: run_epoch(
     lambda *each: (time.sleep(pause), train_loop(*each))[1], *args, **kwargs
   )
-  sys.argv = [command, *arguments]
-  errors.run_command(importlib.import_module(f'moonshine_jax.{command}').main)
+  app.run(command, arguments)
 
 
 def assert_close(ours, theirs, steps=STEPS):

@@ -20,19 +20,20 @@ from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats
 from moonshine_jax.runtime import devices, files, signals
 from moonshine_jax.runtime.devices import Replicas
-from moonshine_jax.training import evaluation, loop, optimizer
+from moonshine_jax.training import evaluation, experiment, loop, optimizer
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.training import students as students_lib
 from moonshine_jax.training.progress import ProgressBar
 from moonshine_jax.workdir import checkpoint, metrics
-from moonshine_jax.workdir import workdir as workdir_lib
+from moonshine_jax.workdir.trained import Trained
+from moonshine_jax.workdir.workdir import Workdir
 from tests.helpers import run_processes
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 
 
 def variables_of(workdir):
-  return checkpoint.Checkpoints(workdir).network()[1]
+  return Trained.open(workdir).variables
 
 
 def test_a_run_leaves_all_that_is_needed_of_it(config, teacher, tmp_path):
@@ -43,9 +44,9 @@ def test_a_run_leaves_all_that_is_needed_of_it(config, teacher, tmp_path):
   np.testing.assert_allclose([each['learning_rate'] for each in records], [0.1, 0.02], rtol=1e-6)
   assert record['best_test_error'] == min(each['test_error'] for each in records)
   assert record['train_loss'] == record['train_ce'] > 0
-  assert workdir_lib.read(workdir).to_dict() == config.to_dict()
+  assert Workdir(workdir).config.to_dict() == config.to_dict()
 
-  with files.lock(workdir):  # as a run does that is still training
+  with Workdir(workdir).lock():  # as a run does that is still training
     result = evaluation.evaluate_workdir(workdir)
   assert result['test_error'] == record['test_error'] and result['examples'] == 13
   np.testing.assert_allclose(result['test_loss'], record['test_loss'], rtol=1e-5)
@@ -116,7 +117,7 @@ def test_a_run_that_is_preempted_anywhere_goes_on_inside_its_epoch(config, teach
   monkeypatch.undo()
   loop.train_and_evaluate(config, workdir)
   config.steps_per_dispatch = 20
-  workdir_lib.write(config, workdir)
+  Workdir(workdir).write_config(config)
   run_processes.assert_same(workdir, Path(teacher[0]))
 
 
@@ -138,7 +139,9 @@ def test_a_full_disk_is_one_line(config, tmp_path, monkeypatch):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
   append = files.append_record
-  monkeypatch.setattr(files, 'append_record', lambda *args: (monkeypatch.setattr(files.os, 'fsync', full), append(*args)))
+  monkeypatch.setattr(
+    files, 'append_record', lambda *args: (monkeypatch.setattr(files.os, 'fsync', full), append(*args))
+  )
   with pytest.raises(UserError, match=f'^{tmp_path}/run.*: cannot be written: No space left on device$'):
     loop.train_and_evaluate(config, tmp_path / 'run')
 
@@ -173,8 +176,8 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
   feed = feeds.ResidentFeed(splits.Split(np.zeros((22, 1), np.uint8), np.arange(22)), Replicas())
   events = []
 
-  def train_loop(state, teacher_variables, data, batches):
-    assert teacher_variables == 'teacher' and data is feed.data
+  def train_loop(state, data, batches):
+    assert data is feed.data
     np.testing.assert_array_equal(batches['index'], order[state : state + 2])
     events.append(f'dispatch {state}')
     return state + len(batches['index']), state
@@ -183,7 +186,7 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
     events.append(f'receive {metrics}')
 
   def run_epoch(**stopped):
-    return loop.run_epoch(train_loop, 0, 'teacher', feed.data, feed.epoch(3, 1, 2, 0, 2), receive, **stopped)
+    return loop.run_epoch(train_loop, 0, feed.data, feed.epoch(3, 1, 2, 0, 2), receive, **stopped)
 
   order = feeds.epoch_order(3, 1, 22, 2)
   assert run_epoch() == 11
@@ -244,10 +247,10 @@ def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path
 
   save = checkpoint.Checkpoints.save
 
-  def stop(self, state, config, *args):
-    if state.step == 4 and config.model.block == 'BG(2,M/8)':  # the first has saved, the third has not
+  def stop(self, step, trees, config, *args):
+    if step == 4 and config.model.block == 'BG(2,M/8)':  # the first has saved, the third has not
       raise Stop
-    save(self, state, config, *args)
+    save(self, step, trees, config, *args)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(checkpoint.Checkpoints, 'save', stop)
@@ -343,6 +346,6 @@ def test_what_only_the_data_shows_to_be_too_much(config, tmp_path, monkeypatch, 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(config, tmp_path, monkeypatch):
   monkeypatch.setattr(jax, 'local_devices', lambda: [object()] * 3)
-  monkeypatch.setattr(loop, 'Replicas', lambda: [object()] * 3)
+  monkeypatch.setattr(experiment, 'Replicas', lambda: [object()] * 3)
   with pytest.raises(UserError, match='config.batch_size=16: expected a multiple of the 3 devices'):
     loop.train_and_evaluate(config, tmp_path)

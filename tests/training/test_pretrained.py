@@ -13,8 +13,8 @@ from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import evaluation, loop, pretrained
-from moonshine_jax.training import teacher as teacher_lib
-from moonshine_jax.workdir import checkpoint
+from moonshine_jax.training.teacher import load_teacher
+from moonshine_jax.workdir.trained import Trained
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 
@@ -32,9 +32,10 @@ def network(config):
 def test_a_given_network_is_evaluated_distilled_and_reported(config, network, tmp_path):
   facts, variables, test_split = network
   record = pretrained.write_network(tmp_path / 'teacher', config, *network)
-  rebuilt, found, metadata = checkpoint.Checkpoints(tmp_path / 'teacher').network()
-  jax.tree.map(np.testing.assert_array_equal, found, variables)
-  assert metadata.facts == facts and rebuilt.mean == facts.mean
+  trained = Trained.open(tmp_path / 'teacher')
+  rebuilt = trained.network
+  jax.tree.map(np.testing.assert_array_equal, trained.variables, variables)
+  assert trained.facts == facts and rebuilt.mean == facts.mean
   images = (test_split.images.astype(np.float32) - facts.mean) / np.float32(50)
   logits, _ = jax.jit(rebuilt.model.apply)(variables, images)
   assert record['test_error'] == pytest.approx(100 * np.mean(np.argmax(logits, -1) != test_split.labels))
@@ -42,9 +43,9 @@ def test_a_given_network_is_evaluated_distilled_and_reported(config, network, tm
   assert result['step'] == 0 and result['test_error'] == record['test_error']
 
   config.distill.teacher = str(tmp_path / 'teacher')
-  teacher, found = teacher_lib.load_teacher(config, [config], sources.open_source(config.data), Replicas())
-  assert teacher == rebuilt
-  jax.tree.map(np.testing.assert_array_equal, found, variables)
+  teacher = load_teacher([config], sources.open_source(config.data), Replicas())
+  assert teacher.network == rebuilt
+  jax.tree.map(np.testing.assert_array_equal, teacher.variables, variables)
   (run,) = runs_lib.collect_runs(tmp_path)
   assert run.finished and run.starts[0]['step'] == 0 and run.epochs == (0,)
   assert (
@@ -54,7 +55,7 @@ def test_a_given_network_is_evaluated_distilled_and_reported(config, network, tm
 
 
 def test_the_same_is_left_alone_and_another_refused(config, network, tmp_path):
-  facts, variables, test_split = network
+  facts, variables, _ = network
   first = pretrained.write_network(tmp_path / 'given', config, facts, variables)
   assert first == {'epoch': 0, 'step': 0}  # no data, no error
   before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}

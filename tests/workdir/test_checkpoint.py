@@ -13,6 +13,7 @@ from moonshine_jax.models.factory import create_model, create_network
 from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir import checkpoint
+from moonshine_jax.workdir.trained import Trained
 from tests.conftest import small_config
 
 FACTS = Facts((8, 8, 3), 10, (120.0, 128.0, 130.0), (60.0, 70.0, 80.0))
@@ -29,7 +30,7 @@ def saved(config, workdir, step=3, offset=1):
   state = jax.tree.map(lambda x: np.array(x) + np.asarray(offset, x.dtype), make_state(config))
   state = state.replace(step=np.array(step, np.int32))
   checkpoints = checkpoint.Checkpoints(workdir, create=True)
-  checkpoints.save(state, config, FACTS, {'loss': np.array([offset, 1 / 3], np.float32)})
+  checkpoints.save(step, state.trees, config, FACTS, {'loss': np.array([offset, 1 / 3], np.float32)})
   checkpoints.close()
   return state
 
@@ -40,8 +41,9 @@ def assert_equal(ours, theirs):
 
 def test_a_state_comes_back_as_it_was(config, tmp_path):
   state = saved(config, tmp_path)
-  restored, metadata = checkpoint.Checkpoints(tmp_path).state(3, config, make_state(config, seed=1))
-  assert_equal(restored, state)
+  like = make_state(config, seed=1)
+  trees, metadata = checkpoint.Checkpoints(tmp_path).restore(3, config, like.trees)
+  assert_equal(like.with_trees(trees), state)
   assert metadata.step == 3 and metadata.epoch_metrics.keys() == {'loss'}
   np.testing.assert_array_equal(metadata.epoch_metrics['loss'], np.array([1, 1 / 3], np.float32), strict=True)
 
@@ -50,11 +52,12 @@ def test_a_workdir_alone_rebuilds_the_network(config, tmp_path):
   config.model.block = 'S,G(N/8),BG(2,M/8)'
   config.model.dtype = 'bfloat16'
   state = saved(config, tmp_path)
-  network, variables, metadata = checkpoint.Checkpoints(tmp_path).network()
-  assert metadata.facts == FACTS and metadata.config.to_dict() == config.to_dict()
+  trained = Trained.open(tmp_path)
+  network = trained.network
+  assert trained.facts == FACTS and trained.config.to_dict() == config.to_dict()
   assert network.model == create_model(config.model, 10) and network.model.dtype == jnp.bfloat16
   assert (network.mean, network.std) == (FACTS.mean, FACTS.std)
-  assert_equal(variables, state.variables)
+  assert_equal(trained.variables, state.variables)
 
 
 def test_the_newest_are_kept(config, tmp_path):
@@ -77,11 +80,11 @@ def test_another_network_is_refused(config, tmp_path, field, value, message):
   saved(config, tmp_path)
   before = copy.deepcopy(config)
   config.model[field] = value
-  checkpoints, like = checkpoint.Checkpoints(tmp_path), make_state(config)
+  checkpoints, like = checkpoint.Checkpoints(tmp_path), make_state(config).trees
   with pytest.raises(UserError, match=message):
-    checkpoints.state(3, before, like)
+    checkpoints.restore(3, before, like)
   with pytest.raises(UserError, match=f'checkpoints/3: a checkpoint of another config: config.model.{field}='):
-    checkpoints.state(3, config, like)
+    checkpoints.restore(3, config, like)
 
 
 def test_what_holds_no_checkpoint_is_named(tmp_path):
@@ -112,7 +115,7 @@ def two_checkpoints(tiny_images, tmp_path_factory):
   states = {step: make_small_state(offset=step) for step in (3, 4)}
   checkpoints = checkpoint.Checkpoints(workdir, create=True)
   for step, state in states.items():
-    checkpoints.save(state, config, FACTS, {'loss': np.array([step, 1 / 3], np.float32)})
+    checkpoints.save(step, state.trees, config, FACTS, {'loss': np.array([step, 1 / 3], np.float32)})
   checkpoints.close()
   return workdir, config, states
 
@@ -137,7 +140,8 @@ def restored(checkpoints, config):
   while True:
     step = checkpoints.steps[-1]
     try:
-      return checkpoints.state(step, config, make_small_state(0))[0]
+      like = make_small_state(0)
+      return like.with_trees(checkpoints.restore(step, config, like.trees)[0])
     except checkpoint.DamagedError as error:
       checkpoints.set_aside(step, error)
 
@@ -174,12 +178,12 @@ def test_values_that_orbax_restores_without_a_word_are_noticed(two_checkpoints, 
     shutil.rmtree(damaged / 'checkpoints' / '4' / item)
     shutil.copytree(damaged / 'checkpoints' / '3' / item, damaged / 'checkpoints' / '4' / item)
     with pytest.raises(checkpoint.DamagedError, match='is not what was written'):
-      checkpoint.Checkpoints(damaged).state(4, config, make_small_state(0))
+      checkpoint.Checkpoints(damaged).restore(4, config, make_small_state(0).trees)
   path = tmp_path / 'metadata' / 'checkpoints' / '3' / 'metadata' / 'metadata'
   assert '"seed": 0' in path.read_text()
   path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
   with pytest.raises(checkpoint.DamagedError, match='3: damaged .*metadata are not those that were written'):
-    checkpoint.Checkpoints(tmp_path / 'metadata').state(3, config, make_small_state(0))
+    checkpoint.Checkpoints(tmp_path / 'metadata').restore(3, config, make_small_state(0).trees)
 
 
 def test_without_a_good_checkpoint_nothing_is_begun_anew(two_checkpoints, tmp_path, capsys):
@@ -188,7 +192,7 @@ def test_without_a_good_checkpoint_nothing_is_begun_anew(two_checkpoints, tmp_pa
   for step in (3, 4):
     shutil.rmtree(damaged / 'checkpoints' / str(step) / 'metadata')
   with pytest.raises(UserError, match=f'{damaged}/checkpoints/3: damaged .*no good checkpoint is left'):
-    checkpoint.Checkpoints(damaged).network()
+    Trained.open(damaged)
   assert capsys.readouterr().err.count('going back to checkpoint 3') == 1
 
 
@@ -222,7 +226,7 @@ def test_a_full_disk_is_noticed_and_leaves_the_older_checkpoints(two_checkpoints
   resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
   try:
     with pytest.raises(UserError) as error:
-      checkpoints.save(states[4].replace(step=np.int32(5)), config, FACTS, {})
+      checkpoints.save(5, states[4].replace(step=np.int32(5)).trees, config, FACTS, {})
       checkpoints.wait()
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -231,7 +235,7 @@ def test_a_full_disk_is_noticed_and_leaves_the_older_checkpoints(two_checkpoints
   )
   assert checkpoints.steps == [3, 4]
   assert_equal(restored(checkpoints, config), states[4])
-  checkpoints.save(states[4].replace(step=np.int32(5)), config, FACTS, {})  # there is room again
+  checkpoints.save(5, states[4].replace(step=np.int32(5)).trees, config, FACTS, {})  # there is room again
   checkpoints.close()
   assert checkpoints.steps[-2:] == [4, 5]
 
@@ -243,6 +247,6 @@ def test_what_is_not_finite_is_not_saved(two_checkpoints, tmp_path):
   state = jax.tree.map(np.copy, states[4]).replace(step=np.int32(5))
   state.params['conv']['kernel'][0, 0, 0, 0] = np.inf
   with pytest.raises(UserError, match=r"step 5: .*\['conv'\]\['kernel'\] is not finite.* good checkpoint is .*/4$"):
-    checkpoints.save(state, config, FACTS, {})
+    checkpoints.save(5, state.trees, config, FACTS, {})
   checkpoints.close()
   assert checkpoints.steps == [3, 4]

@@ -1,15 +1,20 @@
 """What training makes of a workdir that is damaged, of another run, or in use: one line, and nothing in it is lost."""
 
+import errno
+import fcntl
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from moonshine_jax.errors import UserError
-from moonshine_jax.runtime import files
 from moonshine_jax.training import loop
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir import metrics
+from moonshine_jax.workdir.workdir import Workdir
 from tests.helpers import run_processes
 
 pytestmark = pytest.mark.usefixtures('small_runs')
@@ -73,7 +78,7 @@ def test_a_run_goes_back_from_a_damaged_checkpoint(config, teacher, tmp_path, ca
 
 
 def test_a_run_beside_another_in_its_workdir_is_refused(config, teacher):
-  with files.lock(teacher[0]), pytest.raises(UserError, match=f'^{teacher[0]}: another run is training in it'):
+  with Workdir(teacher[0]).lock(), pytest.raises(UserError, match=f'^{teacher[0]}: another run is training in it'):
     loop.train_and_evaluate(config, teacher[0])
 
 
@@ -85,3 +90,46 @@ def test_a_run_without_a_checkpoint_yet_says_that_it_begins_anew(config, teacher
   assert capsys.readouterr().err == (
     f'warning: {teacher[0]}: no checkpoint yet of the run that was begun here: it begins anew\n'
   )
+
+
+def test_a_workdir_is_for_one_process_at_a_time(tmp_path):
+  program = (
+    'import sys\n'
+    'from moonshine_jax.workdir.workdir import Workdir\n'
+    'with Workdir(sys.argv[1]).lock():\n'
+    '  print(flush=True)\n'
+    '  sys.stdin.read()\n'
+  )
+  workdir = tmp_path / 'run'
+  with subprocess.Popen(
+    [sys.executable, '-c', program, str(workdir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+  ) as other:
+    other.stdout.readline()
+    with pytest.raises(UserError, match=f'^{workdir}: another run is training in it'), Workdir(workdir).lock():
+      pytest.fail('both have it')
+    other.kill()  # the lock goes with its process
+    other.wait()
+    with Workdir(workdir).lock():
+      pass
+
+
+def test_a_lock_is_given_back_by_an_error(tmp_path):
+  for _ in range(2):
+    with pytest.raises(ZeroDivisionError), Workdir(tmp_path).lock():
+      raise ZeroDivisionError
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, capsys):
+  def refuse(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+  monkeypatch.setattr(fcntl, 'flock', refuse)
+  with Workdir(tmp_path).lock():
+    assert capsys.readouterr().err.startswith(f'warning: {tmp_path}: cannot be locked (No locks available): ')
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='nothing is read-only for root')
+def test_a_read_only_workdir_is_named(tmp_path):
+  tmp_path.chmod(0o500)
+  with pytest.raises(UserError, match='run: cannot be written: Permission denied'), Workdir(tmp_path / 'run').lock():
+    pass

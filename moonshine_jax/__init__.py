@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from moonshine_jax.api import distil
   from moonshine_jax.models.surgery.capture import with_capture
-  from moonshine_jax.models.surgery.replace import cheapen, inherit, plan_replacements
+  from moonshine_jax.models.surgery.replace import cheapen, inherit, plan
 
 __version__ = '0.1.0'
-__all__ = ['__version__', 'cheapen', 'distil', 'inherit', 'plan_replacements', 'with_capture']
+__all__ = ['__version__', 'cheapen', 'distil', 'inherit', 'plan', 'with_capture']
 
 # The module of each public function: loaded when the function is first used, since JAX takes seconds to load.
 _MODULES = {
   'cheapen': 'models.surgery.replace',
   'distil': 'api',
   'inherit': 'models.surgery.replace',
-  'plan_replacements': 'models.surgery.replace',
+  'plan': 'models.surgery.replace',
   'with_capture': 'models.surgery.capture',
 }
 

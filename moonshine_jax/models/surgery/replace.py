@@ -98,18 +98,18 @@ def cheapen(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Cheap:
   Raises:
     UserError: for a notation that is none, and where nothing can be replaced.
   """
-  plan = plan_replacements(module, rule, *args, **kwargs)
-  if not plan.student.replacements:
-    reasons = '; '.join(f'{layer_plan.layer.path}: {layer_plan.reason}' for layer_plan in plan.layers[:5])
-    more = f'; and {len(plan.layers) - 5} more' if len(plan.layers) > 5 else ''
+  replacement_plan = plan(module, rule, *args, **kwargs)
+  if not replacement_plan.student.replacements:
+    reasons = '; '.join(f'{layer_plan.layer.path}: {layer_plan.reason}' for layer_plan in replacement_plan.layers[:5])
+    more = f'; and {len(replacement_plan.layers) - 5} more' if len(replacement_plan.layers) > 5 else ''
     raise UserError(
       f'{type(module).__name__}: nothing in it is replaced: '
-      + (f'{reasons}{more}' if plan.layers else 'no convolution in it')
+      + (f'{reasons}{more}' if replacement_plan.layers else 'no convolution in it')
     )
-  return plan.student
+  return replacement_plan.student
 
 
-def plan_replacements(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> ReplacementPlan:
+def plan(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> ReplacementPlan:
   """Plans what `cheapen` does with every convolution, and counts what it saves.
 
   Args:

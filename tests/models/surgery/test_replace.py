@@ -69,7 +69,7 @@ def test_a_student_is_the_network_that_one_would_write(block):
 def test_the_paper_s_network_comes_out_of_its_teacher():
   # A unit of S follows BN and ReLU, and so does what replaces it: WRN with blocks G is made of such units.
   teacher, by_hand = WideResNet(10, 1, 'S', 3), WideResNet(10, 1, 'G(N/8)', 3)
-  plan = moonshine_jax.plan_replacements(teacher, 'G(N/8)', IMAGES)
+  plan = moonshine_jax.plan(teacher, 'G(N/8)', IMAGES)
   before, after = counting.count_cost(teacher, (8, 8, 3)), counting.count_cost(by_hand, (8, 8, 3))
   assert counting.count_cost(plan.student, (8, 8, 3)) == after
   assert plan.parameters == (before.parameters, after.parameters)
@@ -147,7 +147,7 @@ def test_one_axis():
 @pytest.fixture(scope='module')
 def mixed():
   random_variables(Mixed(), IMAGES, training=True)  # so that nn.jit has what the student must not take from it
-  return moonshine_jax.plan_replacements(Mixed(), lambda layer: None if layer.stays else 'B(4)', IMAGES, training=True)
+  return moonshine_jax.plan(Mixed(), lambda layer: None if layer.stays else 'B(4)', IMAGES, training=True)
 
 
 def test_shared_scanned_recomputed_and_listed_layers(mixed):
@@ -215,7 +215,7 @@ def test_gradient_by_finite_differences(smooth):
 
 
 def test_what_stays_is_told_with_its_reason():
-  rows = {row.layer.path: row for row in moonshine_jax.plan_replacements(Stubborn(), 'G(8)', IMAGES).layers}
+  rows = {row.layer.path: row for row in moonshine_jax.plan(Stubborn(), 'G(8)', IMAGES).layers}
   (scanned,) = (path for path in rows if path.startswith('stack'))
   (outside,) = (path for path in rows if rows[path].layer.kind == 'convolution outside of linen')
   assert {path: row.notation or row.reason for path, row in rows.items()} == {
@@ -236,7 +236,7 @@ def test_what_stays_is_told_with_its_reason():
   assert rows['up'].layer.multiply_adds == 8 * 8 * 4 * 3 * 3 * 16
   # Without BN, a scanned layer can be replaced; a function may take the first and the last.
   rows = {
-    row.layer.path: row for row in moonshine_jax.plan_replacements(Stubborn(), lambda layer: 'S-2x2', IMAGES).layers
+    row.layer.path: row for row in moonshine_jax.plan(Stubborn(), lambda layer: 'S-2x2', IMAGES).layers
   }
   assert [rows[path].notation for path in ('stem', 'grouped', scanned, 'last')] == 4 * ['S-2x2']
   assert rows['pointwise'].reason == 'no axis has more than 2 taps'
@@ -280,7 +280,7 @@ def test_no_convolution():
 def test_a_network_of_another_project():
   jax_resnet = pytest.importorskip('jax_resnet')
   image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-  plan = moonshine_jax.plan_replacements(jax_resnet.ResNet18(n_classes=1000), 'G(N/8)', image)
+  plan = moonshine_jax.plan(jax_resnet.ResNet18(n_classes=1000), 'G(N/8)', image)
   # As in torchvision, and 9,600 running statistics; its multiply-adds are published as 1.81 G.
   assert plan.parameters[0] == 11_689_512 + 9_600 and round(plan.multiply_adds[0] / 1e9, 2) == 1.81
   assert sum(row.notation is not None for row in plan.layers) == 16  # of 20: neither the stem nor three shortcuts

@@ -276,7 +276,7 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
   """Returns the config of `to_json`; JSON's lists become the tuples that they were."""
 
-  def restore(value):
+  def restore(value: Any) -> Any:
     if isinstance(value, dict):
       return {name: restore(item) for name, item in value.items()}
     return tuple(value) if isinstance(value, list) else value

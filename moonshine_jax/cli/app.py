@@ -8,7 +8,6 @@ import difflib
 import errno
 import faulthandler
 import importlib
-import importlib.util
 import os
 import re
 import select
@@ -55,7 +54,8 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
   if HELP.intersection(arguments):
     _guard(lambda: print(_help(command)))
     return
-  faulthandler.enable(sys.__stderr__)  # where XLA crashes, the stack
+  if sys.__stderr__:
+    faulthandler.enable(sys.__stderr__)  # where XLA crashes, the stack
   _guard(lambda: _run(command, arguments))
 
 
@@ -134,7 +134,7 @@ def _with_config_path(arguments: list[str]) -> list[str]:
 
 def config_path(name: str) -> Path:
   """The file of a config that comes with the package, by its name. Raises UserError where there is none."""
-  folder = Path(importlib.util.find_spec('moonshine_jax.configs').submodule_search_locations[0])
+  folder = Path(moonshine_jax.__file__).parent / 'configs'
   names = sorted(path.stem for path in folder.glob('*.py') if path.stem != '__init__')
   if name not in names:
     nearest = difflib.get_close_matches(name, names, 1)

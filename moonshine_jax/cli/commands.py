@@ -35,7 +35,7 @@ class Command:
   @property
   def manual(self) -> str:
     """What the command does, with examples."""
-    return inspect.getdoc(self.define_flags)
+    return inspect.getdoc(self.define_flags) or ''
 
   @property
   def summary(self) -> str:

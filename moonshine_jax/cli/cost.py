@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ CHECKPOINT_EXTRAS = 16  # bytes: the step and the optimiser's count of steps, in
 BUDGETS = {'max_params': ('parameters', 1), 'max_macs': ('multiply_adds', 1), 'max_latency_ms': ('latency', 1e3)}
 
 # By heading: the name of a row's value, and how it is printed.
-COLUMNS = {
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
   'network': ('network', str),
   'parameters': ('parameters', '{:,}'.format),
   'trainable': ('trainable', '{:,}'.format),
@@ -72,7 +72,7 @@ def main(values: FlagValues) -> None:
   networks = read_networks(values)
   for network in networks:
     network.row = describe(network, values)
-  budgets = {flag: values[flag].value for flag in BUDGETS if values[flag].value is not None}
+  budgets: dict[str, Any] = {flag: values[flag].value for flag in BUDGETS if values[flag].value is not None}
   for flag, budget in budgets.items():
     networks = within_budget(networks, flag, budget)
   if values.latency and values.max_latency_ms is None:
@@ -145,7 +145,7 @@ def count(network: Subject, table: Sequence[paper.PrintedNetwork], layers: bool)
     collection: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
     for collection, tree in profile.variables.items()
   }
-  multiply_adds = [layer.multiply_adds for layer in profile.layers]
+  multiply_adds = [layer.multiply_adds for layer in profile.layers if layer.multiply_adds is not None]
   row = {
     'network': f'{factory.network_name(config)} {config.block}',
     **({'workdir': network.workdir} if network.workdir else {}),
@@ -155,7 +155,7 @@ def count(network: Subject, table: Sequence[paper.PrintedNetwork], layers: bool)
     'image_shape': network.image_shape,
     'parameters': sum(layer.parameters for layer in profile.layers),
     'trainable': sum(layer.trainable for layer in profile.layers),
-    'multiply_adds': None if None in multiply_adds else sum(multiply_adds),
+    'multiply_adds': sum(multiply_adds) if len(multiply_adds) == len(profile.layers) else None,
     'training_activation_bytes': counting.training_bytes(network.model, profile.variables, network.image_shape),
     'inference_activation_bytes': profile.inference_bytes,
     'deployed_bytes': sum(nbytes.values()),

@@ -102,24 +102,25 @@ def measure(versions: list[exporter.ExportedNetwork]) -> list[dict[str, Any]]:
   }
   rows = []
   for i, version in enumerate(versions):
-    rows.append(
-      {
-        'workdir': version.reference.workdir,
-        'network': f'{factory.network_name(version.reference.config.model)} {version.reference.config.model.block}',
-        'numbers': version.numbers,
-        'formulation': version.formulation,
-        'formulations': version.formulations,
-        'operations': version.operations,
-        'bytes': len(version.content),
-        'difference': version.difference,
-        'largest_logit': version.largest_logit,
-        'agreeing': version.agreeing,
-        'latency': statistics.median(seconds[i]),
-        'latencies': seconds[i],
-      }
-    )
-    if teacher_of(version.reference) in float32:
-      rows[-1]['beside_teacher'] = rows[-1]['latency'] / float32[teacher_of(version.reference)]
+    model, latency = version.reference.config.model, statistics.median(seconds[i])
+    row = {
+      'workdir': version.reference.workdir,
+      'network': f'{factory.network_name(model)} {model.block}',
+      'numbers': version.numbers,
+      'formulation': version.formulation,
+      'formulations': version.formulations,
+      'operations': version.operations,
+      'bytes': len(version.content),
+      'difference': version.difference,
+      'largest_logit': version.largest_logit,
+      'agreeing': version.agreeing,
+      'latency': latency,
+      'latencies': seconds[i],
+    }
+    teacher = teacher_of(version.reference)
+    if teacher in float32:
+      row['beside_teacher'] = latency / float32[teacher]
+    rows.append(row)
   return rows
 
 

@@ -181,7 +181,8 @@ class StreamFeed:
 
 
 Feed = ResidentFeed | StreamFeed
-FEEDS = {'resident': ResidentFeed, 'stream': StreamFeed}  # by `config.data.feed`
+# By `config.data.feed`; a resident feed takes no `CroppedSplit`.
+FEEDS: dict[str, Callable[[Any, Replicas], Feed]] = {'resident': ResidentFeed, 'stream': StreamFeed}
 
 
 def _map_ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

@@ -42,7 +42,7 @@ def evaluate_feed(
   """
   batches = feeds.masked_batches(examples, replicas.round_up(batch_size))
   sums = replicas.replicate(step_lib.NO_EXAMPLES)
-  in_flight = collections.deque()
+  in_flight: collections.deque[Any] = collections.deque()
   for batch in feed.batches(batches):
     sums = eval_step(variables, feed.data, batch, sums)
     in_flight.append(sums)
@@ -55,7 +55,7 @@ def evaluate_feed(
 def evaluate_split(
   network: Network,
   variables: Any,
-  split: splits.Split,
+  split: splits.Split | splits.CroppedSplit,
   config: ml_collections.ConfigDict,
   replicas: Replicas,
 ) -> dict[str, float]:

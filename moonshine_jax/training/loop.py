@@ -41,7 +41,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
     for epoch in run.epochs_left:
       start, steps_before = time.perf_counter(), run.steps_of_epoch
 
-      def receive(dispatched, epoch=epoch):
+      def receive(dispatched: Any, epoch: int = epoch) -> None:
         progress.advance(run.take_in(dispatched, epoch))
 
       run.states = run_epoch(
@@ -95,7 +95,7 @@ def run_epoch(
   Returns:
     The states.
   """
-  in_flight = collections.deque()
+  in_flight: collections.deque[Any] = collections.deque()
   for batches in dispatches:
     if stopped():
       break

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from moonshine_jax import config as config_lib
-from moonshine_jax.data.splits import Facts, Split
+from moonshine_jax.data.splits import CroppedSplit, Facts, Split
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
@@ -26,7 +26,7 @@ def write_network(
   config: ml_collections.ConfigDict,
   facts: Facts,
   variables: Mapping[str, Any],
-  test_split: Split | None = None,
+  test_split: Split | CroppedSplit | None = None,
 ) -> dict[str, Any]:
   """Makes a workdir of a trained network, as training leaves one, for evaluation and as a teacher.
 
@@ -56,7 +56,7 @@ def write_network(
   if workdir.begun:
     return workdir.records[-1]
 
-  record = {'epoch': 0, 'step': 0}
+  record: dict[str, Any] = {'epoch': 0, 'step': 0}
   if test_split is not None:
     record |= evaluate_split(network, variables, test_split, config, Replicas())
   with workdir.lock():

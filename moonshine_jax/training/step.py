@@ -21,8 +21,7 @@ NO_EXAMPLES = {'loss': np.float32(0), 'wrong': np.float32(0), 'examples': np.flo
 DROPOUT = 2**31  # folded into a step's key for the random choices of the model: `augment` splits the key itself
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """The state of a network in training: all that a step changes, and the key of its random choices.
 
   Attributes:
@@ -99,7 +98,7 @@ def make_train_step(
     make_update(config, student, teacher, tx, axis_name) for config, student in zip(configs, students, strict=True)
   ]
 
-  def train_step(states, teacher_variables, data, batch):
+  def train_step(states: Any, teacher_variables: Any, data: Any, batch: Any) -> tuple[Any, ...]:
     batch = gather(data, batch)
     labels = batch['label']
     key = jax.random.fold_in(jax.random.wrap_key_data(states[0].rng), states[0].step)
@@ -130,11 +129,13 @@ def make_update(
   distill = config.distill
   alpha, beta = (distill.alpha, distill.beta) if teacher else (0.0, 0.0)
 
-  def update(state, images, labels, targets):
+  def update(
+    state: TrainState, images: jax.Array, labels: jax.Array, targets: Any
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     rngs = devices.replica_key(jax.random.fold_in(key, DROPOUT), axis_name)
 
-    def loss_fn(params):
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
       (logits, activations), updates = student(
         state.replace(params=params).variables, images, train=True, mutable=['batch_stats'], rngs=rngs
       )
@@ -167,7 +168,7 @@ def make_train_loop(train_step: Callable) -> Callable:
   (`ops/formulations.py`).
   """
 
-  def train_loop(states, teacher_variables, data, batches):
+  def train_loop(states: Any, teacher_variables: Any, data: Any, batches: Any) -> tuple[Any, Any]:
     return jax.lax.scan(lambda states, batch: train_step(states, teacher_variables, data, batch), states, batches)
 
   return train_loop
@@ -180,7 +181,7 @@ def make_eval_step(network: Network, gather: Callable, replicas: Replicas) -> Ca
   the one before it. XLA's threads on a CPU may not be enough for the reductions of several steps at once.
   """
 
-  def eval_step(variables, data, batch, sums):
+  def eval_step(variables: Any, data: Any, batch: Any, sums: Any) -> Any:
     batch = gather(data, batch)
     labels, mask = batch['label'], batch['mask']
     logits, _ = network(variables, batch['image'], train=False)

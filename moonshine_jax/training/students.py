@@ -111,40 +111,50 @@ def open_students(
   return tuple(states)
 
 
-def _open_workdirs(students, facts, tx, steps_per_epoch, opened):
+def _open_workdirs(
+  students: Sequence[Student],
+  facts: Facts,
+  tx: optax.GradientTransformation,
+  steps_per_epoch: int,
+  opened: contextlib.ExitStack,
+) -> tuple[Sequence[TrainState], list[tuple[dict[str, np.ndarray], list[dict[str, Any]]]]]:
   """The states of students, and what their workdirs hold beside: the metrics of the present epoch, and the records."""
   begun = any(student.workdir.begun for student in students)
   for student in students:
     opened.enter_context(student.workdir.lock())
   for student in students:
     student.workdir.check(student.config)  # again: another run may have come and gone before the lock was ours
+  checkpoints = []
   for student in students:
-    student.checkpoints = student.workdir.checkpoints(create=True)
-    opened.callback(student.checkpoints.close)
-  states = []
+    checkpoints.append(student.workdir.checkpoints(create=True))
+    opened.callback(checkpoints[-1].close)
+    student.checkpoints = checkpoints[-1]
+  initial = []
   for student in students:
     init_key, _, _ = split_seed(student.config.model.seed)
     _, _, step_key = split_seed(student.config.seed)
-    states.append(step_lib.create_train_state(student.network, facts.image_shape, tx, init_key, step_key))
-  step, states = restore_students(students, states, students[0].config.epochs * steps_per_epoch)
+    initial.append(step_lib.create_train_state(student.network, facts.image_shape, tx, init_key, step_key))
+  step, states = restore_students(students, checkpoints, initial, students[0].config.epochs * steps_per_epoch)
   if begun and not step:
     common = os.path.commonpath([student.workdir for student in students])
     warn(f'{common}: no checkpoint yet of the run that was begun here: it begins anew')
-  for student in students:
-    student.checkpoints.go_back(step)
+  for student, saved in zip(students, checkpoints, strict=True):
+    saved.go_back(step)
     student.workdir.begin(student.config, facts, step)
-    student.writer = Writer(student.workdir, (step - student.steps_of_epoch) // steps_per_epoch)
-    opened.callback(student.writer.close)
+    writer = Writer(student.workdir, (step - student.steps_of_epoch) // steps_per_epoch)
+    opened.callback(writer.close)
+    student.writer = writer
   return states, [(student.epoch_metrics, student.writer.records) for student in students]
 
 
 def restore_students(
-  students: Sequence[Student], states: Sequence[TrainState], last_step: int
+  students: Sequence[Student], checkpoints: Sequence[Checkpoints], states: Sequence[TrainState], last_step: int
 ) -> tuple[int, Sequence[TrainState]]:
   """Restores the newest step that all students have a good checkpoint of, with the metrics of its epoch.
 
   Args:
-    students: with open checkpoints.
+    students: of one run.
+    checkpoints: their checkpoints.
     states: their initial states.
     last_step: the last step of the run.
 
@@ -154,13 +164,14 @@ def restore_students(
   Raises:
     UserError: where the students are not of one run.
   """
-  while step := common_step({student.workdir.path: student.checkpoints.steps for student in students}, last_step):
+  paths = [student.workdir.path for student in students]
+  while step := common_step({path: saved.steps for path, saved in zip(paths, checkpoints, strict=True)}, last_step):
     restored = []
-    for student, state in zip(students, states, strict=True):
+    for student, saved, state in zip(students, checkpoints, states, strict=True):
       try:
-        restored.append(student.checkpoints.restore(step, student.config, state.trees))
+        restored.append(saved.restore(step, student.config, state.trees))
       except DamagedError as error:
-        student.checkpoints.set_aside(step, error)
+        saved.set_aside(step, error)
         break
     else:
       for student, (_, metadata) in zip(students, restored, strict=True):

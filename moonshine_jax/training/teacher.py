@@ -1,6 +1,7 @@
 """The teacher of a run, and whether it, the students and the data fit together: found before any compilation."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,15 +63,15 @@ def check_students(
   targets: Collection[jax.ShapeDtypeStruct] = ()
   warned: set[str] = set()
   for student in students:
-    transfers = 'AT' in config_lib.regime(student)
-    same_kind = not transfers or student.model.network == teacher.config.model.network
+    compared = teacher if 'AT' in config_lib.regime(student) else None
+    same_kind = not compared or student.model.network == compared.config.model.network
     if same_kind and not factory.is_user_defined(student.model):
       continue
     where = f'config.model.network={student.model.network!r}'
     activations = activation_shapes(factory.create_network(student.model, facts), facts, where)
-    if transfers:
+    if compared:
       targets = targets or activation_shapes(
-        teacher.network, facts, f'config.distill.teacher={student.distill.teacher!r}'
+        compared.network, facts, f'config.distill.teacher={student.distill.teacher!r}'
       )
       check_activations(where, activations, targets, warned)
 
@@ -80,7 +81,7 @@ def activation_shapes(network: Network, facts: Facts, where: str) -> tuple[jax.S
   variables = network.shapes(facts.image_shape)
   images = jax.ShapeDtypeStruct((2, *facts.image_shape), jnp.uint8)
 
-  def run(variables, images, key):
+  def run(variables: Any, images: Any, key: Any) -> Any:
     return network(variables, images, train=True, mutable=['batch_stats'], rngs=key)[0]
 
   try:

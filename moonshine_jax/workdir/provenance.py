@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 import ml_collections
 
 from moonshine_jax import config as config_lib
@@ -68,7 +67,7 @@ def environment() -> dict[str, Any]:
     'cpus': cpu.available_cores(),
     'python': platform.python_version(),
     'jax': jax.__version__,
-    'jaxlib': jaxlib.__version__,
+    'jaxlib': _version('jaxlib'),
     'flax': _version('flax'),
     'optax': _version('optax'),
     'orbax': _version('orbax-checkpoint'),
@@ -80,18 +79,18 @@ def environment() -> dict[str, Any]:
   }
 
 
-def _version(package):
-  """Of an installed package; None where it is not."""
+def _version(package: str) -> str | None:
+  """The version of a package; None where it is not installed."""
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:
     return None
 
 
-def _commit():
+def _commit() -> str | None:
   """The commit of this checkout, with '+' where files differ from it; None outside of a checkout."""
 
-  def git(*command):
+  def git(*command: str) -> str:
     return subprocess.run(
       ('git', *command), cwd=os.path.dirname(os.path.abspath(__file__)), capture_output=True, text=True, check=True
     ).stdout.strip()

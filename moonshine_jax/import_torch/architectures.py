@@ -38,7 +38,7 @@ BLOCK_MODULES = (
 )
 
 
-class Architecture(NamedTuple):
+class RecognisedArchitecture(NamedTuple):
   """The network that a state dict is of.
 
   Attributes:
@@ -50,7 +50,7 @@ class Architecture(NamedTuple):
   paths: dict[str, Path]
 
 
-def recognise(arrays: Arrays) -> Architecture:
+def recognise(arrays: Arrays) -> RecognisedArchitecture:
   """Recognises the architecture of a state dict.
 
   Args:
@@ -72,7 +72,7 @@ def recognise(arrays: Arrays) -> Architecture:
   )
 
 
-def recognise_wide_resnet(arrays: Arrays) -> Architecture:
+def recognise_wide_resnet(arrays: Arrays) -> RecognisedArchitecture:
   """Recognises a Wide ResNet with any of the paper's blocks (Table 1).
 
   Args:
@@ -113,10 +113,10 @@ def recognise_wide_resnet(arrays: Arrays) -> Architecture:
   common = [notation for notation in notations[0] if all(notation in others for others in notations)]
   block = common[0] if common else ','.join(block_notations[0] for block_notations in notations)
   model = {'network': 'wide_resnet', 'depth': 6 * len(groups[0]) + 4, 'width': width, 'block': block}
-  return Architecture(model, paths)
+  return RecognisedArchitecture(model, paths)
 
 
-def recognise_resnet(arrays: Arrays) -> Architecture:
+def recognise_resnet(arrays: Arrays) -> RecognisedArchitecture:
   """Recognises a ResNet-18, 34 or 50 of torchvision.
 
   Args:
@@ -154,7 +154,7 @@ def recognise_resnet(arrays: Arrays) -> Architecture:
         paths |= _module(f'{torch_block}.downsample.1', BATCH_NORM, flax_block, 'downsample_1')
   paths |= _module('fc', LINEAR, 'fc')
   _check(arrays, paths)
-  return Architecture({'network': 'resnet', 'depth': depths[0], 'width': 1, 'block': 'S'}, paths)
+  return RecognisedArchitecture({'network': 'resnet', 'depth': depths[0], 'width': 1, 'block': 'S'}, paths)
 
 
 def _blocks_of_group(arrays: Arrays, group: int) -> list[str]:

@@ -11,38 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers.launchers import FLAGS, LAUNCHERS, wait_for
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted([*ROOT.glob('launch/*.sh'), *ROOT.glob('launch/*.sbatch'), ROOT / '.ci/run'])
-
-# What a shell, YAML and Kubernetes would all like to have a word with.
-FLAGS = [
-  '--config=configs/cifar10.py',
-  '--workdir=/runs/a b',
-  "--config.distill.students=('block=G(N/8) alpha=0', )",
-  '--config.data.name=$(HOME) $HOME "x" \\ * #',
-]
-
-# Of each launcher: the arguments before the flags, and the variables that it needs.
-LAUNCHERS = {
-  'train.sh': ([], {}),
-  'slurm.sbatch': ([], {}),
-  'tpu.sh': (['train'], {'ZONE': 'z', 'ACCELERATOR_TYPE': 'v6e-16', 'RUNTIME_VERSION': 'r', 'BUCKET': 'b'}),
-  'kubernetes.sh': ([], {'IMAGE': 'registry/image', 'CLAIM': 'claim', 'PODS': '2', 'GPUS': '8'}),
-  'skypilot.sh': ([], {'BUCKET': 'gs://b', 'NODES': '2'}),
-}
-
-
-def wait_for(condition):
-  deadline = time.monotonic() + 10
-  while not condition():
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
-
-
-def shell_words(text):
-  """The words that a shell makes of a text."""
-  result = subprocess.run(['bash', '-c', f'printf "%s\\0" {text}'], capture_output=True, text=True, check=True)
-  return result.stdout.split('\0')[:-1]
 
 
 def test_shellcheck_finds_nothing():
@@ -159,108 +131,6 @@ def test_slurm_outside_of_a_job_or_a_clone(clone, tmp_path):
   assert clone.run('slurm.sbatch', *FLAGS).stderr.startswith('error: not in a Slurm job: expected sbatch launch/')
   result = clone.run('slurm.sbatch', *FLAGS, SLURM_JOB_ID='17', SLURM_SUBMIT_DIR=str(tmp_path))
   assert result.returncode == 2 and 'is not the root of the repository' in result.stderr
-
-
-# A TPU slice ----------------------------------------------------------------------------------------------------------
-
-# `describe` says the next of the states, `follow` exits with the next of the statuses; the last stays.
-GCLOUD = r"""
-next() { head -n 1 "$1"; [ "$(sed -n '$=' "$1")" = 1 ] || sed -i 1d "$1"; }
-case "$*" in
-  *describe*) next "$CALLS.states" ;;
-  *" follow"*) exit "$(next "$CALLS.statuses")" ;;
-esac"""
-
-
-def steps_of(clone):
-  """The commands that changed something, by their main word."""
-  words = ('create', 'scp', 'tar', 'install', 'start', 'follow', 'delete')
-  calls = [[word for each in call[4:] for word in each.split()] for call in clone.calls('gcloud')]
-  found = [
-    next((word for word in words if word in [call[3], *rest]), None)
-    for call, rest in zip(clone.calls('gcloud'), calls, strict=True)
-  ]
-  return [word for word in found if word]
-
-
-@pytest.mark.parametrize(
-  ('states', 'statuses', 'expected_steps', 'expected'),
-  [
-    (['', 'WAITING_FOR_RESOURCES', 'ACTIVE'], [0], 'create scp tar install start follow delete', 0),
-    (['ACTIVE'], [2], 'scp tar install start follow', 2),  # it is there already, and stays for the user to look at
-    (['ACTIVE', 'ACTIVE', 'ACTIVE'], [255, 0], 'scp tar install start follow follow delete', 0),
-    (
-      ['ACTIVE', 'ACTIVE', 'SUSPENDED', 'SUSPENDED', '', 'ACTIVE'],
-      [255, 0],
-      'scp tar install start follow delete create scp tar install start follow delete',
-      0,
-    ),
-    (['', 'SUSPENDED', 'ACTIVE'], [0], 'create delete create scp tar install start follow delete', 0),
-    (['', 'FAILED'], [0], 'create', 2),
-  ],
-)
-def test_a_slice_is_made_used_made_anew_and_deleted(clone, states, statuses, expected_steps, expected):
-  clone.stub('gcloud', GCLOUD)
-  clone.statuses(*statuses)
-  Path(f'{clone.log}.states').write_text(''.join(f'{state}\n' for state in states))
-  subprocess.run('git init --quiet && git add launch', shell=True, cwd=clone.root, check=True)
-  result = clone.run('tpu.sh', 'train', *FLAGS, **LAUNCHERS['tpu.sh'][1])
-  assert steps_of(clone) == expected_steps.split(), result.stderr
-  assert result.returncode == expected
-  assert all('--zone=z' in call for call in clone.calls('gcloud'))
-  if expected_steps.startswith('create'):
-    assert clone.calls('gcloud')[1][1:] == [
-      'compute',
-      'tpus',
-      'queued-resources',
-      'create',
-      'moonshine',
-      '--zone=z',
-      '--node-id=moonshine',
-      '--accelerator-type=v6e-16',
-      '--runtime-version=r',
-      '--spot',
-    ]
-  if 'start' in expected_steps:
-    start = next(call for call in clone.calls('gcloud') if ' start ' in call[-1])
-    assert start[-2] == '--worker=all'
-    assert shell_words(start[-1].removeprefix('--command=')) == [
-      'moonshine/launch/tpu_host.sh',
-      'start',
-      '--distributed',
-      *FLAGS,
-    ]
-
-
-def test_a_host_starts_one_run_shows_its_log_and_ends_with_its_status(clone):
-  clone.statuses('wait')
-  assert clone.run('tpu_host.sh', 'follow').stderr == 'error: no run was started on this host\n'
-  assert clone.run('tpu_host.sh', 'start', *FLAGS).returncode == 0
-  wait_for(clone.trainings)
-  assert 'a run is there already' in clone.run('tpu_host.sh', 'start', *FLAGS).stderr
-  following = clone.start('tpu_host.sh', 'follow')
-  time.sleep(0.2)
-  assert clone.run('tpu_host.sh', 'stop').returncode == 0
-  out, _ = following.communicate(timeout=10)
-  assert (out, following.returncode) == ('the run says wait\n', 75)
-  assert clone.trainings() == [FLAGS]
-  clone.statuses(2)
-  clone.run('tpu_host.sh', 'start', *FLAGS)
-  assert clone.run('tpu_host.sh', 'follow').returncode == 2
-
-
-def test_a_host_mounts_the_bucket_and_installs(clone):
-  for tool in ('gcsfuse', 'sudo'):
-    clone.stub(tool)
-  clone.stub('mountpoint', '[ "$2" = /mnt/data ]')  # this one is there already
-  clone.stub('python3', '[ "$4" != find ] || echo /uv/python')
-  clone.stub(clone.root / 'launch/setup.sh', 'echo "PYTHON=$PYTHON"')
-  result = clone.run('tpu_host.sh', 'install', 'b')
-  assert result.returncode == 0 and result.stdout == 'PYTHON=/uv/python\n', result.stderr
-  assert clone.calls('gcsfuse') == [
-    ['gcsfuse', '--implicit-dirs', '--only-dir=runs', '--rename-dir-limit=100000', 'b', '/mnt/runs']
-  ]
-  assert clone.calls('setup.sh') == [['setup.sh', 'tpu']]
 
 
 # Kubernetes and SkyPilot ----------------------------------------------------------------------------------------------

@@ -4,9 +4,7 @@ import copy
 import errno
 import os
 import shlex
-import shutil
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -14,15 +12,13 @@ import numpy as np
 import pytest
 
 from moonshine_jax import config as config_lib
-from moonshine_jax.data import feeds, sources, splits, tfds
+from moonshine_jax.data import feeds, splits
 from moonshine_jax.errors import Preempted, UserError
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats
-from moonshine_jax.runtime import devices, files, signals
+from moonshine_jax.runtime import files, signals
 from moonshine_jax.runtime.devices import Replicas
-from moonshine_jax.training import evaluation, experiment, loop, optimizer
-from moonshine_jax.training import step as step_lib
-from moonshine_jax.training import students as students_lib
+from moonshine_jax.training import evaluation, loop, optimizer
 from moonshine_jax.training.progress import ProgressBar
 from moonshine_jax.workdir import checkpoint, metrics
 from moonshine_jax.workdir.trained import Trained
@@ -209,31 +205,6 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
   assert events == ['dispatch 0', 'dispatch 2', 'receive 0', 'receive 2']
 
 
-def test_an_evaluation_is_never_far_ahead_either(monkeypatch):
-  awaited, ahead = [], []
-  monkeypatch.setattr(jax, 'block_until_ready', awaited.append)
-
-  def eval_step(variables, data, batch, sums):
-    ahead.append(sums['step'] - (awaited[-1]['step'] if awaited else 0))
-    return {'step': sums['step'] + 1, 'loss': 3.0, 'wrong': 1, 'examples': 4}
-
-  monkeypatch.setattr(step_lib, 'NO_EXAMPLES', {'step': 0})
-  feed = types.SimpleNamespace(data=None, batches=iter)
-  found = evaluation.evaluate_feed(eval_step, {}, feed, 40, 4, Replicas(jax.devices()[:1]))
-  assert len(ahead) == 10 and max(ahead) == devices.IN_FLIGHT - 1
-  assert found == {'test_error': 25.0, 'test_loss': 0.75}
-
-
-def forbid_work(patch):
-  """Fails the test where anything is read, prepared or compiled."""
-  for target, name in [
-    (tfds.TfdsSource, 'read'),
-    (sources.DigitsSource, 'read'),
-    (step_lib, 'create_train_state'),
-  ]:
-    patch.setattr(target, name, lambda *args, **kwargs: pytest.fail('work was begun'))
-
-
 def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path):
   """Of one teacher pass a step: another block, another regime, another seed; stopped on the way, and gone on."""
   config.distill.teacher = teacher[0]
@@ -270,82 +241,3 @@ def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path
       np.testing.assert_allclose(
         ours, theirs, rtol=0, atol=1e-3 * max(np.abs(theirs).max(), 1), err_msg=name + jax.tree_util.keystr(path)
       )
-
-
-@pytest.mark.parametrize(
-  ('saved', 'expected'), [(([], []), 0), (([4], [4]), 4), (([2, 4], [2]), 2), (([2], []), 0), (([2, 4], [4, 6]), 4)]
-)
-def test_students_go_on_from_the_newest_step_that_all_have(saved, expected):
-  assert students_lib.common_step({Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8) == expected
-
-
-@pytest.mark.parametrize('saved', [([2, 4], []), ([6, 8], [2]), ([8], []), ([4, 6], [2])])
-def test_students_that_are_not_of_one_run_are_refused(saved):
-  with pytest.raises(UserError, match=r'^run: the students are at different steps \(0 \d, 1 \d\)'):
-    students_lib.common_step({Path(f'run/{i}'): each for i, each in enumerate(saved)}, last_step=8)
-
-
-def test_a_teacher_that_does_not_fit_is_refused_before_any_work(config, teacher, tmp_path, monkeypatch):
-  forbid_work(monkeypatch)
-  config.distill.teacher = teacher[0]
-  config.data.name = 'digits'
-  with pytest.raises(
-    UserError, match=r'config.distill.teacher=.*3 classes and images of \(8, 8, 3\).*10 classes and .*1\)'
-  ):
-    loop.train_and_evaluate(config, tmp_path / 'student')
-  config.distill.teacher = str(tmp_path / 'nowhere')
-  with pytest.raises(UserError, match='config.distill.teacher=.*nowhere: no such folder'):
-    loop.train_and_evaluate(config, tmp_path / 'student')
-  shutil.rmtree(tmp_path / 'teacher' / 'checkpoints')
-  config.distill.teacher = teacher[0]
-  with pytest.raises(UserError, match='config.distill.teacher=.*teacher: no checkpoint in it'):
-    loop.train_and_evaluate(config, tmp_path / 'student')
-  assert not (tmp_path / 'student').exists()
-
-
-def test_a_workdir_of_another_config_is_refused_with_the_difference(config, teacher, monkeypatch):
-  workdir, _ = teacher
-  forbid_work(monkeypatch)
-  config.model.block = 'G(2)'
-  config.optimizer.decay_epochs = (1, 2)
-  config.data.feed = 'stream'  # makes no difference to the run, and so none here
-  with pytest.raises(UserError) as error:
-    loop.train_and_evaluate(config, workdir)
-  assert str(error.value).startswith(
-    f'{workdir} holds a run of another config: '
-    "config.model.block='G(2)' (there: 'S'), config.optimizer.decay_epochs=(1, 2) (there: (1,)): "
-  )
-
-
-def test_a_batch_larger_than_the_data_is_refused(config, tmp_path, monkeypatch):
-  monkeypatch.setattr(step_lib, 'create_train_state', lambda *args: pytest.fail('work was begun'))
-  config.batch_size = 41
-  with pytest.raises(UserError, match='config.batch_size=41: expected at most the 40 training examples'):
-    loop.train_and_evaluate(config, tmp_path / 'run')
-  assert not (tmp_path / 'run').exists()
-
-
-@pytest.mark.parametrize(
-  ('values', 'message'),
-  [
-    ({'data.pad': 9}, 'config.data.pad=9: expected at most 8, the side of an image'),
-    ({'epochs': 10**9, 'batch_size': 8}, 'config.epochs=1000000000, .*: expected at most 429496729 epochs of 5 steps'),
-    (
-      {'optimizer.decay_epochs': (1, 10**9), 'batch_size': 8},
-      r'.*decay_epochs=\(1, 1000000000\): expected at most 429',
-    ),
-  ],
-)
-def test_what_only_the_data_shows_to_be_too_much(config, tmp_path, monkeypatch, values, message):
-  monkeypatch.setattr(step_lib, 'create_train_state', lambda *args: pytest.fail('work was begun'))
-  config.update_from_flattened_dict(values)
-  with pytest.raises(UserError, match=f'^{message}'):
-    loop.train_and_evaluate(config, tmp_path / 'run')
-  assert not (tmp_path / 'run').exists()
-
-
-def test_a_batch_that_the_devices_cannot_share_is_refused(config, tmp_path, monkeypatch):
-  monkeypatch.setattr(jax, 'local_devices', lambda: [object()] * 3)
-  monkeypatch.setattr(experiment, 'Replicas', lambda: [object()] * 3)
-  with pytest.raises(UserError, match='config.batch_size=16: expected a multiple of the 3 devices'):
-    loop.train_and_evaluate(config, tmp_path)

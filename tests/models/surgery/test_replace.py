@@ -235,9 +235,7 @@ def test_what_stays_is_told_with_its_reason():
   assert rows['local'].layer.multiply_adds == 8 * 8 * 4 * 2 * 2 * 16
   assert rows['up'].layer.multiply_adds == 8 * 8 * 4 * 3 * 3 * 16
   # Without BN, a scanned layer can be replaced; a function may take the first and the last.
-  rows = {
-    row.layer.path: row for row in moonshine_jax.plan(Stubborn(), lambda layer: 'S-2x2', IMAGES).layers
-  }
+  rows = {row.layer.path: row for row in moonshine_jax.plan(Stubborn(), lambda layer: 'S-2x2', IMAGES).layers}
   assert [rows[path].notation for path in ('stem', 'grouped', scanned, 'last')] == 4 * ['S-2x2']
   assert rows['pointwise'].reason == 'no axis has more than 2 taps'
 

@@ -40,7 +40,7 @@ def main(values: FlagValues) -> None:
   )
   teacher = jobs.create_job(base, out / 'teacher', {'distill.students': ()})
   everything = [teacher, *jobs.plan_jobs(base, words, values.seeds, values.together, out)]
-  config_file = config_flags.get_config_filename(values['config'])
+  config_file = app.config_name(config_flags.get_config_filename(values['config']))
 
   def command(job: Job, python: str) -> list[str]:
     return [python, '-m', 'moonshine_jax.main', *job.flags(config_file, overrides)]

@@ -24,6 +24,7 @@ import moonshine_jax
 from moonshine_jax.cli.commands import COMMANDS, Command
 from moonshine_jax.errors import MISTAKE, RESUME_ME, Preempted, UserError, tell
 
+CONFIGS = Path(moonshine_jax.__file__).parent / 'configs'
 HELP = {'--help', '-help', '-h', '--helpfull', '--helpshort'}
 
 
@@ -101,7 +102,7 @@ def _parse(command: Command, arguments: list[str]) -> tuple[FlagValues, list[str
   """The flags and the arguments of a command. Raises UserError for what it does not take, and for what is missing."""
   values = FlagValues()
   command.define_flags(values)
-  arguments = _with_config_path(arguments)
+  arguments = with_config_path(arguments)
   sys.argv = [sys.argv[0], *arguments]  # where ml_collections looks for the fields that are overridden
   try:
     rest = values(sys.argv)[1:]
@@ -121,8 +122,8 @@ def _parse(command: Command, arguments: list[str]) -> tuple[FlagValues, list[str
   return values, rest
 
 
-def _with_config_path(arguments: list[str]) -> list[str]:
-  """The arguments with the path of a config that is named, as in --config=digits. Raises UserError for another name."""
+def with_config_path(arguments: list[str]) -> list[str]:
+  """Returns the arguments with the path of a config in place of its name. Raises UserError for an unknown name."""
   changed = list(arguments)
   for i, argument in enumerate(arguments):
     if match := re.fullmatch(r'(--?config=)(\w+)(:.*)?', argument):
@@ -133,14 +134,18 @@ def _with_config_path(arguments: list[str]) -> list[str]:
 
 
 def config_path(name: str) -> Path:
-  """The file of a config that comes with the package, by its name. Raises UserError where there is none."""
-  folder = Path(moonshine_jax.__file__).parent / 'configs'
-  names = sorted(path.stem for path in folder.glob('*.py') if path.stem != '__init__')
+  """Returns the file of a config that comes with the package, by its name. Raises UserError where there is none."""
+  names = sorted(path.stem for path in CONFIGS.glob('*.py') if path.stem != '__init__')
   if name not in names:
     nearest = difflib.get_close_matches(name, names, 1)
     hint = f': did you mean {nearest[0]}?' if nearest else ''
     raise UserError(f'--config={name}: no such config: expected a path, or one of {", ".join(names)}{hint}')
-  return folder / f'{name}.py'
+  return CONFIGS / f'{name}.py'
+
+
+def config_name(path: str) -> str:
+  """Returns the name of a config that comes with the package; for any other file its path."""
+  return Path(path).stem if Path(path).parent == CONFIGS else path
 
 
 def _check_config(values: FlagValues) -> None:

@@ -1,10 +1,17 @@
-"""How commands end, as real processes."""
+"""The commands: what they say of themselves, and how they end."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from absl.flags import FlagValues
+
+import moonshine_jax
+from moonshine_jax.cli import app, commands
+from moonshine_jax.configs import digits
 
 COMMAND = """
 import sys, types
@@ -37,3 +44,74 @@ def test_other_pipes_that_break_are_errors():
   setup = 'import os; reader, writer = os.pipe(); os.close(reader); '
   process = subprocess.run([sys.executable, '-c', setup + COMMAND.format(code)], capture_output=True, text=True)
   assert process.returncode == 1 and process.stdout == 'a line\n' and 'BrokenPipeError' in process.stderr
+
+
+def moonshine(monkeypatch, capsys, *arguments):
+  """The exit status, the output and the errors of a command in this process."""
+  monkeypatch.setattr(sys, 'argv', ['moonshine', *arguments])
+  try:
+    app.main()
+    status = 0
+  except SystemExit as exit:
+    status = exit.code
+  return status, *capsys.readouterr()
+
+
+def test_help_has_a_line_for_each_command(monkeypatch, capsys):
+  status, output, errors = moonshine(monkeypatch, capsys, '--help')
+  assert (status, errors) == (0, '') and moonshine(monkeypatch, capsys) == (0, output, '')
+  lines = [line.split(maxsplit=1) for line in output.splitlines() if line.startswith('  ')]
+  names = ['train', 'evaluate', 'report', 'attention', 'cost', 'export', 'import-torch', 'sweep']
+  assert [name for name, _ in lines] == names
+  assert all(summary.endswith('.') for _, summary in lines)
+
+
+@pytest.mark.parametrize('command', commands.COMMANDS.values(), ids=lambda command: command.name)
+def test_help_of_a_command_has_its_flags_alone_and_an_example(monkeypatch, capsys, command):
+  status, output, errors = moonshine(monkeypatch, capsys, command.name, '--help')
+  assert (status, errors) == (0, '') and output.startswith(f'Usage: moonshine {command.name} ')
+  assert command.summary in output and f'    moonshine {command.name} ' in output
+  flags = {line.split(':')[0].strip() for line in output.splitlines() if line.startswith('  --')}
+  values = FlagValues()
+  command.define_flags(values)
+  assert flags == {f'--{name}' for name in values if values[name].name == name}
+  assert importlib.util.find_spec(command.module)
+
+
+def test_help_comes_without_jax():
+  code = "import sys; from moonshine_jax.cli import app; app.run('sweep', ['--help']); sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, '-c', code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_the_version_is_that_of_the_package(monkeypatch, capsys):
+  assert moonshine(monkeypatch, capsys, '--version') == (0, f'{moonshine_jax.__version__}\n', '')
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['trian'], "'trian' is no command of moonshine: did you mean train?"),
+    (['evaluate', '--workdr=x'], "Unknown command line flag 'workdr'. Did you mean: workdir ?"),
+    (['evaluate', '--blocks=S'], "Unknown command line flag 'blocks'"),  # of another command
+    (
+      ['train', '--config=digts', '--workdir=x'],
+      '--config=digts: no such config: expected a path, or one of cifar10, ',
+    ),
+    (['train', '--config=digits'], '--workdir is missing'),
+  ],
+)
+def test_a_mistake_is_one_line(monkeypatch, capsys, arguments, message):
+  status, output, errors = moonshine(monkeypatch, capsys, *arguments)
+  assert (status, output) == (2, '') and errors.startswith(f'error: {message}') and errors.count('\n') == 1
+
+
+def test_a_config_is_found_by_its_name_unless_there_is_such_a_file(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  assert app.config_path('digits').read_text() == Path(digits.__file__).read_text()
+  assert app.with_config_path(['--config=digits', '--x=digits', '--config.model.block=S']) == [
+    f'--config={app.config_path("digits")}',
+    '--x=digits',
+    '--config.model.block=S',
+  ]
+  (tmp_path / 'digits').write_text('')
+  assert app.with_config_path(['--config=digits']) == ['--config=digits']

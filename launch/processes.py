@@ -52,7 +52,8 @@ def run_all(
     Preempted: where the commands were asked to stop, once all that ran have ended.
     UserError: where some commands failed, once all have ended.
   """
-  waiting, idle, running = collections.deque(commands), list(environments), {}
+  waiting, idle = collections.deque(commands), list(environments)
+  running: dict[Path, tuple[subprocess.Popen, dict[str, str]]] = {}
   failures, stopped = [], False
   told = time.monotonic()
   with signals.Signals() as caught:

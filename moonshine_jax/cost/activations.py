@@ -124,7 +124,9 @@ class Activations:
 
     An array is dropped once its last reader has run.
     """
-    first, last, operations = {}, {}, self._operations_of_logits()
+    operations = self._operations_of_logits()
+    first: dict[int, int] = {}  # when an array is first alive, as the place of an operation in their order
+    last: dict[int, int] = {}  # when it is last alive
     stored = _stored_arrays(operations)
     for time, operation in enumerate(operations):
       if results := stored.intersection(operation.writes):
@@ -158,7 +160,7 @@ class Activations:
     """Adds the operations of a program and of all programs that it calls. Returns its outputs."""
     known_numbers = dict(zip(jaxpr.invars, inputs, strict=True))
 
-    def numbers_of(atoms):
+    def numbers_of(atoms: Sequence[Any]) -> list[ArrayNumber]:
       return [None if isinstance(atom, Literal) else known_numbers.get(atom) for atom in atoms]
 
     for eqn in jaxpr.eqns:
@@ -167,15 +169,15 @@ class Activations:
       if not reads:
         continue
       if inner := called(eqn):
-        outputs = self._flatten(inner, operands)
+        outputs: Sequence[ArrayNumber] = self._flatten(inner, operands)
       elif name in LOOPS:
         raise UncountableError(f'there are activations inside of {name}')
       elif name in IDENTITIES:
         outputs = reads
         self.sizes[reads[0]] = min(self.sizes[reads[0]], self._bytes(eqn.outvars[0].aval))  # the narrower dtype
       else:
-        outputs = [self._add_array(var.aval) for var in eqn.outvars]
-        self.operations.append(Operation(name in ELEMENTWISE, reads, tuple(outputs)))
+        outputs = writes = tuple(self._add_array(var.aval) for var in eqn.outvars)
+        self.operations.append(Operation(name in ELEMENTWISE, reads, writes))
       known_numbers.update(zip(eqn.outvars, outputs, strict=True))
     return numbers_of(jaxpr.outvars)
 
@@ -192,7 +194,7 @@ class Activations:
     """Returns the stored arrays that arrays are computed from by elementwise primitives."""
 
     @functools.cache
-    def sources_of(array):
+    def sources_of(array: int) -> frozenset[int]:
       producer = self._producers.get(array)
       if array in stored or producer is None or not producer.elementwise:
         return frozenset((array,))

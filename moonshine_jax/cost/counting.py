@@ -91,7 +91,7 @@ def count_cost(model: nn.Module, image_shape: tuple[int, ...]) -> Cost:
 
 
 @functools.cache
-def _count_cost(model, image_shape):
+def _count_cost(model: nn.Module, image_shape: tuple[int, ...]) -> Cost:
   image = _describe_images(1, image_shape)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
   counts = _count_by_variables(model, _trace(model.apply, variables, image), variables)
@@ -105,9 +105,9 @@ def profile(model: nn.Module, image_shape: Sequence[int]) -> Profile:
     model: any linen module.
     image_shape: of one image, (height, width, channels).
   """
-  called_modules = {}  # kind and output shape, by path
+  called_modules: dict[tuple[str, ...], tuple[str, tuple[int, ...]]] = {}  # kind and output shape, by path
 
-  def visit(module, inputs, outputs):
+  def visit(module: nn.Module, inputs: Any, outputs: Any) -> None:
     del inputs
     output_shape = next((output.shape[1:] for output in jax.tree.leaves(outputs)), ())
     called_modules.setdefault(module.path, (_describe_kind(module), output_shape))
@@ -115,7 +115,9 @@ def profile(model: nn.Module, image_shape: Sequence[int]) -> Profile:
   variables = visit_layers(model, image_shape, visit)
   program = _trace(model.apply, variables, _describe_images(1, image_shape))
   counts = _count_by_variables(model, program, variables)
-  parameters, trainable, layer_counts = Counter(), Counter(), Counter()
+  parameters: Counter[tuple[str, ...]] = Counter()
+  trainable: Counter[tuple[str, ...]] = Counter()
+  layer_counts: Counter[tuple[str, ...]] = Counter()
   leaves = [(_module_path(path), path[0].key, leaf) for path, leaf in jax.tree.leaves_with_path(variables)]
   for path, collection, leaf in leaves:
     parameters[path] += leaf.size
@@ -151,8 +153,8 @@ def training_bytes(model: nn.Module, variables: dict[str, Any], image_shape: Seq
     The bytes; None where there are loops in the network.
   """
 
-  def run(variables, images):
-    def logits(params):
+  def run(variables: dict[str, Any], images: jax.Array) -> list[Any]:
+    def logits(params: Any) -> jax.Array:
       outputs, _ = model.apply(
         {**variables, 'params': params},
         images,
@@ -169,9 +171,7 @@ def training_bytes(model: nn.Module, variables: dict[str, Any], image_shape: Seq
   return _none_for_loops(lambda: Activations(program, BATCH).kept_bytes())
 
 
-def visit_layers(
-  model: nn.Module, image_shape: Sequence[int], visit: Callable[[nn.Module, jax.Array, Any], None]
-) -> Any:
+def visit_layers(model: nn.Module, image_shape: Sequence[int], visit: Callable[[nn.Module, Any, Any], None]) -> Any:
   """Visits a model and every module in it in the order of their calls, without computing anything.
 
   Args:
@@ -183,13 +183,13 @@ def visit_layers(
     The shapes of the model's variables.
   """
 
-  def intercept(call, args, kwargs, context):
+  def intercept(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
     outputs = call(*args, **kwargs)
     if context.method_name == '__call__':
       visit(context.module, next(iter([*args, *kwargs.values()]), None), outputs)
     return outputs
 
-  def init(key, image):
+  def init(key: jax.Array, image: jax.Array) -> Any:
     with nn.intercept_methods(intercept):
       return model.init(key, image)
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,12 +48,12 @@ def compile_forward(network: Network, image_shape: Sequence[int], batch: int) ->
   variables = network.init(jax.random.key(0), image_shape)
   images = jax.random.randint(jax.random.key(1), (batch, *image_shape), 0, 256).astype(jnp.uint8)
 
-  def compute_logits(variables, images):
+  def compute_logits(variables: Any, images: jax.Array) -> jax.Array:
     return network(variables, images, train=False)[0]
 
   forward = jax.jit(compute_logits).lower(variables, images).compile()
 
-  def run(calls):
+  def run(calls: int) -> None:
     for _ in range(calls):
       logits = forward(variables, images)
     logits.block_until_ready()

@@ -45,11 +45,11 @@ def count_multiply_adds(program: ClosedJaxpr, inputs: Sequence[int]) -> Counter[
 
 def called(eqn: Any) -> Jaxpr | None:
   """Returns the program of the function that an equation calls, as `jit` does; None where it calls none."""
-  programs = [getattr(param, 'jaxpr', param) for param in _programs(eqn)]
+  programs = [param.jaxpr if isinstance(param, ClosedJaxpr) else param for param in _programs(eqn)]
   if eqn.primitive.name in LOOPS or len(programs) != 1:
     return None
-  shapes = [[atom.aval.shape for atom in atoms] for atoms in (eqn.invars, programs[0].invars)]
-  return programs[0] if shapes[0] == shapes[1] else None  # the program of a reduction takes two numbers
+  same_shapes = _shapes(eqn.invars) == _shapes(programs[0].invars)
+  return programs[0] if same_shapes else None  # the program of a reduction takes two numbers
 
 
 def _programs(eqn: Any) -> list[ClosedJaxpr | Jaxpr]:
@@ -57,14 +57,19 @@ def _programs(eqn: Any) -> list[ClosedJaxpr | Jaxpr]:
   return [param for param in eqn.params.values() if isinstance(param, ClosedJaxpr | Jaxpr)]
 
 
+def _shapes(atoms: Sequence[Any]) -> list[tuple[int, ...]]:
+  """Returns the shapes of a program's or an equation's inputs."""
+  return [atom.aval.shape for atom in atoms]
+
+
 def _count_program(jaxpr: Jaxpr, inputs: Sequence[int]) -> tuple[Counter[int], list[int]]:
   """Returns the multiply-adds of a program and the bits of its outputs, from the bits of its inputs."""
   known_bits = dict(zip(jaxpr.invars, inputs, strict=True))
 
-  def bits_of(atoms):
+  def bits_of(atoms: Sequence[Any]) -> list[int]:
     return [0 if isinstance(atom, Literal) else known_bits.get(atom, 0) for atom in atoms]
 
-  total = Counter()
+  total: Counter[int] = Counter()
   for eqn in jaxpr.eqns:
     counts, outputs = _count_equation(eqn, bits_of(eqn.invars))
     total.update(counts)

@@ -39,7 +39,7 @@ def crop_and_flip(images: jax.Array, choices: dict[str, jax.Array], pad: int) ->
   """
   height, width, channels = images.shape[1:]
 
-  def crop(image, offset):
+  def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
     return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (height, width, channels))
 
   if pad:

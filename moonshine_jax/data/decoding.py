@@ -56,10 +56,10 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
   """
   for _ in range(ATTEMPTS):
     area = width * height * rng.uniform(*AREA_RANGE)
-    ratio = math.exp(rng.uniform(*map(math.log, RATIO_RANGE)))
+    ratio = math.exp(rng.uniform(math.log(RATIO_RANGE[0]), math.log(RATIO_RANGE[1])))
     box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
     if 0 < box_width <= width and 0 < box_height <= height:
-      left, top = rng.integers(width - box_width + 1), rng.integers(height - box_height + 1)
+      left, top = int(rng.integers(width - box_width + 1)), int(rng.integers(height - box_height + 1))
       return left, top, left + box_width, top + box_height
   ratio = min(max(width / height, RATIO_RANGE[0]), RATIO_RANGE[1])
   return _middle(width, height, min(width, height * ratio), min(height, width / ratio))
@@ -113,12 +113,13 @@ def decode(encoded: bytes, size: int, channels: int, choose_box: Callable[[int, 
   """
   with Image.open(io.BytesIO(encoded)) as image:
     width, height = image.size
-    box = choose_box(width, height)
-    shrink = min(box[2] - box[0], box[3] - box[1]) / size
+    left, top, right, bottom = choose_box(width, height)
+    shrink = min(right - left, bottom - top) / size
     drafted = image.draft(None, (math.ceil(width / shrink), math.ceil(height / shrink)))
     scale = drafted[1][2] / width if drafted else 1  # a power of 2
     converted = image.convert('RGB' if channels == 3 else 'L')
-  square = converted.resize((size, size), Image.Resampling.BILINEAR, tuple(scale * side for side in box))
+  box = scale * left, scale * top, scale * right, scale * bottom
+  square = converted.resize((size, size), Image.Resampling.BILINEAR, box)
   return np.asarray(square).reshape(size, size, channels)
 
 
@@ -173,16 +174,19 @@ class Decoders:
         task.cancel()
     return images, labels
 
-  def _ask(self, split, index, key, images, labels):
+  def _ask(
+    self, split: str, index: np.ndarray, key: tuple[int, ...] | None, images: np.ndarray, labels: np.ndarray
+  ) -> None:
     """Fills arrays with what a process reads."""
     process = self._idle.get()
+    requests, answers = _pipes(process)
     try:
-      pickle.dump((split, index, key), process.stdin)
-      process.stdin.flush()
-      answer = pickle.load(process.stdout)
+      pickle.dump((split, index, key), requests)
+      requests.flush()
+      answer = pickle.load(answers)
       if not isinstance(answer, str):
         labels[:] = answer
-        if process.stdout.readinto(memoryview(images).cast('B')) < images.nbytes:
+        if answers.readinto(images.data.cast('B')) < images.nbytes:
           raise EOFError
     except (EOFError, BrokenPipeError) as error:
       status = process.wait()
@@ -197,14 +201,20 @@ class Decoders:
       raise UserError(f'{self._data_dir}: {answer}')
 
 
+def _pipes(process: subprocess.Popen) -> tuple[io.BufferedWriter, io.BufferedReader]:
+  """Returns the standard input and output of a process that was started with a pipe for each."""
+  assert isinstance(process.stdin, io.BufferedWriter) and isinstance(process.stdout, io.BufferedReader)
+  return process.stdin, process.stdout
+
+
 def _end(processes: list[subprocess.Popen]) -> None:
   """Ends processes by the end of their input, and waits for them."""
   for process in processes:
     with contextlib.suppress(BrokenPipeError):
-      process.stdin.close()
+      _pipes(process)[0].close()
   for process in processes:
     process.wait()
-    process.stdout.close()
+    _pipes(process)[1].close()
 
 
 def serve(data_dir: str, size: int, channels: int) -> None:
@@ -239,7 +249,7 @@ def serve(data_dir: str, size: int, channels: int) -> None:
         )
       else:
         pickle.dump(labels, answers)
-        answers.write(images)
+        answers.write(images.data)
       answers.flush()
 
 
@@ -252,7 +262,9 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (MACOS_OPEN_MAX, most))
 
 
-def _read(examples, index, key, size, channels):
+def _read(
+  examples: Any, index: np.ndarray, key: tuple[int, ...] | None, size: int, channels: int
+) -> tuple[np.ndarray, np.ndarray]:
   """Reads and decodes the examples of one request."""
   images, labels = np.empty((len(index), size, size, channels), np.uint8), np.empty(len(index), np.int32)
   for i, (position, example) in enumerate(zip(index.tolist(), examples.__getitems__(index.tolist()), strict=True)):

@@ -161,7 +161,7 @@ class StreamFeed:
         each image, as evaluation does.
     """
 
-    def load(batch):
+    def load(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
       batch = self._replicas.process_share(batch, axis)
       images, labels = self._split.take(batch['index'], key)
       return self._replicas.shard({**batch, 'image': images, 'label': labels}, axis)

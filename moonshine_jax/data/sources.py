@@ -113,7 +113,7 @@ class DigitsSource:
   collected, so most of the test's writers are not among the training's.
   """
 
-  image_shape = (8, 8, 1)
+  image_shape: tuple[int, ...] = (8, 8, 1)
   num_classes = 10
 
   def read(self, split: str) -> Split:

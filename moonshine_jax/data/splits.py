@@ -112,7 +112,10 @@ class Facts:
   @classmethod
   def from_json(cls, values: dict[str, Any]) -> 'Facts':
     """Returns the facts from values that `to_json` gave, after a way through JSON or not."""
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    fields: dict[str, Any] = {
+      name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return cls(**fields)
 
 
 def read_part(splits: Mapping[str, Split], split: str, data: str) -> Split:

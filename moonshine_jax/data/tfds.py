@@ -154,7 +154,7 @@ class TfdsSource:
             chunk = self._read_chunk(examples, split, start)
             images = np.stack([example['image'] for example in chunk])
             file.write(images.tobytes())
-            crc32 = zlib.crc32(images, crc32)
+            crc32 = zlib.crc32(images.data, crc32)
             labels[start : start + CHUNK] = [example['label'] for example in chunk]
         if labels.min() < 0:
           raise UserError(f'data set {self._name}, split {split!r}: some examples have no label')

@@ -86,9 +86,10 @@ def draw_attention_maps(
   Raises:
     UserError: if the file cannot be written.
   """
+  import matplotlib.pyplot as plt
   from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-  from moonshine_jax.report.figures import SVG_SETTINGS, plt
+  from moonshine_jax.report.figures import SVG_SETTINGS  # sets Matplotlib up to write files, too
 
   with plt.rc_context(SVG_SETTINGS), files.writing(path):
     columns = 1 + sum(len(network.maps) for network in networks)

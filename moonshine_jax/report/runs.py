@@ -165,7 +165,7 @@ def _teacher_name(teacher: str, names: dict[Path, str]) -> str:
   if path.resolve() in names or path.exists():
     return names.get(path.resolve(), teacher)
 
-  def shared_parts(workdir):
+  def shared_parts(workdir: Path) -> int:
     pairs = zip(reversed(path.parts), reversed(workdir.parts), strict=False)
     return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 

@@ -242,7 +242,7 @@ def _group_by_row(runs: Sequence[Run], printed: Sequence[paper.PrintedNetwork]) 
   """Groups runs by table row: the paper's networks first, in its order, those without a run as well."""
   names, teachers = network_names(runs), {run.config.distill.teacher for run in runs}
 
-  def is_teacher(run):
+  def is_teacher(run: Run) -> bool:
     first_printed = printed and (names[run.name], run.block) == (printed[0].network, printed[0].block)
     return run.name in teachers or (bool(first_printed) and run.regime == 'none')
 

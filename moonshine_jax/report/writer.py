@@ -114,7 +114,7 @@ def _method_to_draw(table: Table) -> str:
     name for name in ('AT', 'KD+AT', 'KD', 'none') if any(run.regime == name and run.finished for run in table.runs)
   )
 
-  def networks_finished(method):
+  def networks_finished(method: str) -> int:
     return sum(method in row.cells and bool(row.cells[method].finished) for row in table.rows)
 
   return max((method for method in table.methods if tables.regime_of(method) == regime), key=networks_finished)

@@ -41,7 +41,7 @@ def use_all_cores(batch_size: int, processes: int = 1) -> None:
     processes: number of processes, each on a different CPU.
   """
   divided = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
-  if jax.config.jax_num_cpu_devices < 0 and not divided:
+  if jax.config.values['jax_num_cpu_devices'] < 0 and not divided:
     share, remainder = divmod(batch_size, processes)
     devices = 1 if remainder else max(n for n in range(1, available_cores() + 1) if share % n == 0)
     jax.config.update('jax_num_cpu_devices', devices)
@@ -179,6 +179,6 @@ def replica_share(tree: Any, size: int, axis_name: str | None) -> Any:
 
 def cache_compilations(folder: str | os.PathLike) -> None:
   """Keeps compiled steps in a folder from run to run, unless the user named another ($JAX_COMPILATION_CACHE_DIR)."""
-  if not jax.config.jax_compilation_cache_dir:
+  if not jax.config.values['jax_compilation_cache_dir']:
     jax.config.update('jax_compilation_cache_dir', str(Path(folder).absolute()))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # an initialiser compiles once for each shape

@@ -35,7 +35,7 @@ def num_processes() -> int:
 
 def coordinator_address() -> str:
   """Returns the address of the coordinator, which is in process 0, as HOST:PORT."""
-  return jax_distributed.global_state.coordinator_address
+  return str(jax_distributed.global_state.coordinator_address)  # None before this process looks for it
 
 
 def from_first(function: Callable[[], T], replicas: Replicas) -> T:
@@ -49,6 +49,7 @@ def from_first(function: Callable[[], T], replicas: Replicas) -> T:
     return function()
   key = f'moonshine_jax/exchange/{next(_exchange_numbers)}'
   client = jax_distributed.global_state.client
+  assert client is not None  # there are several processes
   # The others wait for the size in the store, however long that takes: the first exchange of the devices must end
   # within seconds.
   if is_first():
@@ -74,6 +75,7 @@ def first_before_others(function: Callable[[], T]) -> T:
     return function()
   key = f'moonshine_jax/exchange/{next(_exchange_numbers)}'
   client = jax_distributed.global_state.client
+  assert client is not None  # there are several processes
   if not is_first():
     client.blocking_key_value_get(key, NO_LIMIT_MS)
     return function()
@@ -90,7 +92,7 @@ class Agreement:
   `multihost_utils.reached_preemption_sync_point` for this, but a signal to a process was seen to have no effect.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._key = f'moonshine_jax/agreement/{next(_exchange_numbers)}'
     self._question = 0  # number of the last question
     self._due = 1  # question at which the next decision is due
@@ -109,6 +111,7 @@ class Agreement:
     if self._question < self._due:
       return ''
     client = jax_distributed.global_state.client
+    assert client is not None  # there are several processes
     if is_first():
       wishes = client.key_value_dir_get(f'{self._key}/wishes/')
       last_question, last_time = self._last_decision

@@ -92,7 +92,7 @@ def _check(
 
 def _start(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
   """Connects this process with the others. Raises UserError where that fails."""
-  ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+  ctypes.CDLL(None).signal(signal.SIGABRT, _ABORT_HANDLER)
   jax.config.update('jax_enable_preemption_service', False)  # it takes SIGTERM, which is for `signals`
   try:
     jax.distributed.initialize(
@@ -119,6 +119,7 @@ def _start(coordinator_address: str | None, num_processes: int | None, process_i
 def _silence() -> None:
   """Silences the processes other than the first, and Gloo in all: stdout is for the results."""
   # Gloo writes to the file descriptor of stdout. Python's stdout becomes a copy of it, in the first process.
+  assert sys.__stdout__ is not None  # only a program without a console, on Windows, has none
   devnull = os.open(os.devnull, os.O_WRONLY)
   sys.stdout = os.fdopen(os.dup(sys.__stdout__.fileno()) if exchange.is_first() else devnull, 'w')
   if not exchange.is_first():
@@ -126,8 +127,7 @@ def _silence() -> None:
   os.dup2(devnull, sys.__stdout__.fileno())
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _on_abort(_: int) -> None:
+def _on_abort(_number: int) -> None:
   """Adds our line to JAX's report when JAX aborts: the coordinator is not found, or closes the connection."""
   if not _connected.is_set():
     tell(NOT_FOUND.format(exchange.coordinator_address()), sys.__stderr__)
@@ -139,3 +139,6 @@ def _on_abort(_: int) -> None:
     tell(LOST.format(0), sys.__stderr__)
     os._exit(1)
   os._exit(128 + signal.SIGABRT)
+
+
+_ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)  # C calls it for as long as the process lives

@@ -24,7 +24,7 @@ class Signals:
     received: the name of the first signal; '' as long as there is none.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.received = ''
 
   def __enter__(self) -> 'Signals':
@@ -40,7 +40,7 @@ class Signals:
       self._handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *_: object) -> None:
     if self._entered:
       for number, handler in self._handlers.items():
         signal.signal(number, handler or signal.SIG_DFL)  # None: a handler from outside of Python
@@ -65,7 +65,7 @@ class JointSignals:
   All processes must ask for `received` equally often.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._process_signals = Signals()
     self._agree = exchange.Agreement()
     self._received = ''
@@ -74,7 +74,7 @@ class JointSignals:
     self._process_signals.__enter__()
     return self
 
-  def __exit__(self, *error) -> None:
+  def __exit__(self, *error: object) -> None:
     self._process_signals.__exit__(*error)
 
   @property

@@ -62,13 +62,15 @@ def _load_file(name: str, path: Path) -> ModuleType:
   if not path.is_file():
     raise UserError(f'{shown(name)}: no file {path.absolute()}: expected one, by its path from here')
   main = sys.modules['__main__']
-  if os.path.exists(getattr(main, '__file__', None) or '') and os.path.samefile(main.__file__, path):
+  main_file = getattr(main, '__file__', None)
+  if main_file and os.path.exists(main_file) and os.path.samefile(main_file, path):
     return main  # the script that is running: it does not run a second time
   path = path.resolve()
   module_name = f'{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}'  # the name of no other module
   if module_name in sys.modules:
     return sys.modules[module_name]
   spec = importlib.util.spec_from_file_location(module_name, path)
+  assert spec is not None and spec.loader is not None  # as for any file whose name ends in .py
   module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)

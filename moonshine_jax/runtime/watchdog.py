@@ -35,8 +35,10 @@ class Watchdog:
   One thread talks to the coordinator, which may take long to answer or never do; the other looks at the clock.
   """
 
-  def __init__(self):
-    self._client = jax_distributed.global_state.client
+  def __init__(self) -> None:
+    client = jax_distributed.global_state.client
+    assert client is not None  # this process is connected
+    self._client = client
     self._process_id = jax_distributed.global_state.process_id
     self._others = range(1, num_processes()) if is_first() else range(1)
     self._last_heard = dict.fromkeys(self._others, time.monotonic())

@@ -106,7 +106,7 @@ def attention_transfer(
   Raises:
     ValueError: for another form, or where the numbers of layers differ.
   """
-  total = 0.0
+  total = jnp.zeros((), jnp.float32)
   for student, teacher in zip(student_activations, teacher_activations, strict=True):
     size = tuple(map(min, student.shape[1:3], teacher.shape[1:3]))
     squares = jnp.square(attention_map(student, size) - attention_map(teacher, size))

@@ -3,6 +3,7 @@
 Each file format is a module of this package that has what `Format` lists: `onnx`, `stablehlo` and `tflite`.
 """
 
+import collections
 import dataclasses
 import functools
 import statistics
@@ -190,7 +191,7 @@ def export_network(reference: Reference, numbers: str, file_format: Format) -> E
 
 def _convert_formulations(
   reference: Reference, numbers: str, file_format: Format
-) -> tuple[dict[str, bytes], dict[str, dict[str, int]]]:
+) -> tuple[dict[str, bytes], dict[str, collections.Counter[str]]]:
   """Converts a network in each formulation of its grouped convolutions. Returns contents and counts of operations."""
   (batch,) = jax_export.symbolic_shape('batch') if file_format.SYMBOLIC_BATCH else (1,)
   images = jax.ShapeDtypeStruct((batch, *reference.images.shape[1:]), jnp.uint8)
@@ -236,7 +237,7 @@ def choose_formulation(seconds: dict[str, float], sizes: dict[str, int]) -> str:
     The name of a formulation.
   """
   fast_enough = [name for name, latency in seconds.items() if latency <= LATENCY_MARGIN * min(seconds.values())]
-  return min(fast_enough, key=sizes.get)
+  return min(fast_enough, key=lambda name: sizes[name])
 
 
 def compare_logits(reference: np.ndarray, exported: np.ndarray) -> dict[str, float]:

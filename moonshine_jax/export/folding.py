@@ -8,7 +8,7 @@ fastest, so the caller names it.
 
 import collections
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,11 @@ def fold(flat: core.ClosedJaxpr, images: Any, formulation: str) -> list[Any]:
   return [folder.read(atom) for atom in flat.jaxpr.outvars]
 
 
+def aval_of(atom: core.Var | core.Literal) -> jax.core.ShapedArray:
+  """Returns the shape and the dtype of an input or an output of an operation, which is an array."""
+  return cast(jax.core.ShapedArray, atom.aval)
+
+
 class _Folder:
   """Applies operations one after the other and delays those that may be folded.
 
@@ -76,7 +81,7 @@ class _Folder:
     formulation: of grouped convolutions.
   """
 
-  def __init__(self, values: dict[core.Var, Any], readers: collections.Counter, formulation: str):
+  def __init__(self, values: dict[core.Var, Any], readers: collections.Counter[core.Var], formulation: str):
     self.values, self.readers, self.formulation = values, readers, formulation
 
   def is_known(self, atom: core.Var | core.Literal) -> bool:
@@ -96,15 +101,17 @@ class _Folder:
     """Applies an operation, or delays it."""
     out = eqn.outvars[0]
     constants = [self.is_known(atom) for atom in eqn.invars]
-    is_float = jnp.issubdtype(getattr(out.aval, 'dtype', None), jnp.floating)
+    is_float = isinstance(out.aval, jax.core.ShapedArray) and jnp.issubdtype(out.aval.dtype, jnp.floating)
     if eqn.primitive is primitives.conv_general_dilated_p and constants == [False, True] and is_float:
       x, kernel = self.read(eqn.invars[0]), np.asarray(self.read(eqn.invars[1]))
       self.values[out] = _convolution(eqn, x, kernel, self.formulation)
     elif is_float and _can_fold(eqn, constants):
       self.values[out] = self._fold(eqn, constants)
-    elif eqn.primitive is primitives.convert_element_type_p and eqn.invars[0].aval.dtype == out.aval.dtype:
+    elif eqn.primitive is primitives.convert_element_type_p and aval_of(eqn.invars[0]).dtype == aval_of(out).dtype:
       (atom,) = eqn.invars
-      self.values[out] = self.values[atom] if self.readers[atom] == 1 else self.read(atom)
+      self.values[out] = (
+        self.values[atom] if isinstance(atom, core.Var) and self.readers[atom] == 1 else self.read(atom)
+      )
     else:
       outputs = eqn.primitive.bind(*map(self.read, eqn.invars), **eqn.params)
       self.values.update(zip(eqn.outvars, outputs if eqn.primitive.multiple_results else [outputs], strict=True))
@@ -113,8 +120,10 @@ class _Folder:
     """Delays an operation with a constant."""
     first_is_constant = constants[0]
     atom, constant = eqn.invars[first_is_constant], np.asarray(self.read(eqn.invars[not first_is_constant]))
+    rule = AFTER[eqn.primitive][first_is_constant]
+    assert isinstance(atom, core.Var) and rule is not None  # what `_can_fold` lets pass
     delayed = self._delay(atom, constant)
-    scale, offset = AFTER[eqn.primitive][first_is_constant](delayed.scale, delayed.offset, constant)
+    scale, offset = rule(delayed.scale, delayed.offset, constant)
     return delayed._replace(scale=scale, offset=offset)
 
   def _delay(self, atom: core.Var, constant: np.ndarray) -> _Scaled:
@@ -136,10 +145,10 @@ def _can_fold(eqn: core.JaxprEqn, constants: list[bool]) -> bool:
     return False
   first_is_constant = constants[0]
   has_rule = AFTER[eqn.primitive][first_is_constant] is not None
-  return has_rule and eqn.invars[first_is_constant].aval.shape == eqn.outvars[0].aval.shape
+  return has_rule and aval_of(eqn.invars[first_is_constant]).shape == aval_of(eqn.outvars[0]).shape
 
 
-def _needed(jaxpr: core.Jaxpr) -> tuple[list[core.JaxprEqn], collections.Counter]:
+def _needed(jaxpr: core.Jaxpr) -> tuple[list[core.JaxprEqn], collections.Counter[core.Var]]:
   """Returns the operations that the outputs need, in order, and how often each variable is read by them or put out."""
   readers = collections.Counter(atom for atom in jaxpr.outvars if isinstance(atom, core.Var))
   eqns = []
@@ -173,7 +182,7 @@ def _convolution(eqn: core.JaxprEqn, x: Any, kernel: np.ndarray, formulation: st
   dimensions = eqn.params['dimension_numbers']
   channel_axis = dimensions.out_spec[1]
 
-  def compute(scale, offset):
+  def compute(scale: Any, offset: Any) -> Any:
     scale_by_channel = np.broadcast_to(np.ravel(scale), kernel.shape[dimensions.rhs_spec[0]])
     shape = np.ones(kernel.ndim, int)
     shape[dimensions.rhs_spec[0]] = -1
@@ -184,7 +193,7 @@ def _convolution(eqn: core.JaxprEqn, x: Any, kernel: np.ndarray, formulation: st
   return _Scaled(compute, channel_axis)
 
 
-def _convolve(eqn: core.JaxprEqn, x: Any, kernel: np.ndarray, formulation: str) -> Any:
+def _convolve(eqn: core.JaxprEqn, x: Any, kernel: Any, formulation: str) -> Any:
   """Computes a convolution, a grouped one in the given formulation where its layout is NHWC without input dilation."""
   params, groups, channels = eqn.params, eqn.params['feature_group_count'], x.shape[-1]
   is_plain = (

@@ -56,7 +56,7 @@ def trace(network: Network, variables: Any, images: jax.ShapeDtypeStruct, formul
   return jax.make_jaxpr(lambda images: folding.fold(flat, images, formulation))(images)
 
 
-def count_operations(graph: core.ClosedJaxpr) -> collections.Counter:
+def count_operations(graph: core.ClosedJaxpr) -> collections.Counter[str]:
   """Counts the operations of a graph by JAX's names; a convolution in groups counts as 'grouped'."""
   return collections.Counter(
     'grouped' if eqn.params.get('feature_group_count', 1) > 1 else eqn.primitive.name for eqn in graph.jaxpr.eqns
@@ -84,7 +84,7 @@ def interpret(
   jaxpr = closed.jaxpr
   values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *inputs), strict=True))
 
-  def read(atom):
+  def read(atom: core.Var | core.Literal) -> Any:
     return atom.val if isinstance(atom, core.Literal) else values[atom]
 
   for eqn in jaxpr.eqns:
@@ -96,7 +96,7 @@ def interpret(
 def _inline(closed: core.ClosedJaxpr, inputs: list[Any]) -> list[Any]:
   """Runs a jaxpr, enters its calls, and computes operations on constants at once where the result is small."""
 
-  def apply(eqn, inputs):
+  def apply(eqn: core.JaxprEqn, inputs: list[Any]) -> Any:
     inputs = [_widen(value) for value in inputs]
     if eqn.primitive in CALLS:
       inner = eqn.params[CALLS[eqn.primitive]]
@@ -128,7 +128,9 @@ def _widen(value: Any) -> Any:
 
 def _is_small(eqn: core.JaxprEqn) -> bool:
   """Returns whether the outputs are no larger than the inputs, or than MAX_GROWTH; a symbolic batch is not small."""
-  shapes = [var.aval.shape for var in eqn.outvars]
+  shapes = [folding.aval_of(var).shape for var in eqn.outvars]
   if not all(isinstance(size, int) for shape in shapes for size in shape):  # a symbolic batch
     return False
-  return sum(map(math.prod, shapes)) <= max(MAX_GROWTH, sum(math.prod(atom.aval.shape) for atom in eqn.invars))
+  return sum(map(math.prod, shapes)) <= max(
+    MAX_GROWTH, sum(math.prod(folding.aval_of(atom).shape) for atom in eqn.invars)
+  )

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,9 +35,9 @@ def convert(graph: core.ClosedJaxpr, calibration: np.ndarray | None = None) -> b
   import jax2onnx
   from onnx import numpy_helper
 
-  def call(images):
+  def call(images: jax.Array) -> jax.Array:
     # jax2onnx knows a ReLU by the function's name, and would write a maximum, which no runtime fuses or quantises.
-    def apply(eqn, inputs):
+    def apply(eqn: core.JaxprEqn, inputs: list[Any]) -> Any:
       return jax.nn.relu(inputs[0]) if graph_lib.is_relu(eqn) else eqn.primitive.bind(*inputs, **eqn.params)
 
     return graph_lib.interpret(graph, [images], apply)[0]
@@ -96,13 +97,13 @@ def _quantise(content: bytes, calibration: np.ndarray) -> bytes:
   from onnxruntime import quantization
   from onnxruntime.quantization.shape_inference import quant_pre_process
 
-  class Reader(quantization.CalibrationDataReader):
-    def __init__(self):
+  class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
+    def __init__(self) -> None:
       self._batches = (
         {'images': calibration[i : i + CALIBRATION_BATCH]} for i in range(0, len(calibration), CALIBRATION_BATCH)
       )
 
-    def get_next(self):
+    def get_next(self) -> dict[str, np.ndarray] | None:
       return next(self._batches, None)
 
   with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@ In a program with JAX, `jax.export.deserialize(content).call(images)` runs a fil
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,9 +47,9 @@ def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
     call with each number of images, for one thread on a CPU.
   """
   call = jax.jit(jax_export.deserialize(bytearray(content)).call)
-  compiled = {}  # by the number of images
+  compiled: dict[int, Any] = {}  # by the number of images
 
-  def run(images):
+  def run(images: np.ndarray) -> np.ndarray:
     if len(images) not in compiled:
       # One thread on a CPU, as the other runtimes are measured.
       compiled[len(images)] = call.lower(images).compile({'xla_cpu_multi_thread_eigen': False})

@@ -85,7 +85,7 @@ def load(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
     interpreter.allocate_tensors()
   (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
 
-  def run(images):
+  def run(images: np.ndarray) -> np.ndarray:
     logits = []
     for i in range(len(images)):
       interpreter.set_tensor(source['index'], images[i : i + 1])

@@ -112,7 +112,12 @@ def recognise_wide_resnet(arrays: Arrays) -> RecognisedArchitecture:
   notations = [_notations([arrays[name].shape for name in names]) for names in convolution_weights]
   common = [notation for notation in notations[0] if all(notation in others for others in notations)]
   block = common[0] if common else ','.join(block_notations[0] for block_notations in notations)
-  model = {'network': 'wide_resnet', 'depth': 6 * len(groups[0]) + 4, 'width': width, 'block': block}
+  model: dict[str, str | int] = {
+    'network': 'wide_resnet',
+    'depth': 6 * len(groups[0]) + 4,
+    'width': width,
+    'block': block,
+  }
   return RecognisedArchitecture(model, paths)
 
 

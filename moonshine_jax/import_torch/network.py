@@ -112,7 +112,7 @@ def choose_config(
   """
   network = network_name(ml_collections.ConfigDict(model))
   what = f'{path}, a {network} for {num_classes} classes and {channels} channels,'
-  name = USUAL_CONFIGS.get((model['network'], num_classes)) if channels == 3 else None
+  name = USUAL_CONFIGS.get((str(model['network']), num_classes)) if channels == 3 else None
   if name is None:
     raise UserError(
       f'--config is missing: {what} may be of any data: expected the config of the data it was trained on'

@@ -86,7 +86,9 @@ class Block:
     arguments = arguments.split(',') if arguments is not None else []
     if kind is None or len(arguments) != {'S': 0, 'S-2x2': 0, 'G': 1, 'B': 1, 'BG': 2}[kind]:
       raise ValueError(f'{shown(notation)} is not a block: expected {NOTATIONS}')
-    bottleneck, groups, group_size = 1, 1, None
+    bottleneck = 1
+    groups: int | None = 1
+    group_size: int | None = None
     if kind in ('B', 'BG'):
       bottleneck = _positive_integer(arguments[0], notation)
     if kind in ('G', 'BG'):
@@ -107,9 +109,9 @@ class Block:
 
   def __str__(self) -> str:
     """Returns the notation that parses to this block."""
-    groups = self.groups
-    if groups is None:
-      groups = ('N' if self.kind == 'G' else 'M') + (f'/{self.group_size}' if self.group_size > 1 else '')
+    groups = str(self.groups)
+    if self.groups is None:
+      groups = ('N' if self.kind == 'G' else 'M') + ('' if self.group_size == 1 else f'/{self.group_size}')
     return {'G': f'G({groups})', 'B': f'B({self.bottleneck})', 'BG': f'BG({self.bottleneck},{groups})'}.get(
       self.kind, self.kind
     )
@@ -141,6 +143,7 @@ class Block:
   def _groups_of(self, channels: int) -> int:
     """Returns the number of groups for a number of channels; one group where N/k or M/k is below one."""
     if self.group_size is None:
+      assert self.groups is not None  # one of the two is given
       if channels % self.groups:
         raise ValueError(f'block {self}: {self.groups} groups do not divide the {channels} channels that they split')
       return self.groups

@@ -1,7 +1,7 @@
 """A model together with the normalisation of its images."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,7 +27,7 @@ class Network:
   mean: tuple[float, ...]
   std: tuple[float, ...]
 
-  def init(self, key: jax.Array, image_shape: Sequence[int]) -> dict[str, Any]:
+  def init(self, key: jax.Array, image_shape: Sequence[int]) -> Mapping[str, Any]:
     """Returns the initial variables of a model for images of (height, width, channels)."""
     # lazy_init runs the initialisers alone: it neither runs nor compiles the forward pass.
     return self.model.lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
@@ -39,7 +39,7 @@ class Network:
       raise UserError(f'the network has variables of {", ".join(others)}: expected params, and batch_stats, alone')
     return variables
 
-  def __call__(self, variables: dict[str, Any], images: jax.Array, train: bool, **kwargs: Any) -> Any:
+  def __call__(self, variables: Mapping[str, Any], images: jax.Array, train: bool, **kwargs: Any) -> Any:
     """Normalises uint8 images (batch, height, width, channels) and applies the model."""
     return self.model.apply(variables, normalise(images, self.mean, self.std), train=train, **kwargs)
 

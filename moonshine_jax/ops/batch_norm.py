@@ -10,6 +10,7 @@ else again in registers:
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,11 +59,15 @@ def normalise_relu(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _batch_norm_relu(x, scale, bias, epsilon, axis_name):
+def _batch_norm_relu(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   return _forward(x, scale, bias, epsilon, axis_name)[0]
 
 
-def _forward(x, scale, bias, epsilon, axis_name):
+def _forward(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
   wide = x.astype(jnp.float32)
   mean, square = _over_replicas((_channel_mean(wide), _channel_mean(jnp.square(wide))), axis_name)
   variance = jnp.maximum(square - jnp.square(mean), 0)  # below 0 by rounding alone
@@ -70,7 +75,9 @@ def _forward(x, scale, bias, epsilon, axis_name):
   return (y, mean, variance), (x, mean, variance, scale, bias)
 
 
-def _backward(epsilon, axis_name, residuals, cotangents):
+def _backward(
+  epsilon: float, axis_name: str | None, residuals: tuple[jax.Array, ...], cotangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   x, mean, variance, scale, bias = residuals
   reciprocal = lax.rsqrt(variance + epsilon)
   normalised = (x.astype(jnp.float32) - mean) * reciprocal
@@ -87,9 +94,9 @@ def _backward(epsilon, axis_name, residuals, cotangents):
 _batch_norm_relu.defvjp(_forward, _backward)
 
 
-def _channel_mean(x):
+def _channel_mean(x: jax.Array) -> jax.Array:
   return x.mean(tuple(range(x.ndim - 1)))
 
 
-def _over_replicas(tree, axis_name):
+def _over_replicas(tree: Any, axis_name: str | None) -> Any:
   return tree if axis_name is None else lax.pmean(tree, axis_name)

@@ -15,7 +15,7 @@ This module has what all formulations share, and the two shortest: XLA's convolu
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,26 +23,28 @@ from jax import lax
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 
+Shape = tuple[int, ...]
+
 
 class ConvSpec(NamedTuple):
   """The static part of a convolution, hashable: arguments of `lax.conv_general_dilated`, by the same names."""
 
-  window_strides: tuple[int, int]
-  padding: tuple[tuple[int, int], tuple[int, int]]
-  rhs_dilation: tuple[int, int]
+  window_strides: tuple[int, ...]
+  padding: tuple[tuple[int, int], ...]
+  rhs_dilation: tuple[int, ...]
   feature_group_count: int
-  precision: object = None
+  precision: lax.PrecisionLike = None
 
 
 class Formulation(NamedTuple):
   """One way to compute a convolution and its gradients; the signatures are in the module's docstring."""
 
-  forward: Callable
-  input_gradient: Callable
-  weight_gradient: Callable
+  forward: Callable[..., jax.Array]
+  input_gradient: Callable[..., jax.Array]
+  weight_gradient: Callable[..., jax.Array]
 
 
-def input_padding(x_shape, kernel_shape, dy_shape, conv):
+def input_padding(x_shape: Shape, kernel_shape: Shape, dy_shape: Shape, conv: ConvSpec) -> tuple[tuple[int, int], ...]:
   """Returns the padding with which the reversed kernel brings dy, dilated by the strides, back to the size of x."""
   padding = []
   for size, k, out, stride, dilation, (low, _) in zip(
@@ -53,34 +55,34 @@ def input_padding(x_shape, kernel_shape, dy_shape, conv):
   return tuple(padding)
 
 
-def dilated_extent(size, dilation):
+def dilated_extent(size: int, dilation: int) -> int:
   """Returns how many pixels `size` of them span where they are `dilation` apart."""
   return (size - 1) * dilation + 1
 
 
-def accumulation_dtype(dtype):
+def accumulation_dtype(dtype: Any) -> Any:
   """Returns the dtype in which sums of this dtype are accumulated: float32 or wider."""
   return jnp.promote_types(dtype, jnp.float32)
 
 
-def lax_forward(x, kernel, conv):
+def lax_forward(x: jax.Array, kernel: jax.Array, conv: ConvSpec) -> jax.Array:
   """Computes the convolution by XLA's operation."""
   return lax.conv_general_dilated(x, kernel, dimension_numbers=NHWC, **conv._asdict())
 
 
-def input_transpose(forward):
+def input_transpose(forward: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """Derives the input gradient: the transpose of a forward function, which is linear in x."""
 
-  def input_gradient(dy, kernel, x_shape, conv):
+  def input_gradient(dy: jax.Array, kernel: jax.Array, x_shape: Shape, conv: ConvSpec) -> jax.Array:
     return jax.vjp(lambda x: forward(x, kernel, conv), jnp.zeros(x_shape, dy.dtype))[1](dy)[0]
 
   return input_gradient
 
 
-def weight_transpose(forward):
+def weight_transpose(forward: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """Derives the weight gradient: the transpose of a forward function, which is linear in the kernel."""
 
-  def weight_gradient(x, dy, kernel_shape, conv):
+  def weight_gradient(x: jax.Array, dy: jax.Array, kernel_shape: Shape, conv: ConvSpec) -> jax.Array:
     return jax.vjp(lambda kernel: forward(x, kernel, conv), jnp.zeros(kernel_shape, x.dtype))[1](dy)[0]
 
   return weight_gradient
@@ -89,13 +91,13 @@ def weight_transpose(forward):
 LAX = Formulation(lax_forward, input_transpose(lax_forward), weight_transpose(lax_forward))
 
 
-def matmul_forward(x, kernel, conv):
+def matmul_forward(x: jax.Array, kernel: jax.Array, conv: ConvSpec) -> jax.Array:
   """Computes a 1x1 convolution of one group, without padding, as a matrix product; strides leave out pixels."""
   row, column = conv.window_strides
   return lax.dot_general(x[:, ::row, ::column], kernel[0, 0], (((3,), (0,)), ((), ())), precision=conv.precision)
 
 
-def matmul_weight_gradient(x, dy, kernel_shape, conv):
+def matmul_weight_gradient(x: jax.Array, dy: jax.Array, kernel_shape: Shape, conv: ConvSpec) -> jax.Array:
   """Computes the weight gradient of a 1x1 convolution as the sum of one matrix product for each image.
 
   For a single product over the whole batch, XLA:CPU would transpose the batch in memory first.

@@ -19,13 +19,14 @@ rule. As a Flax module: `nn.Conv(..., conv_general_dilated=grouped_conv.conv_gen
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from moonshine_jax.ops.formulations import LAX, MATMUL, NHWC, ConvSpec, dilated_extent
+from moonshine_jax.ops.formulations import LAX, MATMUL, NHWC, ConvSpec, Formulation, Shape, dilated_extent
 from moonshine_jax.ops.merged_conv import merged, number_of_blocks
 from moonshine_jax.ops.shifted_conv import SHIFTS
 
@@ -33,7 +34,7 @@ from moonshine_jax.ops.shifted_conv import SHIFTS
 # convolution to a formulation. `python -m benchmarks.grouped_conv` prints what the rules should say.
 
 
-def cpu_rule(x_shape, kernel_shape, conv):
+def cpu_rule(x_shape: Shape, kernel_shape: Shape, conv: ConvSpec) -> Formulation:
   """Returns the formulation for a CPU, as measured.
 
   The figures are slowdowns against the fastest formulation over the shapes of G and BG, by the last table of
@@ -57,7 +58,7 @@ def cpu_rule(x_shape, kernel_shape, conv):
   return gradient._replace(forward=merged(number_of_blocks(x_shape[3], groups, least=16)).forward)
 
 
-def tpu_rule(x_shape, kernel_shape, conv):
+def tpu_rule(x_shape: Shape, kernel_shape: Shape, conv: ConvSpec) -> Formulation:
   """Returns the formulation for a TPU: one dense block up to 128 channels, as XLA's compiler estimates.
 
   The estimates are for a v5e, by `benchmarks/tpu.py`: thousands of cycles of WRN-16-2's train step and (evaluation
@@ -73,7 +74,7 @@ def tpu_rule(x_shape, kernel_shape, conv):
   return merged(1)
 
 
-def lax_rule(x_shape, kernel_shape, conv):
+def lax_rule(x_shape: Shape, kernel_shape: Shape, conv: ConvSpec) -> Formulation:
   """Returns XLA's operation, for platforms that are not measured: GPU ('cuda'), until the benchmark has run there."""
   del x_shape, kernel_shape, conv
   return LAX
@@ -95,19 +96,19 @@ def lax_only() -> Iterator[None]:
 
 
 def conv_general_dilated(  # noqa: PLR0913, PLR0917 - the parameters of lax.conv_general_dilated
-  lhs,
-  rhs,
-  window_strides,
-  padding,
-  lhs_dilation=None,
-  rhs_dilation=None,
-  dimension_numbers=None,
-  feature_group_count=1,
-  batch_group_count=1,
-  precision=None,
-  preferred_element_type=None,
-  out_sharding=None,
-):
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  lhs_dilation: Sequence[int] | None = None,
+  rhs_dilation: Sequence[int] | None = None,
+  dimension_numbers: Any = None,
+  feature_group_count: int = 1,
+  batch_group_count: int = 1,
+  precision: lax.PrecisionLike = None,
+  preferred_element_type: jax.typing.DTypeLike | None = None,
+  out_sharding: Any = None,
+) -> jax.Array:
   """Computes what `lax.conv_general_dilated` computes, with the same arguments, result, dtype and errors.
 
   The values are the same to float32 rounding. The platform's rule applies to real floating-point images and kernels of
@@ -153,7 +154,7 @@ def conv_general_dilated(  # noqa: PLR0913, PLR0917 - the parameters of lax.conv
   return _conv(lhs, rhs, _spec(lhs.shape, rhs.shape, options))
 
 
-def _rule_applies(lhs, rhs, options):
+def _rule_applies(lhs: jax.Array, rhs: jax.Array, options: dict[str, Any]) -> bool:
   """Whether a rule chooses the formulation. Raises what lax raises for arguments that do not fit."""
   out = jax.eval_shape(functools.partial(lax.conv_general_dilated, **options), lhs, rhs)
   layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, options['dimension_numbers'])
@@ -170,7 +171,7 @@ def _rule_applies(lhs, rhs, options):
   return not is_left_to_lax and has_values and 0 not in (lhs.size, rhs.size, out.size)
 
 
-def _spec(x_shape, kernel_shape, options):
+def _spec(x_shape: Shape, kernel_shape: Shape, options: dict[str, Any]) -> ConvSpec:
   """Returns the static part of a convolution to which the rule applies, its padding in numbers."""
   strides, padding = tuple(options['window_strides']), options['padding']
   rhs_dilation = tuple(options['rhs_dilation'] or (1, 1))
@@ -182,15 +183,17 @@ def _spec(x_shape, kernel_shape, options):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x, kernel, conv):
+def _conv(x: jax.Array, kernel: jax.Array, conv: ConvSpec) -> jax.Array:
   return _run('forward', (x.shape, kernel.shape, conv), x, kernel)
 
 
-def _conv_forward(x, kernel, conv):
+def _conv_forward(x: jax.Array, kernel: jax.Array, conv: ConvSpec) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   return _conv(x, kernel, conv), (x, kernel)
 
 
-def _conv_backward(conv, residuals, dy):
+def _conv_backward(
+  conv: ConvSpec, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   x, kernel = residuals
   shapes = (x.shape, kernel.shape, conv)
   return _run('input_gradient', shapes, dy, kernel), _run('weight_gradient', shapes, x, dy)
@@ -203,12 +206,16 @@ _conv.defvjp(_conv_forward, _conv_backward)
 # default but the one that the computation is lowered for (`platform_dependent`), which decides before XLA compiles,
 # so that compiling for a TPU ahead of time on a CPU and exporting give what the device should run.
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(part, shapes, *operands):
+def _run(part: str, shapes: tuple[Shape, Shape, ConvSpec], *operands: jax.Array) -> jax.Array:
   """Runs `part` of the formulation that the platform's rule chooses; `shapes` are the rule's arguments."""
   x_shape, kernel_shape, conv = shapes
-  static = {'forward': (conv,), 'input_gradient': (x_shape, conv), 'weight_gradient': (kernel_shape, conv)}[part]
+  static: tuple[Any, ...] = {
+    'forward': (conv,),
+    'input_gradient': (x_shape, conv),
+    'weight_gradient': (kernel_shape, conv),
+  }[part]
 
-  def run_by(rule):
+  def run_by(rule: Callable[..., Formulation]) -> Callable[..., jax.Array]:
     formulation = rule(*shapes)
     return lambda *operands: getattr(formulation, part)(*operands, *static)
 

@@ -10,13 +10,22 @@ loop or not: up to 1,300 times slower than the one of this module.
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from moonshine_jax.ops.formulations import NHWC, Formulation, dilated_extent, input_padding, lax_forward
+from moonshine_jax.ops.formulations import (
+  NHWC,
+  ConvSpec,
+  Formulation,
+  Shape,
+  dilated_extent,
+  input_padding,
+  lax_forward,
+)
 
 
-def dense_input_gradient(dy, kernel, x_shape, conv):
+def dense_input_gradient(dy: jax.Array, kernel: jax.Array, x_shape: Shape, conv: ConvSpec) -> jax.Array:
   """Computes the input gradient of one group.
 
   It is dy, dilated by the strides, convolved with the reversed kernel, whose input and output channels change places.
@@ -33,7 +42,7 @@ def dense_input_gradient(dy, kernel, x_shape, conv):
   )
 
 
-def dense_weight_gradient(x, dy, kernel_shape, conv):
+def dense_weight_gradient(x: jax.Array, dy: jax.Array, kernel_shape: Shape, conv: ConvSpec) -> jax.Array:
   """Of one group, x and dy already transposed to (C, H, W, N) and (H', W', N, O).
 
   The channels are the batch, the batch is what is summed over, dy is the kernel, and the output is as large as the
@@ -56,7 +65,7 @@ def dense_weight_gradient(x, dy, kernel_shape, conv):
   )
 
 
-def merged_forward(x, kernel, conv, blocks):
+def merged_forward(x: jax.Array, kernel: jax.Array, conv: ConvSpec, blocks: int) -> jax.Array:
   """Runs `blocks` dense convolutions, each over groups / blocks neighbouring groups with zeros between them."""
   kernels = jnp.split(merge(kernel, conv.feature_group_count, blocks), blocks, axis=3)
   one_group = conv._replace(feature_group_count=1)
@@ -65,7 +74,7 @@ def merged_forward(x, kernel, conv, blocks):
   )
 
 
-def merged_input_gradient(dy, kernel, x_shape, conv, blocks):
+def merged_input_gradient(dy: jax.Array, kernel: jax.Array, x_shape: Shape, conv: ConvSpec, blocks: int) -> jax.Array:
   """Computes the input gradient of `merged_forward`, block by block."""
   kernels = jnp.split(merge(kernel, conv.feature_group_count, blocks), blocks, axis=3)
   return jnp.concatenate(
@@ -74,7 +83,7 @@ def merged_input_gradient(dy, kernel, x_shape, conv, blocks):
   )
 
 
-def merged_weight_gradient(x, dy, kernel_shape, conv, blocks):
+def merged_weight_gradient(x: jax.Array, dy: jax.Array, kernel_shape: Shape, conv: ConvSpec, blocks: int) -> jax.Array:
   """Computes the weight gradient of `merged_forward`, block by block."""
   pairs = zip(jnp.split(x.transpose(3, 1, 2, 0), blocks), _split(dy.transpose(1, 2, 0, 3), blocks), strict=True)
   dkernel = jnp.concatenate([dense_weight_gradient(*pair, kernel_shape, conv) for pair in pairs], axis=3)
@@ -82,19 +91,19 @@ def merged_weight_gradient(x, dy, kernel_shape, conv, blocks):
 
 
 @functools.cache
-def merged(blocks):
+def merged(blocks: int) -> Formulation:
   """Returns the formulation in `blocks` blocks, a divisor of the number of groups; one block is a dense convolution."""
   return Formulation(
     *(functools.partial(f, blocks=blocks) for f in (merged_forward, merged_input_gradient, merged_weight_gradient))
   )
 
 
-def number_of_blocks(channels, groups, least):
+def number_of_blocks(channels: int, groups: int, least: int) -> int:
   """Returns the most blocks, up to 16, of whole groups and at least `least` channels; 1 for fewer channels."""
   return max(n for n in range(1, 17) if groups % n == 0 and (n == 1 or channels // n >= least))
 
 
-def merge(kernel, groups, blocks):
+def merge(kernel: jax.Array, groups: int, blocks: int) -> jax.Array:
   """Merges the groups of a kernel block-diagonally into fewer.
 
   Args:
@@ -112,7 +121,7 @@ def merge(kernel, groups, blocks):
   return jnp.where(_same_group(repeated.shape, groups, per_block), repeated, jnp.zeros((), kernel.dtype))
 
 
-def unmerge(dkernel, groups, blocks):
+def unmerge(dkernel: jax.Array, groups: int, blocks: int) -> jax.Array:
   """Transposes `merge`: drops what lies between the groups."""
   per_block = groups // blocks
   if per_block == 1:
@@ -122,11 +131,11 @@ def unmerge(dkernel, groups, blocks):
   return dkernel.reshape(height, width, per_block, inputs // per_block, outputs).sum(2)
 
 
-def _same_group(shape, groups, per_block):
+def _same_group(shape: Shape, groups: int, per_block: int) -> jax.Array:
   """Returns (I, O): whether an input and an output channel of a merged kernel of this shape are of the same group."""
   _, _, inputs, outputs = shape
   return jnp.arange(inputs)[:, None] // (inputs // per_block) == jnp.arange(outputs) // (outputs // groups) % per_block
 
 
-def _split(x, blocks):
+def _split(x: jax.Array, blocks: int) -> list[jax.Array]:
   return jnp.split(x, blocks, axis=3)

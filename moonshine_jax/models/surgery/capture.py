@@ -44,7 +44,7 @@ class Captured(nn.Module):
   def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """(batch, height, width, channels) -> float32 logits (batch, classes) and the activations (batch, ...)."""
     original = self.original.bind(self, f'{self.layers} {self.axis_name}', captures=True)
-    captured = {}
+    captured: dict[str, Any] = {}
     with nn.intercept_methods(adapt(self.axis_name)), capturing(original, self.layers, captured):
       outputs = (self.call or _call)(original, images, train)
     return _logits(outputs), tuple(captured[layer] for layer in self.layers)
@@ -111,17 +111,19 @@ def find_layers(inspection: Inspection) -> tuple[str, ...]:
     if len(call.output_shape) == 4 and sum(_inside(path, call.path) for path in convolutions) > 1
   ]
 
-  def is_part(call):
+  def is_part(call: Call) -> bool:
     """Whether a call is inside the innermost block that goes from its size to another, after the last of its size."""
     changing = [block.path for block in blocks if block.input_shape[1:3] == _size(call) != block.output_shape[1:3]]
     around = [path for path in changing if _inside(call.path, path)]
     return bool(around) and not any(_inside(path, max(around, key=len)) for path in changing)
 
-  best_by_size = {}  # (whether it contains convolutions, its place in the order, its path)
+  # (whether it contains convolutions, its place in the order, its path)
+  best_by_size: dict[tuple[int, ...], tuple[bool, int, str]] = {}
   for order, call in last.values():
     is_module = any(_inside(path, call.path) for path in later)
     if _size(call) and call.can_be_taken and (is_module or call.path in later) and not is_part(call):
-      best_by_size[_size(call)] = max(best_by_size.get(_size(call), ()), (is_module, order, call.path))
+      candidate = (is_module, order, call.path)
+      best_by_size[_size(call)] = max(best_by_size.get(_size(call), candidate), candidate)
   return tuple(path for _, path in sorted((order, path) for _, order, path in best_by_size.values()))
 
 

@@ -14,7 +14,7 @@ are the channels that the grouped convolution sees, in this table C and M. A `B`
 this module, and of two in a residual block of `models.blocks`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -45,10 +45,14 @@ class Cheap(nn.Module):
     """Calls the network with its replacements; arguments and result are the original's."""
     blocks = {path: Block.parse(notation) for path, notation in self.replacements}
 
-    def substitute(call, args, kwargs, context):
+    def substitute(
+      call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext
+    ) -> Any:
       module = context.module
-      block = blocks.get('/'.join(module.path[len(self.path) :])) if isinstance(module, nn.Conv) else None
-      if block is None or context.method_name != '__call__':
+      if not isinstance(module, nn.Conv) or context.method_name != '__call__':
+        return call(*args, **kwargs)
+      block = blocks.get('/'.join(module.path[len(self.path) :]))
+      if block is None:
         return call(*args, **kwargs)
       if block.kind == 'S-2x2':
         with with_attributes(module, **_two_taps(module)):
@@ -82,9 +86,9 @@ def _run_replacement(block: Block, conv: nn.Conv, inputs: jax.Array) -> jax.Arra
   """Runs what stands in a convolution's place: clones of it as submodules, with only some attributes changed."""
   train = conv.is_mutable_collection('batch_stats') and not conv.is_initializing()
   kxk = kxk_convolution(block, inputs.shape[-1], conv.features)
-  kxk_changes = {'features': kxk.features, 'feature_group_count': kxk.groups}
+  kxk_changes: dict[str, Any] = {'features': kxk.features, 'feature_group_count': kxk.groups}
   axes = 1 if isinstance(conv.kernel_size, int) else len(conv.kernel_size)
-  one_by_one = {
+  one_by_one: dict[str, Any] = {
     'kernel_size': (1,) * axes,
     'strides': 1,
     'padding': 'VALID',
@@ -93,7 +97,7 @@ def _run_replacement(block: Block, conv: nn.Conv, inputs: jax.Array) -> jax.Arra
     'feature_group_count': 1,
   }
 
-  def convolve_bn_relu(conv_name, bn_name, inputs, **changes):
+  def convolve_bn_relu(conv_name: str, bn_name: str, inputs: jax.Array, **changes: Any) -> jax.Array:
     inner = conv.clone(parent=conv, name=conv_name, use_bias=False, kernel_init=conv_init, **changes)
     return BatchNormReLU(parent=conv, name=bn_name)(inner(inputs), train)
 
@@ -112,7 +116,7 @@ def _allow_any_shape(kernel_init: Callable[..., Any]) -> Callable[..., Any]:
   An initialiser of pretrained weights gives the shape of the original, whatever it is asked for.
   """
 
-  def init(key, shape, dtype=jnp.float32):
+  def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Any:
     kernel = kernel_init(key, shape, dtype)
     return kernel if nn.meta.unbox(kernel).shape == tuple(shape) else conv_init(key, shape, dtype)
 

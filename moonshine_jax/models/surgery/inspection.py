@@ -9,8 +9,8 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -76,8 +76,8 @@ def inspect_module(module: nn.Module, *args: Any, **kwargs: Any) -> Inspection:
   batch_size = next(iter(arrays.values())).shape[0]
   recorder = _Recorder(mark, batch_size)
 
-  def init(key, arrays):
-    args, kwargs = treedef.unflatten([arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
+  def init(key: jax.Array, arrays: dict[int, Any]) -> Any:
+    args, kwargs = jax.tree.unflatten(treedef, [arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
     with nn.intercept_methods(recorder.intercept):
       return _Inspected(Unbound(module), mark).init(key, *args, **kwargs)
 
@@ -89,7 +89,7 @@ class _Inspected(nn.Module):
   original: Unbound
   mark: str
 
-  def __call__(self, *args, **kwargs):
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
     return self.original.bind(self, self.mark)(*args, **kwargs)
 
 
@@ -102,7 +102,13 @@ class _Recorder:
     self._batch_size = batch_size
     self._running: list[str] = []  # paths of the convolutions that are running
 
-  def intercept(self, call, args, kwargs, context):
+  def intercept(
+    self,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: nn.module.InterceptorContext,
+  ) -> Any:
     """An interceptor for `nn.intercept_methods`."""
     path = '/'.join(context.module.path)
     # A convolution that is running calls its superclass's __call__; so does nn.remat.
@@ -128,11 +134,13 @@ def _read_trace(
   """Puts together what the interceptor and the trace know."""
   inspection = Inspection((), (), variables, 0)
   index_by_name = {f'{mark}{i}': i for i in range(len(calls))}
-  calls_that_ran, layers, outside = [], {}, collections.Counter()
+  calls_that_ran: list[Call] = []
+  layers: dict[str, ConvLayer] = {}
+  outside = collections.Counter[str]()
   stem = final = None
   multiply_adds = 0
   for eqn, runs, inside in _equations(jaxpr, mark):
-    layer, index = None, index_by_name.get(eqn.params.get('name'))
+    layer, index = None, index_by_name.get(eqn.params.get('name', ''))
     if index is not None:
       call = _call_that_ran(calls[index], eqn, runs)
       calls_that_ran.append(call)
@@ -160,7 +168,7 @@ def _read_trace(
 
 def _call_that_ran(call: Call, eqn: JaxprEqn, runs: int) -> Call:
   """Returns a call with the multiply-adds of all its runs; `eqn` marks its output, which nn.vmap makes larger."""
-  runs_in_vmap = eqn.outvars[0].aval.size // math.prod(call.output_shape)
+  runs_in_vmap = cast(jax.core.ShapedArray, eqn.outvars[0].aval).size // math.prod(call.output_shape)
   return dataclasses.replace(call, multiply_adds=call.multiply_adds * runs * runs_in_vmap)
 
 

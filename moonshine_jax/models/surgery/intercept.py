@@ -34,8 +34,9 @@ class Unbound:
         intercepted.
       captures: whether outputs can be taken out, by `capturing`.
     """
+    assert wrapper.scope is not None  # it is bound
     scope = wrapper.scope.rewound()
-    scope.flags = {**scope.flags, f'moonshine_jax: {mark}': True}
+    scope.flags = scope.flags.copy({f'moonshine_jax: {mark}': True})
     if captures:
       scope.mutable = union_filters(scope.mutable, CAPTURED)
     return self.module.copy(parent=scope)
@@ -51,8 +52,11 @@ def capturing(module: nn.Module, layers: Sequence[str], captured: dict[str, Any]
     captured: where the outputs go.
   """
   scope = module.scope
+  assert scope is not None  # `Unbound.bind` has bound it
 
-  def intercept(call, args, kwargs, context):
+  def intercept(
+    call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext
+  ) -> Any:
     outputs = call(*args, **kwargs)
     if context.method_name == '__call__' and '/'.join(context.module.path) in layers:
       context.module.sow(CAPTURED, CAPTURED, outputs, reduce_fn=lambda _, new: new, init_fn=lambda: None)
@@ -86,8 +90,11 @@ def adapt(axis_name: str | None) -> Callable[..., Any]:
   `axis_name`, as copies of `nn.BatchNorm` do.
   """
 
-  def intercept(call, args, kwargs, context):
-    module, changes = context.module, {}
+  def intercept(
+    call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext
+  ) -> Any:
+    module = context.module
+    changes: dict[str, Any] = {}
     if context.method_name == '__call__':
       if isinstance(module, nn.Conv) and module.conv_general_dilated is module.conv_general_dilated_cls is None:
         changes = {'conv_general_dilated': grouped_conv.conv_general_dilated}

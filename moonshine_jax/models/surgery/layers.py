@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -108,14 +109,17 @@ def describe_call(module: nn.Module, path: str, inputs: jax.Array | None, output
   conv_class = next((conv_class for conv_class in KINDS if isinstance(module, conv_class)), None)
   if conv_class is None and not isinstance(module, nn.Dense):
     return call
+  assert inputs is not None  # both compute with their first argument
   kernel_size = _per_axis(module.kernel_size, 1) if conv_class else ()
   params = nn.meta.unbox(module.variables.get('params', {}))
   rank = len(kernel_size) + 2  # of the kernel, whatever a subclass calls it; a bias has less, submodules are dicts
   weights = sum(leaf.size for leaf in params.values() if not isinstance(leaf, dict) and leaf.ndim == rank)
   # A local convolution has weights for each position; a transposed one uses all its weights at each of its inputs.
-  positions = {nn.ConvLocal: outputs.shape[: -rank + 1], nn.ConvTranspose: inputs.shape[:-1]}.get(
-    conv_class, outputs.shape[:-1]
-  )
+  positions = outputs.shape[:-1]
+  if conv_class is nn.ConvLocal:
+    positions = outputs.shape[: -rank + 1]
+  elif conv_class is nn.ConvTranspose:
+    positions = inputs.shape[:-1]
   call = dataclasses.replace(call, multiply_adds=math.prod(positions) * weights // batch_size)
   if conv_class is None:
     return call
@@ -147,8 +151,8 @@ def describe_outside(eqn: JaxprEqn, runs: int, batch_size: int) -> ConvLayer:
     runs: how often it runs.
     batch_size: number of examples.
   """
-  inputs, kernel = (var.aval for var in eqn.invars)
-  outputs, numbers = eqn.outvars[0].aval, eqn.params['dimension_numbers']
+  inputs, kernel, outputs = (cast(jax.core.ShapedArray, var.aval) for var in (*eqn.invars, eqn.outvars[0]))
+  numbers = eqn.params['dimension_numbers']
   out_axis, in_axis, *spatial = numbers.rhs_spec
   positions = outputs.size // outputs.shape[numbers.out_spec[1]]
   weights = kernel.shape[in_axis] * math.prod(kernel.shape[axis] for axis in (out_axis, *spatial))

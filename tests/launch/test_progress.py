@@ -3,14 +3,16 @@
 import time
 
 from moonshine_jax.configs import digits
-from moonshine_jax.launch import progress, sweep
+from moonshine_jax.launch import jobs, progress
 
 
 def test_progress_is_weighted_by_multiply_adds(monkeypatch, tmp_path):
   base = digits.get_config()
   base.epochs = 2
-  teacher = sweep.make_run(base, tmp_path / 'teacher')
-  student = sweep.make_run(base, tmp_path / 'student', model__block='G(N)', distill__teacher=str(tmp_path / 'teacher'))
+  teacher = jobs.create_job(base, tmp_path / 'teacher', {})
+  student = jobs.create_job(
+    base, tmp_path / 'student', {'model.block': 'G(N)', 'distill.teacher': str(tmp_path / 'teacher')}
+  )
   assert progress.training_multiply_adds(student.config, teacher.config, together=4) == 2 * (
     3 * 4_565_632 + 26_657_408 / 4
   )

@@ -186,14 +186,15 @@ def test_a_workdir_whose_function_is_gone(folder, tmp_path):
 def test_maps_of_another_size_are_told_of(folder, config, capsys):
   config.model.network, config.distill.teacher = 'tests.helpers.user:larger', str(folder / 'teacher')
   source = sources.open_source(config.data)
-  teacher, _ = teacher_lib.load_teacher(config, [config] * 2, source, Replicas())
+  teacher = teacher_lib.load_teacher([config] * 2, source, Replicas())
+  teacher_lib.check_students([config] * 2, teacher, source)
   told = capsys.readouterr().err.splitlines()
   assert [line for line in told if 'map' in line] == [
     f'warning: an attention map of the student is {ours}, of the teacher {theirs}: the larger is averaged to the '
     'smaller'
     for ours, theirs in (('8x8', '4x4'), ('4x4', '2x2'))
   ]
-  assert len(teacher_lib.activations(teacher, source, '')) == 2
+  assert len(teacher_lib.activation_shapes(teacher.network, teacher.facts, '')) == 2
 
 
 def test_two_functions_of_one_name_are_two_networks(config):

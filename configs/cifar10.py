@@ -1,10 +1,10 @@
 """CIFAR-10 with the paper's recipe (section 4.1): the teacher WRN-40-2, and what changes for a student.
 
-  python -m moonshine_jax.main --config=configs/cifar10.py --workdir=runs/teacher
+  moonshine train --config=configs/cifar10.py --workdir=runs/teacher
 
 trains the teacher. The paper's error is 4.79%. A student with cheap blocks is distilled from it by attention transfer
 
-  python -m moonshine_jax.main --config=configs/cifar10.py --workdir=runs/student \
+  moonshine train --config=configs/cifar10.py --workdir=runs/student \
       --config.model.block='G(N/8)' --config.distill.teacher=runs/teacher --config.distill.alpha=0
 
 (paper 5.06%), by knowledge distillation with --config.distill.beta=0 in place of alpha (paper 5.61%), by both with

@@ -1,6 +1,6 @@
 """CIFAR-10 in 20 epochs with networks that a CPU can train: the teacher WRN-16-1 and four kinds of student.
 
-  python -m launch.sweep --config=configs/cifar10_20.py --seeds=1 --out=runs/cifar10_20
+  moonshine sweep --config=configs/cifar10_20.py --seeds=1 --out=runs/cifar10_20
 
 trains the teacher on all 50,000 images, then every student by every regime. The recipe is the paper's (section 4.1),
 with its 200 epochs and the decays of its learning rate scaled down in proportion; KD is in the form of Hinton et al.

@@ -1,8 +1,8 @@
 """CIFAR-10 reduced to what a CPU trains in an hour: WRN-16-1, 10,000 training images, 5 epochs. Not the paper's result.
 
-  python -m launch.sweep --config=configs/cifar10_reduced.py --seeds=1 --out=runs/cifar10_reduced
-  python -m launch.sweep --config=configs/cifar10_reduced.py --seeds=3 --out=runs/cifar10_reduced --blocks='G(N/8)'
-  python -m launch.sweep --config=configs/cifar10_reduced.py --seeds=3 --out=runs/cifar10_reduced --blocks='G(N/8)' \
+  moonshine sweep --config=configs/cifar10_reduced.py --seeds=1 --out=runs/cifar10_reduced
+  moonshine sweep --config=configs/cifar10_reduced.py --seeds=3 --out=runs/cifar10_reduced --blocks='G(N/8)'
+  moonshine sweep --config=configs/cifar10_reduced.py --seeds=3 --out=runs/cifar10_reduced --blocks='G(N/8)' \
       --regimes=KD --kd_forms=equation,hinton
 
 trains the teacher and three students by every regime: G(N/8) with three seeds, and also by the other forms of KD. The

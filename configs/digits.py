@@ -1,6 +1,6 @@
 """The handwritten digits that scikit-learn carries, 8x8 pixels: the whole method in minutes on a CPU.
 
-  python -m launch.sweep --config=configs/digits.py --blocks='G(N/8)' --seeds=3 --out=runs/digits
+  moonshine sweep --config=configs/digits.py --blocks='G(N/8)' --seeds=3 --out=runs/digits
 
 trains the teacher WRN-16-1, then the student by every regime with every seed, and prints their table. The ten runs take
 3 to 4 minutes on two CPU cores, compilation included. Expect a test error of 2% to 3% for the teacher and of 3% to

@@ -1,11 +1,11 @@
 """ImageNet with the recipe of its ResNets (He et al., 2016; 90 epochs): the teacher ResNet-18, and cheap students.
 
-  python -m moonshine_jax.main --config=configs/imagenet.py --workdir=runs/teacher --config.model.dtype=bfloat16
+  moonshine train --config=configs/imagenet.py --workdir=runs/teacher --config.model.dtype=bfloat16
 
 trains the teacher, or a ResNet-50 with --config.model.depth=50. A student with cheap blocks is distilled from it by
 attention transfer over the outputs of the four stages:
 
-  python -m moonshine_jax.main --config=configs/imagenet.py --workdir=runs/student --config.model.dtype=bfloat16 \
+  moonshine train --config=configs/imagenet.py --workdir=runs/student --config.model.dtype=bfloat16 \
       --config.model.block='G(N/8)' --config.distill.teacher=runs/teacher --config.distill.alpha=0
 
 moonshine_jax/models/resnet.py says what each notation makes of a residual block. With this recipe, torchvision's

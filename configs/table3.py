@@ -1,6 +1,6 @@
 """All of Table 3: CIFAR-10, the teacher WRN-40-2 and the 25 students, as a sweep.
 
-  python -m launch.sweep --config=configs/table3.py --seeds=1 --out=runs/table3 --config.model.dtype=bfloat16
+  moonshine sweep --config=configs/table3.py --seeds=1 --out=runs/table3 --config.model.dtype=bfloat16
 
 trains the teacher, and every student by every regime: 76 networks with one seed, 75 more with each further seed. The
 depths and widths are those of the table, where the reduced S networks have others than the teacher.

@@ -1,6 +1,6 @@
 """The rows of Table 3 on the handwritten digits, smaller: the whole sweep on a CPU.
 
-  python -m launch.sweep --config=configs/table3_digits.py --seeds=1 --out=runs/table3_digits
+  moonshine sweep --config=configs/table3_digits.py --seeds=1 --out=runs/table3_digits
 
 trains 76 networks in less than an hour on two cores. --scale=0.25 takes less time: a rehearsal, labelled as one, on a
 quarter of the epochs and of the images. The depths 40 and 16 become 16 and 10, so the teacher is WRN-16-2. The widths

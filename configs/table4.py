@@ -1,6 +1,6 @@
 """All of Table 4: the sweep of configs/table3.py on CIFAR-100.
 
-  python -m launch.sweep --config=configs/table4.py --seeds=1 --out=runs/table4 --config.model.dtype=bfloat16
+  moonshine sweep --config=configs/table4.py --seeds=1 --out=runs/table4 --config.model.dtype=bfloat16
 
 trains as many networks as configs/table3.py, and needs as much.
 """

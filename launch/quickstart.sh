@@ -7,4 +7,4 @@ OUT=${OUT:-runs/digits}
 
 cd "$(dirname "$0")/.."
 launch/setup.sh
-.venv/bin/python -m launch.sweep --config=configs/digits.py --blocks='G(N/8)' --seeds=3 --out="$OUT"
+.venv/bin/moonshine sweep --config=configs/digits.py --blocks='G(N/8)' --seeds=3 --out="$OUT"

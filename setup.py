@@ -98,7 +98,7 @@ setup(
       'matplotlib>=3.8',
       'mypy>=1.18',
       'pytest>=8',
-      'pytest-xdist>=3.6',
+      'pytest-xdist>=3.7',
       'pyyaml>=6',
       'ruff>=0.14',
       'safetensors>=0.4',

@@ -9,5 +9,6 @@ launch/setup.sh test
 .venv/bin/python -m ruff check .
 .venv/bin/lint-imports
 .venv/bin/python -m mypy
-# Two at a time: most of it is compiling, on one core. A file's tests share what it has compiled.
-.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
+# Two at a time: most of it is compiling, on one core. A file's tests share what it has compiled. The longest files come
+# first (tests/conftest.py).
+.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"

@@ -17,6 +17,25 @@ from moonshine_jax.configs import digits
 from moonshine_jax.runtime.devices import cache_compilations
 from moonshine_jax.training import loop
 
+# The files that take longest, in the order of their times.
+LONGEST = (
+  'models/test_wide_resnet.py',
+  'runtime/test_processes.py',
+  'training/test_loop.py',
+  'training/test_interruptions.py',
+  'models/test_user.py',
+  'training/test_step.py',
+  'surgery/test_capture.py',
+  'test_main.py',
+  'ops/test_grouped_conv.py',
+  'surgery/test_replace.py',
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the longest files first, so that two workers end together."""
+  items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if item.path.match(name)), len(LONGEST)))
+
 
 def pytest_addoption(parser):
   parser.addoption('--kills', type=int, default=2, help='how often each run of test_interruptions.py is stopped')

@@ -99,7 +99,12 @@ def _count_equation(eqn: Any, inputs: list[int]) -> tuple[Counter[int], list[int
 
 def _count_scan(params: dict[str, Any], inputs: list[int]) -> tuple[Counter[int], list[int]]:
   """Returns the multiply-adds of all steps of a scan and the bits of its outputs."""
-  constants, carry = params['num_consts'], params['num_carry']
+  if (
+    'ft_in' in params
+  ):  # from JAX 0.12 on: the inputs as a tree of constants, of what is carried, and of what is scanned
+    constants, carry, _ = map(len, params['ft_in'].unpack())
+  else:
+    constants, carry = params['num_consts'], params['num_carry']
   while True:  # until the bits of what is carried no longer change: it depends on all that it ever comes from
     counts, outputs = _count_program(params['jaxpr'].jaxpr, inputs)
     carried = [before | after for before, after in zip(inputs[constants:], outputs[:carry], strict=False)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,8 +95,7 @@ class Experiment:
 
   def learning_rate(self, epoch: int) -> float:
     """Returns the learning rate of an epoch."""
-    schedule = optimizer.create_learning_rate_fn(self.config, self.steps_per_epoch)
-    return float(schedule(epoch * self.steps_per_epoch))
+    return float(self._schedule(epoch * self.steps_per_epoch))
 
   def evaluates(self, epoch: int) -> bool:
     """Whether the students are evaluated after an epoch."""
@@ -147,7 +147,11 @@ class Experiment:
     """Saves the students, and waits for it if asked; see `students.save_students`."""
     save_students(self.students, self.states, self.facts, self.replicas, wait)
 
-  @property
+  @functools.cached_property
+  def _schedule(self) -> optax.Schedule:
+    return optimizer.create_learning_rate_fn(self.config, self.steps_per_epoch)
+
+  @functools.cached_property
   def _optimizer(self) -> optax.GradientTransformation:
     return optimizer.create_optimizer(self.config, self.steps_per_epoch)
 

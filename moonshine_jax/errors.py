@@ -1,5 +1,6 @@
 """What a user can put right, and what can go on later: the exceptions, their exit statuses, and lines on stderr."""
 
+import functools
 import sys
 from typing import Any, TextIO
 
@@ -25,11 +26,32 @@ def shown(value: Any) -> str:
   return text if len(text) <= 200 else text[:200] + '...'
 
 
+def printable(text: str) -> str:
+  """Returns the text with all that a reader cannot see written as Python escapes it.
+
+  These are control characters, as the escape sequences of terminals have, marks that reverse the direction of writing
+  or have no width, lone surrogates, and other spaces than the plain one.
+  """
+  return ''.join(
+    character if character.isprintable() else character.encode('unicode_escape').decode() for character in text
+  )
+
+
 def warn(message: str) -> None:
   """Prints one line on stderr."""
-  print('warning: ' + ' '.join(message.split()), file=sys.stderr, flush=True)
+  print('warning: ' + _line(message), file=sys.stderr, flush=True)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+  """Prints one line on stderr, the first time that this process says so."""
+  warn(message)
 
 
 def tell(error: str, stream: TextIO | None = None) -> None:
   """Prints an error as one line, on stderr if not elsewhere."""
-  print('error: ' + ' '.join(error.split()), file=stream or sys.stderr, flush=True)
+  print('error: ' + _line(error), file=stream or sys.stderr, flush=True)
+
+
+def _line(message: str) -> str:
+  return printable(' '.join(message.split()))

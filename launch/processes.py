@@ -96,7 +96,7 @@ def _start(command: Sequence[str], log: Path, environment: dict[str, str]) -> su
 def _open_log(path: Path) -> IO[str]:
   with files.writing(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, 'a')
+    return open(path, 'a', opener=files.open_no_link)
 
 
 def _terminate(running: Mapping[Path, tuple[subprocess.Popen, dict[str, str]]]) -> None:

@@ -5,6 +5,7 @@ of the network's activations (conv2, conv3 and conv4 of a Wide ResNet) and the l
 activation and one image share their colours, black for 0. Needs Matplotlib.
 """
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,7 +92,7 @@ def draw_attention_maps(
 
   from moonshine_jax.report.figures import SVG_SETTINGS  # sets Matplotlib up to write files, too
 
-  with plt.rc_context(SVG_SETTINGS), files.writing(path):
+  with plt.rc_context(SVG_SETTINGS):
     columns = 1 + sum(len(network.maps) for network in networks)
     figure, axes = plt.subplots(
       len(images),
@@ -106,8 +107,10 @@ def draw_attention_maps(
       row[0].imshow(images[i] if images.shape[-1] == 3 else images[i].mean(-1), cmap='gray')
       row[0].set_xlabel(f'image {indices[i]}\nlabel {labels[i]}')
       _draw_row(row[1:], i, labels[i], networks)
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=Path(path).suffix[1:], dpi=150)
     plt.close(figure)
+  files.write_atomically(path, picture.getvalue())
 
 
 def _draw_row(axes: Sequence[Any], i: int, label: int, networks: Sequence[NetworkMaps]) -> None:

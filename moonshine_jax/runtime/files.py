@@ -1,13 +1,18 @@
-"""Files that are written whole or not at all, and records of JSON lines; an error is one line with the path."""
+"""Files that are written whole or not at all, and lines added to one; an error is one line with the path.
+
+A folder may come from a stranger, with links in it: nothing is written through a link that leads out of it.
+"""
 
 import contextlib
-import json
+import errno
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from moonshine_jax.errors import UserError
+from moonshine_jax.runtime import json_files
 
 
 @contextlib.contextmanager
@@ -18,12 +23,68 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     path: what is written inside.
 
   Raises:
-    UserError: without permission or space left, or for a file where a folder should be.
+    UserError: without permission or space left, for a file where a folder should be, and for a link that is not
+      followed.
   """
   try:
     yield
   except OSError as error:
-    raise UserError(f'{path}: cannot be written: {error.strerror or error}') from error
+    reason = 'it is a link' if error.errno == errno.ELOOP else error.strerror or error
+    raise UserError(f'{path}: cannot be written: {reason}') from error
+
+
+def open_no_link(path: str | os.PathLike, flags: int) -> int:
+  """Opens a file, as the `opener` of `open`; raises OSError for a link, and for a pipe that nobody reads."""
+  return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def check_inside(path: str | os.PathLike, folder: str | os.PathLike) -> None:
+  """Raises UserError for a path that is a link, or is behind one, that leads out of a folder."""
+  target = os.path.realpath(path)
+  if not Path(target).is_relative_to(os.path.realpath(folder)):
+    raise UserError(f'{path}: cannot be written: a link leads to {target}, out of {folder}')
+
+
+def make_folder(path: str | os.PathLike, inside: str | os.PathLike) -> None:
+  """Makes a folder inside another, unless it is there.
+
+  Args:
+    path: of the folder.
+    inside: the other folder.
+
+  Raises:
+    UserError: where a link leads out of the other folder, and where the system refuses.
+  """
+  check_inside(path, inside)
+  with writing(path):
+    os.makedirs(path, exist_ok=True)
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+  """Opens a file that takes its name, and the place of an older file, once it is whole and on the disk.
+
+  Args:
+    path: name of the file. A link there is replaced, not followed.
+
+  Yields:
+    The file, open for writing bytes.
+
+  Raises:
+    UserError: where the system refuses.
+  """
+  # A name that nobody can foretell, and a file that must be new: no link can lie there to be written through.
+  partial = Path(path).parent / f'.{secrets.token_hex(16)}.tmp'
+  with writing(path):
+    try:
+      with open(partial, 'xb') as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(partial, path)
+    except BaseException:
+      partial.unlink(missing_ok=True)
+      raise
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
@@ -36,53 +97,22 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
   Raises:
     UserError: where the system refuses.
   """
-  partial = f'{path}.tmp'
-  with writing(path):
-    with open(partial, 'wb') as file:
-      file.write(content.encode() if isinstance(content, str) else content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(partial, path)
+  with new_file(path) as file:
+    file.write(content.encode() if isinstance(content, str) else content)
 
 
 def append_record(path: str | os.PathLike, record: dict[str, Any]) -> None:
   """Appends a record to a file as a line of JSON, which is on the disk on return.
 
   Args:
-    path: of the file, made where there is none.
+    path: of the file, made where there is none; not a link.
     record: of values that JSON has.
 
   Raises:
-    UserError: where the system refuses.
+    UserError: for a number that is not finite, which JSON has not, and where the system refuses.
   """
-  with writing(path), open(path, 'a', encoding='utf-8') as file:
-    file.write(json.dumps(record) + '\n')
+  line = json_files.line(record)
+  with writing(path), open(path, 'a', encoding='utf-8', opener=open_no_link) as file:
+    file.write(line)
     file.flush()
     os.fsync(file.fileno())
-
-
-def read_records(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Reads the records that `append_record` has written into a file.
-
-  Args:
-    path: of the file; without a file there are no records.
-
-  Returns:
-    The records in order, without one that is only half written.
-
-  Raises:
-    UserError: for a line that is no JSON object.
-  """
-  path = Path(path)
-  if not path.exists():
-    return []
-  *lines, _ = path.read_bytes().split(b'\n')  # what follows the last newline is nothing, or half a line
-  records = []
-  for number, line in enumerate(lines, start=1):
-    try:
-      records.append(json.loads(line))
-      if not isinstance(records[-1], dict):
-        raise ValueError(f'{line[:40]!r} is no object')
-    except ValueError as error:
-      raise UserError(f'{path}, line {number}: damaged ({error}): expected a JSON object, as on other lines') from error
-  return records

@@ -83,7 +83,9 @@ class Checkpoints:
       raise UserError(f'{workdir}: no checkpoint in it: expected the workdir of a training run')
     with files.writing(self.folder):
       if create:
-        self.folder.mkdir(exist_ok=True)
+        files.make_folder(self.folder, inside=self._workdir)
+        for path in self.folder.iterdir():
+          files.check_inside(path, self.folder)  # whatever is there is deleted once there are newer ones
       self._manager = ocp.CheckpointManager(
         self.folder,
         options=ocp.CheckpointManagerOptions(

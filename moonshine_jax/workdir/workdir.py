@@ -110,7 +110,7 @@ class Workdir(os.PathLike):
     """Makes the folder and keeps it for this process. Raises UserError where another process has it."""
     with files.writing(self.path):
       self.path.mkdir(parents=True, exist_ok=True)
-      (self.path / LOCK_FILE).touch()
+      open(self.path / LOCK_FILE, 'a', opener=files.open_no_link).close()
     lock = FileLock(self.path / LOCK_FILE, blocking=False, fallback_to_soft=False)
     try:
       lock.acquire()

@@ -68,10 +68,11 @@ setup(
     'jax>=0.10,<0.13',
     'jinja2>=3.1',  # writes the report's page
     'ml-collections>=1.1,<2',
+    'msgspec>=0.19',  # checks JSON files against their schemas
     'numpy>=2.0',
     'optax>=0.2.5,<0.3',
     'orbax-checkpoint>=0.11.30,<0.13',
-    'pillow>=10',  # decodes the images of TFDS without TensorFlow
+    'pillow>=10.1',  # decodes the images of TFDS without TensorFlow
     'scikit-learn>=1.5',  # carries the embedded data set `digits`
     'tabulate>=0.9',  # aligns the columns of tables
     'tensorboardX>=2.6.2,<3',

@@ -6,6 +6,7 @@ A config is checked whole, before anything is read, downloaded or compiled.
 import copy
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,7 @@ MAX_SEED = 2**32 - 1
 MAX_COUNT = 10**9
 MAX_NUMBER = 1e9
 MAX_IMAGE_SIZE = 4096  # pixels on a side
+MAX_PATH = 4095  # bytes, the limit of Linux
 MAX_STUDENT = 255  # characters, the limit of a folder's name
 
 
@@ -74,6 +76,13 @@ def _choice(values: tuple[str, ...]) -> Kind:
   return Kind(lambda value: value in values, 'one of ' + ', '.join(values))
 
 
+def _may_be_path(text: str) -> bool:
+  try:
+    return '\0' not in text and len(os.fsencode(text)) <= MAX_PATH
+  except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+    return False
+
+
 def _increasing_epochs(value: Any) -> bool:
   return (
     isinstance(value, tuple)
@@ -88,8 +97,11 @@ _FRACTION = _number(lambda value: 0 <= value <= 1, 'from 0 to 1')
 _MOMENTUM = _number(lambda value: 0 <= value < 1, 'from 0 to below 1')
 _TEMPERATURE = _number(lambda value: 1e-3 <= value <= 1e6, 'from 0.001 to 1e+06')
 _BOOL = Kind(lambda value: isinstance(value, bool), 'True or False')
-_TEXT = Kind(lambda value: isinstance(value, str), 'a string')
 _NAME = Kind(lambda value: isinstance(value, str) and bool(value), 'a string that is not empty')
+_PATH = Kind(lambda value: isinstance(value, str) and _may_be_path(value), 'a string that may be a path')
+_PATH_OR_NAME = Kind(
+  lambda value: _PATH.valid(value) and bool(value), 'a string that is not empty, and that may be a path or a name'
+)
 _TEXTS = Kind(
   lambda value: isinstance(value, tuple) and all(isinstance(text, str) for text in value), 'a tuple of strings'
 )
@@ -109,7 +121,7 @@ FIELDS: dict[str, Field] = {
   'model.seed': Field(0, _integer(0, MAX_SEED), 'of the initial parameters'),
   'model.network': Field(
     'wide_resnet',
-    _NAME,
+    _PATH_OR_NAME,
     'wide_resnet, resnet, or a function that returns a linen module: package.module:function, path/file.py:function',
   ),
   'model.depth': Field(40, _integer(1), 'layers; not of a function'),
@@ -118,8 +130,8 @@ FIELDS: dict[str, Field] = {
     'S', _NAME, 'one notation for the network; several, separated by commas, for its groups; or one for every block'
   ),
   'model.dtype': Field('float32', _choice(DTYPES), 'of the computation', recipe=True),
-  'data.name': Field('cifar10', _NAME, 'of TFDS, or digits, or a function that returns arrays'),
-  'data.data_dir': Field('', _TEXT, "where TFDS's data is, or goes; empty for ~/tensorflow_datasets"),
+  'data.name': Field('cifar10', _PATH_OR_NAME, 'of TFDS, or digits, or a function that returns arrays'),
+  'data.data_dir': Field('', _PATH, "where TFDS's data is, or goes; empty for ~/tensorflow_datasets"),
   'data.train_split': Field('train', _NAME, 'or a part of it, as TFDS writes one: train[:50%]', recipe=True),
   'data.test_split': Field('test', _NAME, 'or a part of it', recipe=True),
   'data.feed': Field('resident', _choice(FEEDS), 'the data set on the devices; or stream, from the host'),
@@ -135,7 +147,7 @@ FIELDS: dict[str, Field] = {
   'optimizer.weight_decay': Field(5e-4, _NOT_NEGATIVE, 'on every parameter', recipe=True),
   'optimizer.decay_factor': Field(0.2, _POSITIVE, 'of the learning rate, at each decay', recipe=True),
   'optimizer.decay_epochs': Field((60, 120, 160), _EPOCHS, 'epochs after which the learning rate falls', recipe=True),
-  'distill.teacher': Field('', _TEXT, "the teacher's workdir; empty for no distillation"),
+  'distill.teacher': Field('', _PATH, "the teacher's workdir; empty for no distillation"),
   'distill.students': Field(
     (),
     _TEXTS,
@@ -262,7 +274,7 @@ def difference(ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDic
   """Returns in words where a run of one config cannot go on as a run of the other; empty where it can."""
   ours, theirs = flatten(ours), flatten(theirs)
   return ', '.join(
-    f'config.{name}={ours.get(name)!r} (there: {theirs.get(name)!r})'
+    f'config.{name}={shown(ours.get(name))} (there: {shown(theirs.get(name))})'
     for name in sorted({*ours, *theirs} - MAY_DIFFER)
     if ours.get(name) != theirs.get(name)
   )
@@ -274,11 +286,15 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
-  """Returns the config of `to_json`; JSON's lists become the tuples that they were."""
+  """Returns the config of `to_json`; JSON's lists become the tuples that they were.
 
-  def restore(value: Any) -> Any:
-    if isinstance(value, dict):
-      return {name: restore(item) for name, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
-
-  return ml_collections.ConfigDict(restore(values))
+  Raises UserError, naming the field, as `check_fields`.
+  """
+  flat = traverse_util.flatten_dict(values)
+  for path in flat:
+    if '.'.join(path) not in FIELDS or any('.' in name for name in path):
+      raise UserError(f'config.{shown(".".join(path))[1:-1]}: no such field: expected {", ".join(FIELDS)}')
+  fields = {path: tuple(value) if isinstance(value, list) else value for path, value in flat.items()}
+  config = ml_collections.ConfigDict(traverse_util.unflatten_dict(fields))
+  check_fields(config)
+  return config

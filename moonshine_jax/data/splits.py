@@ -3,8 +3,9 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from moonshine_jax.data.decoding import Decoders
@@ -12,6 +13,11 @@ from moonshine_jax.errors import UserError
 
 CHUNK = 1000  # examples that are decoded at a time: TFDS is twice as fast by batches as one by one
 SAMPLE = 2000  # training images from which the channels' statistics are measured, where images are of any size
+
+# Bounds of `Facts`, beyond any data set's.
+MAX_SIDE = 2**16  # pixels, or channels
+MAX_CLASSES = 10**7
+MAX_PIXEL = 1e6  # a mean, or a standard deviation, in the units of uint8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +60,11 @@ class Split:
 class CroppedSplit:
   """A split whose images are of any size: they are decoded and cropped to one size whenever they are taken."""
 
-  def __init__(self, decoders: Decoders, split: str, examples: int):
+  def __init__(self, decoders: Decoders, split: str, examples: int, num_classes: int):
     self._decoders = decoders
     self._split = split
     self._examples = examples
+    self._num_classes = num_classes
 
   def __len__(self) -> int:
     return self._examples
@@ -73,11 +80,10 @@ class CroppedSplit:
       The images, uint8 (..., size, size, channels), and the labels, int32 (...).
 
     Raises:
-      UserError: where an example cannot be read or has no label.
+      UserError: where an example cannot be read or has no label of a class.
     """
     images, labels = self._decoders.read(self._split, index.ravel(), key)
-    if labels.min() < 0:
-      raise UserError(f'split {self._split!r}: some examples have no label')
+    check_labels(f'split {self._split!r}', labels, self._num_classes)
     return images.reshape(*index.shape, *images.shape[1:]), labels.reshape(index.shape)
 
   def sample(self) -> np.ndarray:
@@ -100,10 +106,15 @@ class Facts:
     std: the standard deviation of these pixels, for each channel, in the units of uint8.
   """
 
-  image_shape: tuple[int, ...]
-  num_classes: int
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
+  image_shape: tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)], ...]
+  num_classes: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLASSES)]
+  mean: tuple[Annotated[float, msgspec.Meta(ge=-MAX_PIXEL, le=MAX_PIXEL)], ...]
+  std: tuple[Annotated[float, msgspec.Meta(gt=0, le=MAX_PIXEL)], ...]
+
+  def __post_init__(self) -> None:
+    """Raises ValueError where the channels of the images and of the statistics differ."""
+    if len(self.image_shape) != 3 or {len(self.mean), len(self.std)} - {1, self.image_shape[-1]}:
+      raise ValueError(f'images of {self.image_shape} with {len(self.mean)} means and {len(self.std)} deviations')
 
   def to_json(self) -> dict[str, Any]:
     """Returns the facts as values that JSON has."""
@@ -111,11 +122,16 @@ class Facts:
 
   @classmethod
   def from_json(cls, values: dict[str, Any]) -> 'Facts':
-    """Returns the facts from values that `to_json` gave, after a way through JSON or not."""
-    fields: dict[str, Any] = {
-      name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    return cls(**fields)
+    """Returns the facts from values that `to_json` gave, through JSON or not. Raises ValueError for others."""
+    return msgspec.convert(values, cls)
+
+
+def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
+  """Raises UserError, which begins with `where`, for labels that are of no class."""
+  if labels.min() < 0:
+    raise UserError(f'{where}: some examples have no label')
+  if labels.max() >= num_classes:
+    raise UserError(f'{where}: a label is {labels.max()}: expected less than {num_classes}, the number of classes')
 
 
 def read_part(splits: Mapping[str, Split], split: str, data: str) -> Split:

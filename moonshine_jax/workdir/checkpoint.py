@@ -14,21 +14,24 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
+from msgspec import Meta
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, warn
-from moonshine_jax.models.factory import create_network
-from moonshine_jax.runtime import files
+from moonshine_jax.models import factory
+from moonshine_jax.runtime import files, json_files
 
 Tree = dict[str, Any]
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
 FOLDER = 'checkpoints'  # in a workdir
+METADATA_FILE = 'metadata'  # in the folder of the same name, which is one of a checkpoint's
 KEPT = 2  # the newest, and one to fall back on
 # Of several processes only the first has checkpoints, and waits for no other.
 ALONE = ocp.options.MultiprocessingOptions(
@@ -61,6 +64,20 @@ class Metadata:
   facts: Facts
   epoch_metrics: dict[str, np.ndarray]
   arrays: dict[str, dict[str, Any]]
+
+
+class _Array(TypedDict):
+  shape: list[Annotated[int, Meta(ge=0)]]
+  crc32: Annotated[int, Meta(ge=0, lt=2**32)]
+
+
+class _SavedMetadata(TypedDict):
+  """The schema of the metadata."""
+
+  config: dict[str, Any]
+  data: Facts
+  epoch_metrics: dict[str, list[Annotated[float, Meta(ge=-MAX_FLOAT32, le=MAX_FLOAT32)]]]
+  arrays: dict[str, _Array]
 
 
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
@@ -99,7 +116,7 @@ class Checkpoints:
         item_handlers={
           'variables': ocp.StandardCheckpointHandler(multiprocessing_options=ALONE),
           'progress': ocp.StandardCheckpointHandler(multiprocessing_options=ALONE),
-          'metadata': ocp.JsonCheckpointHandler(multiprocessing_options=ALONE),
+          'metadata': ocp.JsonCheckpointHandler(METADATA_FILE, multiprocessing_options=ALONE),
         },
       )
 
@@ -183,7 +200,7 @@ class Checkpoints:
     while steps := self.steps:
       try:
         metadata = self._metadata(steps[-1])
-        shapes = create_network(metadata.config.model, metadata.facts).shapes(metadata.facts.image_shape)
+        shapes = factory.create_network(metadata.config.model, metadata.facts).shapes(metadata.facts.image_shape)
         return self._trees(metadata, {'variables': shapes})['variables'], metadata
       except DamagedError as error:
         self.set_aside(steps[-1], error)
@@ -221,14 +238,20 @@ class Checkpoints:
 
   def _metadata(self, step: int) -> Metadata:
     with self._reading(step):
-      values = dict(self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())).metadata)
-      if values.pop('crc32') != _json_crc32(values):
+      values = json_files.parse(
+        json_files.read_bytes(self.folder / str(step) / 'metadata' / METADATA_FILE), dict[str, Any]
+      )
+      if values.pop('crc32', None) != _json_crc32(values):
         raise ValueError('its metadata are not those that were written')
+      checked = json_files.check(values, _SavedMetadata)
+      config = config_lib.from_json(checked['config'])
+      if not factory.is_user_defined(config.model):  # whose function is looked for when the network is built
+        factory.check_model(config.model)
       return Metadata(
         step,
-        config_lib.from_json(values['config']),
+        config,
         Facts.from_json(values['data']),
-        {name: np.asarray(metric, np.float32) for name, metric in values['epoch_metrics'].items()},
+        {name: np.asarray(metric, np.float32) for name, metric in checked['epoch_metrics'].items()},
         values['arrays'],
       )
 
@@ -296,4 +319,5 @@ def _in_short(error: Exception) -> str:
   number = re.search(r"os_error_code='(\d+)'", str(error))
   if number:
     return os.strerror(int(number[1]))
-  return (getattr(error, 'strerror', None) or f'{type(error).__name__}: {error}')[:200]
+  said = f'{error}' if isinstance(error, UserError | ValueError) else f'{type(error).__name__}: {error}'
+  return (getattr(error, 'strerror', None) or said)[:200]

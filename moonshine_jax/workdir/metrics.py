@@ -1,19 +1,31 @@
 """The metrics of a run, a record for each epoch: JSON lines and TensorBoard."""
 
-import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+from msgspec import Meta
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from moonshine_jax.errors import UserError
-from moonshine_jax.runtime import files
+from moonshine_jax.runtime import files, json_files
 
 FILE = 'metrics.jsonl'
+
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Percent = Annotated[float, Meta(ge=0, le=100)]
+
+
+class Record(TypedDict):
+  """The schema of a record. Its other fields are metrics that nothing reads again."""
+
+  epoch: Count
+  step: Count
+  test_error: NotRequired[Percent]
+  best_test_error: NotRequired[Percent]
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -21,12 +33,12 @@ def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
   Raises UserError where the file is damaged.
   """
-  return files.read_records(Path(workdir) / FILE)
+  return [dict(record) for record in json_files.read_records(Path(workdir) / FILE, Record)]
 
 
 def write(workdir: str | os.PathLike, records: list[dict[str, Any]]) -> None:
   """Writes the records of a workdir in place of those that are there. Raises UserError where they cannot be written."""
-  files.write_atomically(Path(workdir) / FILE, ''.join(json.dumps(record) + '\n' for record in records))
+  files.write_atomically(Path(workdir) / FILE, ''.join(map(json_files.line, records)))
 
 
 class Writer:
@@ -48,8 +60,8 @@ class Writer:
       UserError: where a record of these epochs is missing, or the files cannot be written.
     """
     self._path = Path(workdir) / FILE
-    self.records = [record for record in read(workdir) if record.get('epoch', 0) <= epochs]
-    if [record.get('epoch') for record in self.records] != list(range(1, epochs + 1)):
+    self.records = [record for record in read(workdir) if record['epoch'] <= epochs]
+    if [record['epoch'] for record in self.records] != list(range(1, epochs + 1)):
       raise UserError(
         f'{self._path}: expected a record of each epoch from 1 to {epochs}, as the checkpoint has them '
         'behind it: bring the file back, or begin in another workdir'
@@ -57,16 +69,16 @@ class Writer:
     write(workdir, self.records)
     # Synchronous, unlike SummaryWriter, whose thread dies of a full disk unseen, so that its queue blocks for good.
     with files.writing(workdir):
-      folder = Path(workdir) / 'tensorboard'
-      folder.mkdir(exist_ok=True)
+      folder = Path(workdir).absolute() / 'tensorboard'  # of a relative path the library may see a bucket's address
+      files.make_folder(folder, inside=workdir)
       self._events = EventsWriter(str(folder / 'events'), f'.{time.time_ns()}')  # another file for every start
       first_step = self.records[-1]['step'] + 1 if self.records else 1
       self._events.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
   def write(self, record: dict[str, Any]) -> None:
     """Adds a record, which holds at least 'epoch' and 'step'; it is on the disk on return."""
-    self.records.append(record)
     files.append_record(self._path, record)
+    self.records.append(record)
     values = [
       Summary.Value(tag=name, simple_value=value) for name, value in record.items() if name not in ('epoch', 'step')
     ]

@@ -1,7 +1,6 @@
 """Provenance: where and how a run or a measurement was made."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -9,17 +8,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import jax
 import ml_collections
+from msgspec import Meta
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
-from moonshine_jax.runtime import cpu, files
+from moonshine_jax.runtime import cpu, files, json_files
 
 FILE = 'environment.jsonl'  # in a workdir
+
+
+class Start(TypedDict):
+  """The schema of a start. Other versions record other fields of the environment, which are shown and not read."""
+
+  step: NotRequired[Annotated[int, Meta(ge=0)]]
+  config: NotRequired[dict[str, Any]]
+  data: NotRequired[Facts]
 
 
 def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, facts: Facts, step: int) -> None:
@@ -33,7 +41,7 @@ def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
     'config': config_lib.to_json(config),
     'data': facts.to_json(),
   }
-  files.write_atomically(path, ''.join(json.dumps(record) + '\n' for record in [*read_starts(workdir), start]))
+  files.write_atomically(path, ''.join(map(json_files.line, [*read_starts(workdir), start])))
 
 
 def read_starts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -41,7 +49,7 @@ def read_starts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
   Raises UserError where the file is damaged.
   """
-  return files.read_records(Path(workdir) / FILE)
+  return [dict(start) for start in json_files.read_records(Path(workdir) / FILE, Start)]
 
 
 def read_facts(workdir: str | os.PathLike) -> Facts:

@@ -14,7 +14,7 @@ from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models import factory
-from moonshine_jax.runtime import files
+from moonshine_jax.runtime import files, json_files
 from moonshine_jax.workdir import metrics, provenance
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ class Workdir(os.PathLike):
     if not self.begun:
       raise UserError(f'{self}: no {CONFIG_FILE} in it: expected the workdir of a training run')
     try:
-      config = config_lib.from_json(json.loads(path.read_text()))
-      config_lib.check_fields(config)
-    except (OSError, TypeError, ValueError, AttributeError, UserError) as error:
+      config = config_lib.from_json(json_files.parse(json_files.read_bytes(path), dict[str, Any]))
+    except (ValueError, UserError) as error:
       raise UserError(
         f'{path}: damaged ({error}): expected the config of a run; training writes it anew where it is '
         'deleted, if the checkpoints are of the same config'

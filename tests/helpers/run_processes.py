@@ -21,8 +21,8 @@ import orbax.checkpoint as ocp
 
 from moonshine_jax import errors
 from moonshine_jax.cli import app
-from moonshine_jax.runtime import files
 from moonshine_jax.training import loop
+from moonshine_jax.workdir import metrics
 
 FLAGS = (
   '--config=configs/digits.py',
@@ -131,7 +131,7 @@ def assert_same(ours: Path, theirs: Path) -> None:
     assert len(leaves[0]) == len(leaves[1]) > 5
     for (path, left), (_, right) in zip(*leaves, strict=True):
       np.testing.assert_array_equal(left, right, err_msg=jax.tree_util.keystr(path), strict=True)
-  records = [files.read_records(workdir / 'metrics.jsonl') for workdir in (ours, theirs)]
+  records = [metrics.read(workdir) for workdir in (ours, theirs)]
   for each in records:
     assert (ours / 'metrics.jsonl').read_bytes().endswith(b'\n')
     assert [record['epoch'] for record in each] == list(range(1, len(each) + 1))

@@ -21,7 +21,7 @@ def test_progress_is_weighted_by_multiply_adds(monkeypatch, tmp_path):
   shown = progress.SweepProgress({**teacher.networks, **student.networks}, together=4)
   assert 'to go' not in shown.line()
   (tmp_path / 'teacher').mkdir()
-  (tmp_path / 'teacher/metrics.jsonl').write_text('{"epoch": 1}\n')
+  (tmp_path / 'teacher/metrics.jsonl').write_text('{"epoch": 1, "step": 10}\n')
   now[0] = 60.0
   share = (
     26_657_408 * 3 / (26_657_408 * 6 + progress.training_multiply_adds(student.config, teacher.config, together=4))

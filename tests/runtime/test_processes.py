@@ -20,8 +20,9 @@ import pytest
 from moonshine_jax import errors
 from moonshine_jax.cli import app
 from moonshine_jax.errors import UserError
-from moonshine_jax.runtime import files, processes, watchdog
+from moonshine_jax.runtime import processes, watchdog
 from moonshine_jax.training import loop
+from moonshine_jax.workdir import metrics, provenance
 from tests.helpers import run_processes
 
 EPOCHS = 3
@@ -140,7 +141,7 @@ def assert_close(ours, theirs, steps=STEPS):
     np.testing.assert_allclose(
       left, right, rtol=0, atol=2e-4 * max(1.0, np.abs(right).max()), err_msg=jax.tree_util.keystr(path)
     )
-  records = [files.read_records(workdir / 'metrics.jsonl') for workdir in (ours, theirs)]
+  records = [metrics.read(workdir) for workdir in (ours, theirs)]
   assert [each['epoch'] for each in records[0]] == list(range(1, EPOCHS + 1))
   for left, right in zip(*records, strict=True):
     assert left.keys() == right.keys()
@@ -180,9 +181,9 @@ def test_two_processes_train_what_one_trains(alone, together):
   assert [path.name for path in sorted(workdir.iterdir())] == [path.name for path in sorted(alone.iterdir())]
   assert [path.name for path in sorted((workdir / 'checkpoints').iterdir())] == ['20', '30']
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
-  (start,) = files.read_records(workdir / 'environment.jsonl')
+  (start,) = provenance.read_starts(workdir)
   assert (start['devices'], start['processes']) == (4, 2)
-  assert files.read_records(workdir / 'metrics.jsonl')[-1]['test_error'] * 5 % 1 == 0
+  assert metrics.read(workdir)[-1]['test_error'] * 5 % 1 == 0
   assert re.fullmatch(f'{workdir}: test error .* after {EPOCHS} epochs .*\n', processes.outputs[0])
   assert [line.split()[:2] for line in processes.errors[0].splitlines()] == [
     ['epoch', f'{i}/{EPOCHS}'] for i in range(1, EPOCHS + 1)
@@ -268,7 +269,7 @@ def test_evaluation_by_two_processes(together):
   processes = Processes(workdir, 2, 2, '--json', command='evaluate')
   assert processes.finish() == [0, 0], processes.errors
   assert processes.outputs[1] == '' and processes.errors == ['', '']
-  record = files.read_records(workdir / 'metrics.jsonl')[-1]
+  record = metrics.read(workdir)[-1]
   result = json.loads(processes.outputs[0])
   assert result['test_error'] == record['test_error'] and result['examples'] == 500
   np.testing.assert_allclose(result['test_loss'], record['test_loss'], rtol=1e-6)

@@ -20,7 +20,7 @@ from moonshine_jax.runtime import files, signals
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import evaluation, loop, optimizer
 from moonshine_jax.training.progress import ProgressBar
-from moonshine_jax.workdir import checkpoint, metrics
+from moonshine_jax.workdir import checkpoint, metrics, provenance
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import Workdir
 from tests.helpers import run_processes
@@ -70,7 +70,7 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
   assert [each['epoch'] for each in metrics.read(workdir)] == [1, 2]
   loop.train_and_evaluate(config, workdir)
   run_processes.assert_same(workdir, Path(whole))
-  starts = files.read_records(workdir / 'environment.jsonl')
+  starts = provenance.read_starts(workdir)
   assert [start['step'] for start in starts] == [0, 2]
   assert starts[1]['jax'] == jax.__version__ and starts[1]['backend'] == 'cpu'
   assert shlex.split(starts[1]['command']) == sys.orig_argv

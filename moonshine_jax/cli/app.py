@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -61,15 +62,35 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(command: Command, arguments: list[str]) -> None:
+  _import_jax()
   values, rest = _parse(command, arguments)
   importlib.import_module(command.module).main(values, *rest)
+
+
+def _import_jax() -> None:
+  """Imports JAX, which reads its environment variables. Raises UserError for a value that it refuses."""
+  try:
+    importlib.import_module('jax')
+  except ValueError as error:
+    named = {name: value for name, value in os.environ.items() if name.startswith('JAX_')}
+    blamed = {
+      name: value for name, value in named.items() if name.lower() in str(error).lower() or repr(value) in str(error)
+    } or named
+    raise UserError(
+      f'{" ".join(f"{name}={value}" for name, value in blamed.items())}: JAX refuses the environment ({error}): '
+      "expected a value as in JAX's documentation, or none"
+    ) from error
 
 
 def _guard(function: Callable[[], None]) -> None:
   """Calls a function; what it raises ends the process, with the exit status that stands for it."""
   try:
     try:
-      function()
+      try:
+        function()
+      except (RuntimeError, AssertionError):  # as of any first use of a device where JAX finds none
+        importlib.import_module('moonshine_jax.runtime.devices').local_devices()
+        raise
     except UserError as error:
       tell(str(error))
       sys.exit(MISTAKE)
@@ -106,9 +127,13 @@ def _parse(command: Command, arguments: list[str]) -> tuple[FlagValues, list[str
   sys.argv = [sys.argv[0], *arguments]  # where ml_collections looks for the fields that are overridden
   try:
     rest = values(sys.argv)[1:]
-  except SyntaxError as error:
-    raise UserError(f'--config: {error.filename}, line {error.lineno}: not Python: {error.msg}') from error
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+  except (UserError, Preempted):
+    raise
+  except Exception as error:  # whatever a config file raises
+    if message := _fault_of_config(error, arguments):
+      raise UserError(message) from error
+    if not isinstance(error, flags.Error | AttributeError | KeyError | TypeError | ValueError | OSError):
+      raise
     raise UserError(_explain(error, arguments)) from error
   if len(rest) > len(command.arguments):
     raise UserError(f'unexpected argument {rest[len(command.arguments)]!r}: flags are written --name=value')
@@ -159,6 +184,23 @@ def _check_config(values: FlagValues) -> None:
   except AttributeError as error:
     raise UserError(f'--config: expected a ConfigDict of get_config, not {type(values.config).__name__}') from error
   config_lib.check(values.config)
+
+
+def _fault_of_config(error: Exception, arguments: Sequence[str]) -> str:
+  """Where and how the file of --config failed, in a line; empty where it did not."""
+  path = next((match[1] for each in arguments if (match := re.fullmatch(r'--?config=([^:]+).*', each))), '')
+  cause: BaseException | None = error
+  while cause is not None:  # ml_collections and absl raise errors of their own in place of the config's
+    if isinstance(cause, SyntaxError):
+      return f'--config: {cause.filename}, line {cause.lineno}: not Python: {cause.msg}'
+    lines = [frame.lineno for frame in traceback.extract_tb(cause.__traceback__) if frame.filename == path]
+    called = isinstance(cause, AttributeError | TypeError) and 'get_config' in str(cause).splitlines()[0]
+    if lines or called:
+      line = f', line {lines[-1]}' if lines else ''
+      hint = ': moonshine_jax.configs is found from every folder' if getattr(cause, 'name', '') == 'configs' else ''
+      return f'--config: {path}{line}: {type(cause).__name__}: {cause}{hint}'
+    cause = cause.__context__
+  return ''
 
 
 def _explain(error: Exception, arguments: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ one device none of these changes anything.
 
 import collections
 import functools
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,10 @@ AXIS = 'batch'
 # catch up.
 IN_FLIGHT = 4
 
+# The environment variables that choose devices, and the module that each platform but the CPU needs.
+ASKS_FOR_DEVICES = ('JAX_PLATFORMS', 'JAX_NUM_CPU_DEVICES', 'CUDA_VISIBLE_DEVICES', 'XLA_FLAGS')
+PLUGINS = {'cuda': 'jax_cuda13_plugin', 'tpu': 'libtpu'}
+
 
 def use_all_cores(batch_size: int, processes: int = 1) -> None:
   """Divides the CPU into a device per core, as far as the devices divide the batch; to be called before JAX is used.
@@ -39,12 +44,35 @@ def use_all_cores(batch_size: int, processes: int = 1) -> None:
   Args:
     batch_size: examples in the batch of a step, over all devices of all processes.
     processes: number of processes, each on a different CPU.
+
+  Raises:
+    UserError: for 0 devices in $JAX_NUM_CPU_DEVICES.
   """
+  if jax.config.values['jax_num_cpu_devices'] == 0:
+    raise UserError('JAX_NUM_CPU_DEVICES=0: expected at least 1, the devices into which a CPU is divided')
   divided = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
   if jax.config.values['jax_num_cpu_devices'] < 0 and not divided:
     share, remainder = divmod(batch_size, processes)
     devices = 1 if remainder else max(n for n in range(1, available_cores() + 1) if share % n == 0)
     jax.config.update('jax_num_cpu_devices', devices)
+
+
+def local_devices() -> list[jax.Device]:
+  """Returns the devices of this process.
+
+  Raises:
+    UserError: where JAX cannot start what the environment asks for: says what was asked, what is installed, and how to
+      install the rest.
+  """
+  try:
+    return jax.local_devices()
+  except (RuntimeError, AssertionError) as error:  # JAX asserts where an asked platform has no plugin
+    asked = ' '.join(f'{name}={os.environ[name]}' for name in ASKS_FOR_DEVICES if os.environ.get(name))
+    installed = ['cpu', *(name for name, module in PLUGINS.items() if importlib.util.find_spec(module))]
+    raise UserError(
+      f'{asked or "JAX"}: no such device is found ({str(error) or "no plugin"}): installed: {", ".join(installed)}; '
+      "for an NVIDIA GPU: pip install 'moonshine-jax[cuda]', for Cloud TPU: pip install 'moonshine-jax[tpu]'"
+    ) from error
 
 
 class Replicas:
@@ -62,9 +90,9 @@ class Replicas:
       devices: of this process; by default, all devices of all processes.
 
     Raises:
-      UserError: where processes have different numbers of devices.
+      UserError: where JAX finds no device, or processes have different numbers of them.
     """
-    self.devices = tuple(devices or jax.local_devices())
+    self.devices = tuple(devices or local_devices())
     self._all_devices = self.devices
     if jax.process_count() > 1:
       self._all_devices = tuple(sorted(jax.devices(), key=lambda device: device.process_index))

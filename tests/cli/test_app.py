@@ -105,6 +105,30 @@ def test_a_mistake_is_one_line(monkeypatch, capsys, arguments, message):
   assert (status, output) == (2, '') and errors.startswith(f'error: {message}') and errors.count('\n') == 1
 
 
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    (
+      'from configs import digits',
+      ', line 1: ModuleNotFoundError: import of configs halted; None in sys.modules: moonshine_jax.configs is found',
+    ),
+    ('def get_config():\n  return {}["a"]', ", line 2: KeyError: 'a'"),
+    ('def get_config():\n  return int("x")', ", line 2: ValueError: invalid literal for int() with base 10: 'x'"),
+    ('def get_config(:', ', line 1: not Python: '),
+    ('x = 1', ": AttributeError: module 'config_config' has no attribute 'get_config'"),
+    ('def get_config(size):\n  return size', ': TypeError: get_config() missing 1 required positional argument'),
+  ],
+)
+def test_the_line_of_a_config_that_fails_is_told(monkeypatch, capsys, tmp_path, text, message):
+  path = tmp_path / 'mine.py'
+  path.write_text(text)
+  monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # the config of another test
+  monkeypatch.setitem(sys.modules, 'configs', None)  # as where the top of the clone is not on Python's path
+  status, output, errors = moonshine(monkeypatch, capsys, 'train', f'--config={path}', '--workdir=none')
+  assert (status, output) == (2, '') and errors.startswith(f'error: --config: {path}{message}')
+  assert errors.count('\n') == 1
+
+
 def test_a_config_is_found_by_its_name_unless_there_is_such_a_file(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   assert app.config_path('digits').read_text() == Path(digits.__file__).read_text()

@@ -75,3 +75,35 @@ def test_a_cpu_is_as_many_devices_as_cores_that_divide_the_batch(environment, ba
     check=True,
   )
   assert int(result.stdout) == devices
+
+
+@pytest.mark.parametrize(
+  ('variable', 'value', 'message'),
+  [
+    (
+      'JAX_PLATFORMS',
+      'cuda',
+      'no such device is found (no plugin): installed: cpu; for an NVIDIA GPU: pip install ',
+    ),
+    ('JAX_PLATFORMS', 'cdua', "no such device is found (Unable to initialize backend 'cdua'"),
+    ('JAX_NUM_CPU_DEVICES', '0', 'expected at least 1, the devices into which a CPU is divided'),
+    ('JAX_NUM_CPU_DEVICES', 'x', 'JAX refuses the environment'),
+    ('JAX_ENABLE_X64', 'maybe', 'JAX refuses the environment'),
+  ],
+)
+def test_an_environment_without_such_devices_is_one_line(variable, value, message, tmp_path):
+  code = "from moonshine_jax.cli import app; app.run('train', ['--config=digits', '--workdir=none'])"
+  environment = {name: text for name, text in os.environ.items() if name != 'XLA_FLAGS'} | {variable: value}
+  run = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+  )
+  assert run.returncode == 2 and run.stderr.startswith(f'error: {variable}={value}: {message}')
+  assert run.stderr.count('\n') == 1 and not list(tmp_path.glob('none*'))
+
+
+def test_any_command_tells_of_a_device_that_is_not_found():
+  code = 'import jax; from moonshine_jax.cli import app; app._guard(lambda: jax.numpy.zeros(3))'
+  run = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, env=os.environ | {'JAX_PLATFORMS': 'tpu'}
+  )
+  assert run.returncode == 2 and run.stderr.startswith('error: JAX_PLATFORMS=tpu') and run.stderr.count('\n') == 1

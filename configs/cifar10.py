@@ -1,4 +1,4 @@
-"""CIFAR-10 with the paper's recipe (section 4.1): the teacher WRN-40-2, and what changes for a student.
+r"""CIFAR-10 with the paper's recipe (section 4.1): the teacher WRN-40-2, and what changes for a student.
 
   moonshine train --config=configs/cifar10.py --workdir=runs/teacher
 

@@ -1,4 +1,4 @@
-"""ImageNet with the recipe of its ResNets (He et al., 2016; 90 epochs): the teacher ResNet-18, and cheap students.
+r"""ImageNet with the recipe of its ResNets (He et al., 2016; 90 epochs): the teacher ResNet-18, and cheap students.
 
   moonshine train --config=configs/imagenet.py --workdir=runs/teacher --config.model.dtype=bfloat16
 

@@ -27,7 +27,7 @@ MAX_SEED = 2**32 - 1
 MAX_COUNT = 10**9
 MAX_NUMBER = 1e9
 MAX_IMAGE_SIZE = 4096  # pixels on a side
-MAX_PATH = 4095  # bytes, the limit of Linux
+MAX_PATH, MAX_FILE_NAME = 4095, 255  # bytes, the limits of Linux
 MAX_STUDENT = 255  # characters, the limit of a folder's name
 
 
@@ -78,7 +78,8 @@ def _choice(values: tuple[str, ...]) -> Kind:
 
 def _may_be_path(text: str) -> bool:
   try:
-    return '\0' not in text and len(os.fsencode(text)) <= MAX_PATH
+    encoded = os.fsencode(text)
+    return '\0' not in text and len(encoded) <= MAX_PATH and max(map(len, encoded.split(b'/'))) <= MAX_FILE_NAME
   except UnicodeEncodeError:  # a lone surrogate that stands for no byte
     return False
 

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.core
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
+from msgspec import Meta
 
 from moonshine_jax.cost.activations import Activations
 from moonshine_jax.cost.multiply_adds import IMAGES_BIT, UncountableError, count_multiply_adds
@@ -30,8 +31,8 @@ class Cost:
     multiply_adds: for one image; see `multiply_adds`. None where they cannot be counted.
   """
 
-  parameters: int
-  multiply_adds: int | None
+  parameters: Annotated[int, Meta(ge=0)]
+  multiply_adds: Annotated[int, Meta(ge=0)] | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,9 +90,10 @@ def draw_attention_maps(
   import matplotlib.pyplot as plt
   from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-  from moonshine_jax.report.figures import SVG_SETTINGS  # sets Matplotlib up to write files, too
+  from moonshine_jax.report.figures import label_text, plot_settings  # sets Matplotlib up to write files, too
 
-  with plt.rc_context(SVG_SETTINGS):
+  titled = [network._replace(title=label_text(network.title)) for network in networks]
+  with plot_settings():
     columns = 1 + sum(len(network.maps) for network in networks)
     figure, axes = plt.subplots(
       len(images),
@@ -106,7 +107,7 @@ def draw_attention_maps(
     for i, row in enumerate(axes):
       row[0].imshow(images[i] if images.shape[-1] == 3 else images[i].mean(-1), cmap='gray')
       row[0].set_xlabel(f'image {indices[i]}\nlabel {labels[i]}')
-      _draw_row(row[1:], i, labels[i], networks)
+      _draw_row(row[1:], i, labels[i], titled)
     picture = io.BytesIO()
     figure.savefig(picture, format=Path(path).suffix[1:], dpi=150)
     plt.close(figure)
@@ -129,12 +130,13 @@ def _draw_row(axes: Sequence[Any], i: int, label: int, networks: Sequence[Networ
 
 
 def open_workdirs(
-  workdirs: Sequence[str],
+  workdirs: Sequence[str], trust_code: bool = False
 ) -> tuple[splits.Split | splits.CroppedSplit, list[tuple[str, Network, Any]]]:
   """Opens the networks of workdirs, trained on one data set, and the test split of that data set.
 
   Args:
     workdirs: workdirs of the networks.
+    trust_code: whether user-defined functions that they name are loaded, whatever they are: see `Trained.open`.
 
   Returns:
     The test split, and the title, the network and the variables of each workdir.
@@ -142,7 +144,7 @@ def open_workdirs(
   Raises:
     UserError: if a workdir has no checkpoint, or the networks are of different data sets.
   """
-  opened = [Trained.open(workdir) for workdir in workdirs]
+  opened = [Trained.open(workdir, trust_code) for workdir in workdirs]
   first = opened[0]
   networks = []
   for workdir, trained in zip(workdirs, opened, strict=True):

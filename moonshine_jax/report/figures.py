@@ -1,8 +1,10 @@
 """Figures 3 and 4 of the paper, learning curves, and how all plots look: needs Matplotlib, the extra `report`."""
 
+import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,6 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
+from moonshine_jax.errors import printable
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.report.tables import Table, TableRow
 
@@ -26,13 +29,15 @@ STYLES = {
   'S-2x2': ('tab:orange', 's'),
   'mixed': ('tab:gray', 'P'),
 }
-# Text stays text in SVG, and the same figure gives the same bytes.
+# Text stays text in SVG, and the same figure gives the same bytes. A dollar in a name begins no formula.
 SVG_SETTINGS: dict[Any, Any] = {
   'svg.fonttype': 'none',
   'svg.hashsalt': 'moonshine',
   'font.size': 9,
   'axes.titlesize': 10,
+  'text.parse_math': False,
 }
+MAX_LABEL = 90  # characters
 # Where a label may lie, as (x, y, alignment) from its point, in typographic points: right, left, above, below, at the
 # corners, then the same farther off.
 LABEL_OFFSETS = [
@@ -49,6 +54,20 @@ LABEL_OFFSETS = [
     (-6 * distance, -7 * distance),
   )
 ]
+
+
+@contextlib.contextmanager
+def plot_settings() -> Iterator[None]:
+  """Sets how all plots look, while entered."""
+  with plt.rc_context(SVG_SETTINGS), warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Glyph .* missing from font')  # the reader of an SVG has other fonts
+    yield
+
+
+def label_text(text: str) -> str:
+  """Returns a text of runs as a figure shows it: printable, and cut where it would crush the axes."""
+  text = printable(text)
+  return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 3] + '...'
 
 
 class PlainFormatter(LogFormatter):
@@ -186,9 +205,9 @@ def cost_figure(points: Sequence[Point], title: str, cost: str) -> str:
   Returns:
     The figure as SVG.
   """
-  with plt.rc_context(SVG_SETTINGS):
+  with plot_settings():
     figure, ax = plt.subplots(figsize=(5.2, 5.6), layout='constrained')
-    ax.set(xscale='log', title=title, xlabel=cost, ylabel='test error (%)')
+    ax.set(xscale='log', title=label_text(title), xlabel=label_text(cost), ylabel='test error (%)')
     ax.xaxis.set_major_formatter(PlainFormatter())
     ax.xaxis.set_minor_formatter(PlainFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     ax.margins(0.12)
@@ -216,14 +235,14 @@ def cost_figure(points: Sequence[Point], title: str, cost: str) -> str:
     ax.grid(True, which='both', linewidth=0.3, color='0.85')
     figure.legend(loc='outside lower center', ncols=3, frameon=False)
     figure.canvas.draw()  # settles the layout, on which the labels' places depend
-    place_labels(ax, [(point.label, point.cost, point.error, '0.15') for point in points])
+    place_labels(ax, [(label_text(point.label), point.cost, point.error, '0.15') for point in points])
     return _svg(figure)
 
 
 def learning_curves(table: Table) -> str:
   """Draws the test error of every run by epoch on a log axis, a panel for each method; returns SVG."""
   methods = table.methods_with_runs
-  with plt.rc_context(SVG_SETTINGS):
+  with plot_settings():
     figure, axes = plt.subplots(
       len(methods),
       1,
@@ -233,9 +252,9 @@ def learning_curves(table: Table) -> str:
       sharey=True,
       squeeze=False,
     )
-    figure.suptitle(f'{table.title}, by epoch', fontsize='large')
+    figure.suptitle(label_text(f'{table.title}, by epoch'), fontsize='large')
     for ax, method in zip(axes[:, 0], methods, strict=True):
-      ax.set(yscale='log', ylabel='test error (%)', title='no distillation' if method == 'none' else method)
+      ax.set(yscale='log', ylabel='test error (%)', title='no distillation' if method == 'none' else label_text(method))
       ax.yaxis.set_major_formatter(PlainFormatter())
       ax.yaxis.set_minor_formatter(PlainFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
       ax.grid(True, which='both', linewidth=0.3, color='0.85')

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from moonshine_jax.errors import printable
 from moonshine_jax.report import table_formats, tables
 from moonshine_jax.report.runs import Run
 from moonshine_jax.report.tables import Table
@@ -66,6 +67,7 @@ def render_page(source: str, tables_with_figures: Sequence[tuple[Table, dict[str
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('moonshine_jax.report'),
     autoescape=True,
+    finalize=_printable,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -79,8 +81,13 @@ def render_page(source: str, tables_with_figures: Sequence[tuple[Table, dict[str
     source=source,
     runs=len(runs),
     finished=sum(run.finished for run in runs),
-    sections=[_section(table, figures) for table, figures in tables_with_figures],
+    sections=[_section(i, table, figures) for i, (table, figures) in enumerate(tables_with_figures)],
   )
+
+
+def _printable(value: Any) -> Any:
+  """Returns what the template shows of a value: markup is ours, all other text may be anybody's."""
+  return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _read_template(name: str) -> Markup:
@@ -88,13 +95,13 @@ def _read_template(name: str) -> Markup:
   return Markup(resources.files('moonshine_jax.report').joinpath('templates', name).read_text(encoding='utf-8'))
 
 
-def _section(table: Table, figures: dict[str, str]) -> dict[str, Any]:
+def _section(number: int, table: Table, figures: dict[str, str]) -> dict[str, Any]:
   return {
     'title': table.title,
     'notes': table.notes,
     'table': _results(table),
     'figures': [
-      (Markup(_inline_svg(svg, f'{table.data}-{i}')), caption) for i, (caption, svg) in enumerate(figures.items())
+      (Markup(_inline_svg(svg, f'figure-{number}-{i}')), caption) for i, (caption, svg) in enumerate(figures.items())
     ],
     'provenance': _provenance(table.runs),
   }
@@ -215,5 +222,4 @@ def _versions(start: dict[str, Any]) -> str:
 
 def _inline_svg(svg: str, prefix: str) -> str:
   """Turns an SVG file into an element whose ids begin with the prefix, so that no two on the page are the same."""
-  prefix = re.sub('[^A-Za-z0-9]+', '-', prefix)
   return re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', svg[svg.index('<svg') :])

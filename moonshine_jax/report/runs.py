@@ -5,17 +5,18 @@ import itertools
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import ml_collections
+from msgspec import Meta
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.cost import counting
 from moonshine_jax.data.splits import Facts
-from moonshine_jax.errors import UserError
+from moonshine_jax.errors import UserError, shown
 from moonshine_jax.models.blocks import Block
-from moonshine_jax.models.factory import create_model
-from moonshine_jax.runtime import files
+from moonshine_jax.models.factory import check_model, create_model
+from moonshine_jax.runtime import files, json_files
 from moonshine_jax.workdir import metrics, provenance
 from moonshine_jax.workdir.workdir import Workdir
 
@@ -93,11 +94,32 @@ class Run:
     return {name: value for name, value in values.items() if not name.startswith(unused)}
 
 
-def collect_runs(folder: str | os.PathLike) -> list[Run]:
+class _RunValues(TypedDict):
+  """The schema of a run in a JSON file."""
+
+  name: str
+  config: dict[str, Any]
+  facts: Facts
+  parameters: Annotated[int, Meta(ge=0)]
+  multiply_adds: Annotated[int, Meta(ge=0)] | None
+  epochs_done: metrics.Count
+  epochs: list[metrics.Count]
+  test_errors: list[metrics.Percent]
+  starts: list[dict[str, Any]]
+
+
+class _RunsValues(TypedDict):
+  """The schema of a JSON file of runs."""
+
+  runs: list[_RunValues]
+
+
+def collect_runs(folder: str | os.PathLike, trust_code: bool = False) -> list[Run]:
   """Reads every run in a folder of workdirs.
 
   Args:
     folder: folder that holds the workdirs, at any depth.
+    trust_code: whether a user-defined network is loaded where the run has not recorded what it costs.
 
   Returns:
     The runs, teachers first.
@@ -107,16 +129,16 @@ def collect_runs(folder: str | os.PathLike) -> list[Run]:
   """
   workdirs = Workdir.find(folder)
   names = {
-    workdir.path.resolve(): (
-      str(workdir.path.relative_to(folder)) if workdir.path != Path(folder) else workdir.path.resolve().name
+    _real(workdir.path): (
+      str(workdir.path.relative_to(folder)) if workdir.path != Path(folder) else _real(workdir.path).name
     )
     for workdir in workdirs
   }
-  runs = [run for workdir in workdirs if (run := _read_workdir(workdir, names))]
+  runs = [run for workdir in workdirs if (run := _read_workdir(workdir, names, trust_code))]
   return _teachers_first(runs, folder, 'expected a folder of workdirs')
 
 
-def _read_workdir(workdir: Workdir, names: dict[Path, str]) -> Run | None:
+def _read_workdir(workdir: Workdir, names: dict[Path, str], trust_code: bool) -> Run | None:
   """Reads the run in a workdir; None if it has not begun. `names` holds the name of every run by absolute path."""
   config, records, starts = workdir.config, workdir.records, workdir.starts
   if not starts and not records:
@@ -129,7 +151,7 @@ def _read_workdir(workdir: Workdir, names: dict[Path, str]) -> Run | None:
     epochs_done = records[-1]['epoch'] if records else 0
     # A later start at the last step found nothing left to do.
     starts = [
-      {name: value for name, value in start.items() if name not in ('config', 'data')}
+      {name: value for name, value in start.items() if name not in ('config', 'data', 'functions', 'cost')}
       for i, start in enumerate(starts)
       if not i or not records or start['step'] < records[-1]['step']
     ]
@@ -138,12 +160,14 @@ def _read_workdir(workdir: Workdir, names: dict[Path, str]) -> Run | None:
     raise UserError(
       f'{path} or {metrics.FILE}: not those of a run of this version ({error!r}): expected what training writes'
     ) from error
-  cost = counting.count_cost(
-    create_model(config.model, facts.num_classes, image_shape=facts.image_shape), facts.image_shape
-  )
+  cost = workdir.cost
+  if cost is None:
+    workdir.check_code(config.model.network, trust_code)
+    model = create_model(config.model, facts.num_classes, image_shape=facts.image_shape)
+    cost = counting.count_cost(model, facts.image_shape)
   epochs, test_errors = zip(*evaluated, strict=True) if evaluated else ((), ())
   return Run(
-    names[workdir.path.resolve()],
+    names[_real(workdir.path)],
     config,
     facts,
     cost.parameters,
@@ -162,8 +186,8 @@ def _teacher_name(teacher: str, names: dict[Path, str]) -> str:
   trailing parts with it.
   """
   path = Path(teacher)
-  if path.resolve() in names or path.exists():
-    return names.get(path.resolve(), teacher)
+  if _real(path) in names or os.path.exists(path):
+    return names.get(_real(path), teacher)
 
   def shared_parts(workdir: Path) -> int:
     pairs = zip(reversed(path.parts), reversed(workdir.parts), strict=False)
@@ -174,17 +198,25 @@ def _teacher_name(teacher: str, names: dict[Path, str]) -> str:
   return nearest[0] if most and len(nearest) == 1 else teacher
 
 
+def _real(path: Path) -> Path:
+  """Returns the path without links; `Path.resolve` raises for links in a circle."""
+  return Path(os.path.realpath(path))
+
+
 def write_runs(runs: list[Run], path: str | os.PathLike) -> None:
   """Writes runs to a JSON file, a line for each."""
   values = [dataclasses.asdict(dataclasses.replace(run, config=config_lib.to_json(run.config))) for run in runs]
-  files.write_atomically(path, '{"runs": [\n' + ',\n'.join(json.dumps(value) for value in values) + '\n]}\n')
+  files.write_atomically(
+    path, '{"runs": [\n' + ',\n'.join(json.dumps(value, allow_nan=False) for value in values) + '\n]}\n'
+  )
 
 
-def read_runs(path: str | os.PathLike) -> list[Run]:
+def read_runs(path: str | os.PathLike, trust_code: bool = False) -> list[Run]:
   """Reads the runs of a folder of workdirs, or of a JSON file that `write_runs` wrote.
 
   Args:
     path: the folder or the file.
+    trust_code: see `collect_runs`; what a file says is counted already.
 
   Returns:
     The runs, teachers first.
@@ -195,20 +227,31 @@ def read_runs(path: str | os.PathLike) -> list[Run]:
   if not Path(path).exists():
     raise UserError(f'{path}: no such file or folder: expected a folder of workdirs, or the JSON of --json')
   if Path(path).is_dir():
-    return collect_runs(path)
-  try:
-    runs = [_from_json(values) for values in json.loads(Path(path).read_text())['runs']]
-  except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-    raise UserError(f'{path}: damaged ({error}): expected the JSON that --json writes') from error
-  return _teachers_first(runs, path, 'expected the JSON that --json writes')
+    return collect_runs(path, trust_code)
+  expected = 'the JSON that --json writes'
+  values = json_files.read(path, _RunsValues, expected)['runs']
+  runs: dict[str, Run] = {}
+  for i, run_values in enumerate(values):
+    try:
+      run = _from_json(run_values)
+      if run.name in runs:
+        raise ValueError(f'a second run {shown(run.name)}')
+    except (ValueError, UserError) as error:
+      raise UserError(f'{path}: damaged ({error} - at `$.runs[{i}]`): expected {expected}') from error
+    runs[run.name] = run
+  return _teachers_first(list(runs.values()), path, f'expected {expected}')
 
 
-def _from_json(values: dict[str, Any]) -> Run:
-  fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-  run = Run(**fields)  # config and facts are still as in JSON: this finds a field that is missing, or one too many
-  config = config_lib.from_json(fields['config'])
-  config_lib.check(config)
-  return dataclasses.replace(run, config=config, facts=Facts.from_json(fields['facts']))
+def _from_json(values: _RunValues) -> Run:
+  """Makes a run of its values. Raises UserError for its config, and ValueError where its numbers do not agree."""
+  config = config_lib.from_json(values['config'])
+  check_model(config.model, load=False)
+  epochs, test_errors, done = tuple(values['epochs']), tuple(values['test_errors']), values['epochs_done']
+  if len(epochs) != len(test_errors) or list(epochs) != sorted(set(epochs)) or max(epochs, default=0) > done:
+    raise ValueError(f'{len(test_errors)} test errors at epochs {shown(epochs)} of {done}')
+  facts, parameters, multiply_adds = Facts.from_json(values['facts']), values['parameters'], values['multiply_adds']
+  starts = tuple(values['starts'])
+  return Run(values['name'], config, facts, parameters, multiply_adds, done, epochs, test_errors, starts)
 
 
 def _teachers_first(runs: list[Run], source: str | os.PathLike, expected: str) -> list[Run]:

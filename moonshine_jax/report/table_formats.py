@@ -2,10 +2,12 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 import tabulate
 
+from moonshine_jax.errors import printable
 from moonshine_jax.report.runs import Run
 from moonshine_jax.report.tables import Table, TableRow, make_tables
 
@@ -62,7 +64,7 @@ def summary_markdown(runs: Sequence[Run]) -> str:
       if any(cell.runs for cell in row.cells.values())
     ]
     markdown = _markdown([*NETWORK_HEADINGS, *(f'Error, {method}' for method in methods)], lines)
-    texts.append((f'{table.title}\n\n' if len(tables) > 1 else '') + markdown)
+    texts.append((f'{_plain(table.title)}\n\n' if len(tables) > 1 else '') + markdown)
   return '\n\n'.join(texts)
 
 
@@ -77,7 +79,8 @@ def table_markdown(table: Table) -> str:
     ]
     for row in table.rows
   ]
-  return '\n\n'.join([f'# {table.title}', _markdown([*NETWORK_HEADINGS, *headings], lines), *table.notes]) + '\n'
+  notes = map(_plain, table.notes)
+  return '\n\n'.join([f'# {_plain(table.title)}', _markdown([*NETWORK_HEADINGS, *headings], lines), *notes]) + '\n'
 
 
 def network_cells(row: TableRow) -> list[tuple[str, str | int | None]]:
@@ -110,9 +113,15 @@ def _number(value: float | None, form: str) -> str:
 
 def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
   # The headings are given as a row: those that tabulate calls headers make a column up to two characters wider.
+  headings, *rows = ([_plain(text) for text in row] for row in (headings, *lines))
   return tabulate.tabulate(
-    [headings, tabulate.SEPARATING_LINE, *lines], tablefmt=_MARKDOWN, stralign='left', disable_numparse=True
+    [headings, tabulate.SEPARATING_LINE, *rows], tablefmt=_MARKDOWN, stralign='left', disable_numparse=True
   )
+
+
+def _plain(text: str) -> str:
+  """Returns a text as Markdown that shows it as it is, and no link, code, emphasis, HTML or cell of a table."""
+  return re.sub(r'[\\`*<\[|~&]|(?<!\w)_|_(?!\w)', r'\\\g<0>', printable(text))
 
 
 def table_csv(table: Table) -> str:
@@ -124,14 +133,14 @@ def table_csv(table: Table) -> str:
     for method, cell in row.cells.items():
       writer.writerow(
         [
-          table.data,
-          row.network,
+          _csv_text(table.data),
+          _csv_text(row.network),
           row.block,
           row.teacher,
-          row.variant,
+          _csv_text(row.variant),
           row.parameters,
           row.multiply_adds,
-          method,
+          _csv_text(method),
           len(cell.finished),
           len(cell.runs) - len(cell.finished),
           cell.mean,
@@ -142,3 +151,8 @@ def table_csv(table: Table) -> str:
         ]
       )
   return file.getvalue()
+
+
+def _csv_text(text: str) -> str:
+  """Returns a text as a cell, behind an apostrophe where a spreadsheet would take it for a formula."""
+  return ("'" if text.startswith(('=', '+', '-', '@')) else '') + printable(text)

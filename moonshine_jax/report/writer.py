@@ -3,18 +3,42 @@
 A table is written as Markdown and CSV, a figure as SVG, and all of them as one page, index.html.
 """
 
-import json
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, NotRequired, TypedDict
+
+from msgspec import Meta
 
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.report import html, table_formats, tables
 from moonshine_jax.report.runs import Run
 from moonshine_jax.report.tables import Table
-from moonshine_jax.runtime import files
+from moonshine_jax.runtime import files, json_files
+
+
+class _Latency(TypedDict):
+  network: str
+  latency: Annotated[float, Meta(gt=0, le=1e6)]
+
+
+class _LatencyFlags(TypedDict):
+  image_size: Annotated[int, Meta(ge=1)]
+
+
+class _LatencyEnvironment(TypedDict):
+  device: str
+  processor: NotRequired[str | None]
+
+
+class _LatenciesValues(TypedDict):
+  """The schema of a JSON file of latencies, in seconds."""
+
+  environment: _LatencyEnvironment
+  image_shape: NotRequired[Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=1)]]
+  flags: NotRequired[_LatencyFlags]
+  rows: list[_Latency]
 
 
 class Latencies(NamedTuple):
@@ -48,8 +72,8 @@ def write_report(
   with files.writing(out):
     Path(out).mkdir(parents=True, exist_ok=True)
   tables_with_figures = []
-  for table in tables.make_tables(runs):
-    stem = re.sub('[^A-Za-z0-9.]+', '-', table.data)[-100:].strip('-')  # a user-defined data set is named by its path
+  made = tables.make_tables(runs)
+  for table, stem in zip(made, file_stems([table.data for table in made]), strict=True):
     figures = draw_figures(table, latencies)
     for (name, _), svg in figures.items():
       files.write_atomically(Path(out) / f'{stem}-{name}.svg', svg)
@@ -57,6 +81,17 @@ def write_report(
     files.write_atomically(Path(out) / f'{stem}.csv', table_formats.table_csv(table))
     tables_with_figures.append((table, {caption: svg for (_, caption), svg in figures.items()}))
   files.write_atomically(Path(out) / 'index.html', html.render_page(str(source), tables_with_figures))
+
+
+def file_stems(names: list[str]) -> list[str]:
+  """Returns names for the files of data sets, each another one; a user-defined data set is named by its path."""
+  stems: list[str] = []
+  for name in names:
+    stem = re.sub('[^A-Za-z0-9.]+', '-', name)[-100:].strip('-.') or 'data'
+    while stem in stems:
+      stem += '-again'
+    stems.append(stem)
+  return stems
 
 
 def draw_figures(table: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]:
@@ -132,19 +167,24 @@ def read_latencies(path: str | os.PathLike) -> Latencies:
   Raises:
     UserError: if there is no such file, or it holds something else.
   """
+  expected = 'JSON with rows of network and latency, as benchmarks.inference --json writes it'
   try:
-    values = json.loads(Path(path).read_text())
+    values = json_files.read(path, _LatenciesValues, expected)
+  except UserError as error:
+    raise UserError(f'--latency={error}') from error
+  try:
     environment = values['environment']
     return Latencies(
-      environment['processor'] if environment['device'] == 'cpu' else environment['device'],
+      environment.get('processor') or environment['device']
+      if environment['device'] == 'cpu'
+      else environment['device'],
       values['image_shape'][0] if 'image_shape' in values else values['flags']['image_size'],
       {_normalise_name(row['network']): 1e3 * row['latency'] for row in values['rows']},
     )
-  except (OSError, KeyError, TypeError, ValueError) as error:
-    raise UserError(
-      f'--latency={path}: {error!r}: expected JSON with rows of network and latency, as '
-      'benchmarks.inference --json writes it'
-    ) from error
+  except KeyError as error:
+    raise UserError(f'--latency={path}: damaged (no {error}): expected {expected}') from error
+  except ValueError as error:
+    raise UserError(f'--latency={path}: damaged ({error}): expected {expected}') from error
 
 
 def _normalise_name(network: str) -> str:

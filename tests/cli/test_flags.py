@@ -50,7 +50,7 @@ CASES = [
   ('moonshine_jax.report', ['@', '@'], "unexpected argument '@'"),
   ('moonshine_jax.report', ['--json', '@'], 'the argument DIR is missing'),
   ('moonshine_jax.report', ['@/number.py'], '@/number.py: damaged ('),
-  ('moonshine_jax.report', ['@', '--latency=@/none'], '--latency=@/none: FileNotFoundError('),
+  ('moonshine_jax.report', ['@', '--latency=@/none'], '--latency=@/none: cannot be read: No such file'),
   ('moonshine_jax.report', [LONG], f'{LONG[:100]}...: the name is too long for a file'),
   ('moonshine_jax.cost', ['--network=G(3)'], '--network: block G(3): 3 groups do not divide the 16 channels'),
   ('moonshine_jax.cost', ['--network=ResNet-19'], '--network: depth=19: expected 18, 34, 50 for a resnet'),

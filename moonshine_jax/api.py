@@ -11,7 +11,7 @@ import numpy as np
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import sources
-from moonshine_jax.errors import UserError
+from moonshine_jax.errors import UserError, say
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats
 from moonshine_jax.runtime import user_functions
@@ -72,7 +72,7 @@ def distil(
   of_teacher = {name: value for name, value in overrides.items() if name.startswith(('model.', 'data.'))}
   write_teacher(teacher, config_lib.create_config(of_teacher | named), variables, mean, std)
   students = [Trained.open(path) for path in loop.train_and_evaluate(config, workdir / 'students')]
-  print(table_formats.summary_markdown(runs_lib.collect_runs(workdir)))
+  say(table_formats.summary_markdown(runs_lib.collect_runs(workdir)))
   return students
 
 

@@ -1,4 +1,4 @@
-"""What a user can put right, and what can go on later: the exceptions, their exit statuses, and lines on stderr."""
+"""What a user can put right, and what can go on later: the exceptions, their exit statuses, and what is printed."""
 
 import functools
 import sys
@@ -35,6 +35,13 @@ def printable(text: str) -> str:
   return ''.join(
     character if character.isprintable() else character.encode('unicode_escape').decode() for character in text
   )
+
+
+def say(text: str) -> None:
+  """Prints lines on stdout, each of them printable, whatever stdout's encoding has."""
+  text = '\n'.join(map(printable, text.split('\n')))
+  encoding = sys.stdout.encoding or 'utf-8'
+  print(text.encode(encoding, 'backslashreplace').decode(encoding), flush=True)
 
 
 def warn(message: str) -> None:

@@ -23,7 +23,7 @@ from absl.flags import FlagValues
 
 import moonshine_jax
 from moonshine_jax.cli.commands import COMMANDS, Command
-from moonshine_jax.errors import MISTAKE, RESUME_ME, Preempted, UserError, tell
+from moonshine_jax.errors import MISTAKE, RESUME_ME, Preempted, UserError, printable, tell
 
 CONFIGS = Path(moonshine_jax.__file__).parent / 'configs'
 HELP = {'--help', '-help', '-h', '--helpfull', '--helpshort'}
@@ -95,7 +95,7 @@ def _guard(function: Callable[[], None]) -> None:
       tell(str(error))
       sys.exit(MISTAKE)
     except Preempted as preempted:
-      print(f'preempted: {preempted}', file=sys.stderr)
+      print(f'preempted: {printable(str(preempted))}', file=sys.stderr)
       sys.exit(RESUME_ME)
     except KeyboardInterrupt:  # before training began, or in a command that does not train
       print('interrupted', file=sys.stderr)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from absl.flags import FlagValues
 
 from moonshine_jax.cost import counting
-from moonshine_jax.errors import UserError
+from moonshine_jax.errors import UserError, say
 from moonshine_jax.import_torch.network import import_network
 from moonshine_jax.models import factory
 
@@ -23,11 +23,11 @@ def main(values: FlagValues, path: str) -> None:
   config, facts, record = import_network(path, values.config, values.workdir, normalisation)
   parameters = counting.count_cost(factory.create_model(config.model, facts.num_classes), facts.image_shape).parameters
   mean, std = (','.join(f'{value / 255:.4f}' for value in values) for values in (facts.mean, facts.std))
-  print(
+  say(
     f'{values.workdir}: {factory.network_name(config.model)} {config.model.block}, {parameters:,} parameters, of {path}'
   )
-  print(f'normalises images by mean {mean} and std {std}')
-  print(f'test error {record["test_error"]:.2f}% on {config.data.name}: expected that which it has in PyTorch')
+  say(f'normalises images by mean {mean} and std {std}')
+  say(f'test error {record["test_error"]:.2f}% on {config.data.name}: expected that which it has in PyTorch')
 
 
 def _parse_channels(flag: str, words: list[str], valid: Callable[[float], bool]) -> tuple[float, ...]:

@@ -14,13 +14,14 @@ from absl.flags import FlagValues
 from ml_collections import config_flags
 
 from moonshine_jax.cli import app
-from moonshine_jax.errors import UserError
+from moonshine_jax.errors import UserError, say
 from moonshine_jax.launch import jobs, processes
 from moonshine_jax.launch.jobs import Job
 from moonshine_jax.launch.progress import SweepProgress
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats
+from moonshine_jax.runtime import files
 from moonshine_jax.workdir.workdir import Workdir
 
 
@@ -43,24 +44,26 @@ def main(values: FlagValues) -> None:
   config_file = app.config_name(config_flags.get_config_filename(values['config']))
 
   def command(job: Job, python: str) -> list[str]:
-    return [python, '-m', 'moonshine_jax.main', *job.flags(config_file, overrides)]
+    trust = ['--trust_code'] if values.trust_code else []
+    return [python, '-m', 'moonshine_jax.main', *job.flags(config_file, overrides), *trust]
 
   environments = processes.environments(values.workers)
   if values.dry_run:
     for job in everything:
-      print(shlex.join(command(job, 'python')))
+      say(shlex.join(command(job, 'python')))
     return
 
   networks = {path: config for job in everything for path, config in job.networks.items()}
   for path, config in networks.items():  # all of them before the first, which may take hours
+    files.check_inside(path, out)
     Workdir(path).check(config)
   label = f'{base.epochs} epochs of {base.data.train_split}: a rehearsal, not the result'
   if values.scale is not None:
-    print(label, flush=True)
+    say(label)
   reached = {path: Workdir(path).step for path in networks}
   done = networks_done(networks, reached)
   if done:
-    print(f'{len(done)} of {len(networks)} networks are done: left out', flush=True)
+    say(f'{len(done)} of {len(networks)} networks are done: left out')
   progress = SweepProgress(networks, values.together)
   if teacher.workdir not in done:
     run_jobs([teacher], processes.environments(1), command, progress)
@@ -68,10 +71,10 @@ def main(values: FlagValues) -> None:
     jobs.plan_jobs(base, words, values.seeds, values.together, out, reached, done), environments, command, progress
   )
 
-  print()
+  say('')
   if values.scale is not None:
-    print(label)
-  print(table_formats.summary_markdown(runs_lib.collect_runs(out)))
+    say(label)
+  say(table_formats.summary_markdown(runs_lib.collect_runs(out)))
 
 
 def parse_blocks(notations: str | None) -> list[str]:
@@ -99,8 +102,11 @@ def run_jobs(
   progress: SweepProgress,
 ) -> None:
   """Runs jobs, as many at a time as there are environments; the log of each lies beside its first workdir."""
-  commands = {Path(f'{next(iter(job.networks))}.log'): command(job, sys.executable) for job in planned}
-  processes.run_all(commands, environments, tell=lambda: print(progress.line(), flush=True))
+  commands = {}
+  for job in planned:
+    first = next(iter(job.networks))
+    commands[first.with_name(f'{first.name[:251]}.log')] = command(job, sys.executable)  # of at most 255 characters
+  processes.run_all(commands, environments, tell=lambda: say(progress.line()))
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ from pathlib import Path
 from absl.flags import FlagValues
 
 from moonshine_jax.cli import app
+from moonshine_jax.errors import say
 from moonshine_jax.runtime import devices, exchange, processes
 from moonshine_jax.training import loop
 
@@ -14,8 +15,9 @@ def main(values: FlagValues) -> None:
   with processes.connect(values.distributed, values.coordinator_address, values.num_processes, values.process_id):
     devices.use_all_cores(values.config.batch_size, exchange.num_processes())
     devices.cache_compilations(Path(values.workdir).absolute().parent / '.jax_cache')
-    for workdir, record in loop.train_and_evaluate(values.config, values.workdir).items():
-      print(
+    records = loop.train_and_evaluate(values.config, values.workdir, values.trust_code)
+    for workdir, record in records.items():
+      say(
         f'{workdir}: test error {record["test_error"]:.2f}% after {record["epoch"]} epochs '
         f'(the best epoch had {record["best_test_error"]:.2f}%)'
       )

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import tempfile
 
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 
@@ -16,6 +17,9 @@ from PIL import Image
 from moonshine_jax.configs import digits
 from moonshine_jax.runtime.devices import cache_compilations
 from moonshine_jax.training import loop
+
+STATE = tempfile.TemporaryDirectory()  # of what the tests name, in place of what the user did
+os.environ['XDG_STATE_HOME'] = STATE.name
 
 # The files that take longest, in the order of their times.
 LONGEST = (

@@ -68,6 +68,7 @@ def train(values: FlagValues) -> None:
   """
   config_flags.DEFINE_config_file('config', None, CONFIG_HELP, flag_values=values)
   flags.DEFINE_string('workdir', None, 'Folder for checkpoints, metrics and the config.', flag_values=values)
+  _define_trust_code(values)
   _define_process_flags(values)
 
 
@@ -83,6 +84,7 @@ def evaluate(values: FlagValues) -> None:
   flags.DEFINE_string('workdir', None, 'The workdir of a training run.', flag_values=values)
   _define_data_dir(values)
   flags.DEFINE_bool('json', False, 'Prints JSON.', flag_values=values)
+  _define_trust_code(values)
   _define_process_flags(values)
 
 
@@ -103,6 +105,7 @@ def report(values: FlagValues) -> None:
   flags.DEFINE_string(
     'json', None, 'File to write the runs to, from which the report can be made again.', flag_values=values
   )
+  _define_trust_code(values)
 
 
 @_command('attention', 'moonshine_jax.cli.attention', required=('workdirs', 'images', 'out'))
@@ -117,6 +120,7 @@ def attention(values: FlagValues) -> None:
   flags.DEFINE_list('workdirs', None, 'The workdirs of the networks, the teacher first.', flag_values=values)
   flags.DEFINE_list('images', ['0', '1', '2'], 'Indices of images in the test split, from 0.', flag_values=values)
   flags.DEFINE_string('out', None, 'PNG, SVG or PDF file for the picture.', flag_values=values)
+  _define_trust_code(values)
 
 
 @_command('cost', 'moonshine_jax.cli.cost')
@@ -157,6 +161,7 @@ def cost(values: FlagValues) -> None:
   flags.DEFINE_integer('max_macs', None, 'Budget of multiply-adds.', 1, flag_values=values)
   flags.DEFINE_float('max_latency_ms', None, 'Budget of milliseconds; measures the latency.', 0, flag_values=values)
   flags.DEFINE_bool('json', False, 'Prints JSON: sizes in bytes, latencies in seconds.', flag_values=values)
+  _define_trust_code(values)
 
 
 @_command('export', 'moonshine_jax.cli.export', required=('workdir', 'format'))
@@ -186,6 +191,7 @@ def export(values: FlagValues) -> None:
   flags.DEFINE_bool(
     'json', False, 'Prints JSON: sizes in bytes, latencies in seconds, errors in percent.', flag_values=values
   )
+  _define_trust_code(values)
 
 
 @_command('import-torch', 'moonshine_jax.cli.import_torch', arguments=('FILE',), required=('workdir',))
@@ -258,11 +264,22 @@ def sweep(values: FlagValues) -> None:
   )
   flags.DEFINE_integer('workers', 1, 'Processes at a time; of several, each has one GPU.', 1, 64, flag_values=values)
   flags.DEFINE_bool('dry_run', False, 'Prints the commands of all runs and trains nothing.', flag_values=values)
+  _define_trust_code(values)
 
 
 def _define_data_dir(values: FlagValues) -> None:
   flags.DEFINE_string(
     'data_dir', None, "Where the data is, in place of the config's data.data_dir.", flag_values=values
+  )
+
+
+def _define_trust_code(values: FlagValues) -> None:
+  flags.DEFINE_bool(
+    'trust_code',
+    False,
+    "Runs any user's function that a workdir names: also one that lies in it, that it has not recorded, that has "
+    'changed since, or that you never named on this machine.',
+    flag_values=values,
   )
 
 

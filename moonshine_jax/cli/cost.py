@@ -16,7 +16,7 @@ from tabulate import tabulate
 from moonshine_jax import paper
 from moonshine_jax.cost import counting
 from moonshine_jax.cost.latency import measure_network_latencies
-from moonshine_jax.errors import UserError
+from moonshine_jax.errors import UserError, printable, say, warn
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import COLLECTIONS, Network
 from moonshine_jax.models.wide_resnet import Architecture
@@ -43,6 +43,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
   "paper's error %": ('paper_error', '{:.2f}'.format),
 }
 
+COUNTED = [name for name, _ in COLUMNS.values() if name not in ('network', 'latency', 'paper_error')]
 LAYER_COLUMNS = ('layer', 'kind', 'output', 'parameters', 'multiply-adds')
 
 
@@ -52,18 +53,20 @@ class Subject:
 
   Attributes:
     config: `config.model`.
-    model: the module.
+    model: the module; None where its code may not run.
     num_classes: size of the logits.
     image_shape: (height, width, channels).
     workdir: None for a network by name.
+    recorded: what the run in the workdir has recorded that it costs; None where it has not.
     row: the values that are counted and measured, by name.
   """
 
   config: ml_collections.ConfigDict
-  model: nn.Module
+  model: nn.Module | None
   num_classes: int
   image_shape: tuple[int, ...]
   workdir: str | None = None
+  recorded: counting.Cost | None = None
   row: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -99,7 +102,7 @@ def read_networks(values: FlagValues) -> list[Subject]:
   image_shape = (values.image_size, values.image_size, 3)
   return [
     *(network_by_name(name, num_classes, image_shape) for name in names),
-    *map(network_of_workdir, dict.fromkeys(values.workdir)),
+    *(network_of_workdir(workdir, values) for workdir in dict.fromkeys(values.workdir)),
   ]
 
 
@@ -112,9 +115,17 @@ def network_by_name(name: str, num_classes: int, image_shape: tuple[int, ...]) -
     raise UserError(f'--network: {str(error).replace("config.model.", "")}') from error
 
 
-def network_of_workdir(workdir: str) -> Subject:
+def network_of_workdir(workdir: str, values: FlagValues) -> Subject:
   """Returns the network of a run, for the images and classes of its data. Raises UserError."""
-  config, facts = Workdir(workdir).config.model, Workdir(workdir).facts
+  run = Workdir(workdir)
+  config, facts = run.config.model, run.facts
+  try:
+    run.check_code(config.network, values.trust_code)
+  except UserError as error:
+    if run.cost is None or values.layers or values.latency or values.max_latency_ms is not None:
+      raise
+    warn(f'{error}; what the run has recorded is all that is known')
+    return Subject(config, None, facts.num_classes, facts.image_shape, workdir, run.cost)
   try:
     model = factory.create_model(config, facts.num_classes, image_shape=facts.image_shape)
   except UserError as error:
@@ -140,12 +151,6 @@ def count(network: Subject, table: Sequence[paper.PrintedNetwork], layers: bool)
   """Returns the row of a network, with its error in the paper's table and its layers if they are asked for."""
   config = network.config
   shape = {'depth': config.depth, 'width': config.width}
-  profile = counting.profile(network.model, network.image_shape)
-  nbytes = {
-    collection: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-    for collection, tree in profile.variables.items()
-  }
-  multiply_adds = [layer.multiply_adds for layer in profile.layers if layer.multiply_adds is not None]
   row = {
     'network': f'{factory.network_name(config)} {config.block}',
     **({'workdir': network.workdir} if network.workdir else {}),
@@ -153,6 +158,17 @@ def count(network: Subject, table: Sequence[paper.PrintedNetwork], layers: bool)
     'block': config.block,
     'num_classes': network.num_classes,
     'image_shape': network.image_shape,
+  }
+  if network.recorded is not None:
+    return row | dict.fromkeys(COUNTED) | dataclasses.asdict(network.recorded)
+  assert network.model is not None
+  profile = counting.profile(network.model, network.image_shape)
+  nbytes = {
+    collection: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    for collection, tree in profile.variables.items()
+  }
+  multiply_adds = [layer.multiply_adds for layer in profile.layers if layer.multiply_adds is not None]
+  row |= {
     'parameters': sum(layer.parameters for layer in profile.layers),
     'trainable': sum(layer.trainable for layer in profile.layers),
     'multiply_adds': sum(multiply_adds) if len(multiply_adds) == len(profile.layers) else None,
@@ -189,6 +205,7 @@ def add_latencies(networks: Sequence[Subject]) -> None:
   """Adds to each row 'latencies', in seconds, in the order of their turns, and their median 'latency'."""
   measured = []
   for network in networks:
+    assert network.model is not None
     channels = network.image_shape[-1]
     mean_and_std = (127.5,) * channels  # on which no time depends
     measured.append((Network(network.model, mean_and_std, mean_and_std), network.image_shape))
@@ -210,11 +227,11 @@ def print_costs(rows: Sequence[dict[str, Any]]) -> None:
   """Prints the networks, with a column for each value that one of them has, and the layers of each."""
   columns = {heading: column for heading, column in COLUMNS.items() if any(column[0] in row for row in rows)}
   lines = [['-' if row.get(name) is None else text(row[name]) for name, text in columns.values()] for row in rows]
-  print(_table(lines, columns, left=1))
+  say(_table(lines, columns, left=1))
   for row in rows:
     if 'layers' in row:
-      print(f'\n{row["network"]}')
-      print(_table(map(_layer_cells, row['layers']), LAYER_COLUMNS, left=2))
+      say(f'\n{row["network"]}')
+      say(_table(map(_layer_cells, row['layers']), LAYER_COLUMNS, left=2))
 
 
 def _layer_cells(layer: dict[str, Any]) -> list[str]:
@@ -231,4 +248,5 @@ def _table(lines: Iterable[Sequence[str]], headings: Iterable[str], left: int) -
   """A table of a terminal, so many of its columns aligned to the left."""
   headings = list(headings)
   alignment = ['left'] * left + ['right'] * (len(headings) - left)
-  return tabulate(list(lines), headings, 'plain', disable_numparse=True, colalign=alignment)
+  cells = [[printable(text) for text in line] for line in lines]
+  return tabulate(cells, headings, 'plain', disable_numparse=True, colalign=alignment)

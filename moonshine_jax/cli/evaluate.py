@@ -5,6 +5,7 @@ import json
 from absl.flags import FlagValues
 
 from moonshine_jax.data import sources
+from moonshine_jax.errors import say
 from moonshine_jax.runtime import processes
 from moonshine_jax.training.evaluation import evaluate_workdir
 
@@ -12,16 +13,16 @@ from moonshine_jax.training.evaluation import evaluate_workdir
 def main(values: FlagValues) -> None:
   """Prints the test error and what else `evaluate_workdir` returns."""
   with processes.connect(values.distributed, values.coordinator_address, values.num_processes, values.process_id):
-    result = evaluate_workdir(values.workdir, values.data_dir)
+    result = evaluate_workdir(values.workdir, values.data_dir, values.trust_code)
     if values.json:
       print(json.dumps(result))
       return
-    print(
+    say(
       f'{result["network"]} {result["block"]}, distillation {result["regime"]}, step {result["step"]}, '
       f'on {result["examples"]:,} test images of {sources.title(result["data"])}'
     )
-    print(f'test error     {result["test_error"]:.2f}%')
-    print(f'test loss      {result["test_loss"]:.4f}')
-    print(f'parameters     {result["parameters"]:,}')
+    say(f'test error     {result["test_error"]:.2f}%')
+    say(f'test loss      {result["test_loss"]:.4f}')
+    say(f'parameters     {result["parameters"]:,}')
     if result['multiply_adds'] is not None:
-      print(f'multiply-adds  {result["multiply_adds"]:,}')
+      say(f'multiply-adds  {result["multiply_adds"]:,}')

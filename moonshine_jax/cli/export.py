@@ -12,7 +12,7 @@ from typing import Any
 from absl.flags import FlagValues
 from tabulate import tabulate
 
-from moonshine_jax.errors import UserError, warn
+from moonshine_jax.errors import UserError, printable, say, warn
 from moonshine_jax.export import exporter, onnx, stablehlo, tflite
 from moonshine_jax.models import factory
 from moonshine_jax.runtime import files
@@ -27,8 +27,10 @@ def main(values: FlagValues) -> None:
   check_flags(values, runtime)
   paths = [destination(workdir, values, runtime) for workdir in values.workdir]
   check_installed(values.format, runtime)
-  students = [exporter.read_reference(workdir, values.data_dir, values.int8) for workdir in values.workdir]
-  teachers = read_teachers(students, values.data_dir)
+  students = [
+    exporter.read_reference(workdir, values.data_dir, values.int8, values.trust_code) for workdir in values.workdir
+  ]
+  teachers = read_teachers(students, values.data_dir, values.trust_code)
 
   float32 = [exporter.export_network(trained, 'float32', runtime) for trained in [*teachers, *students]]
   int8 = [exporter.export_network(student, 'int8', runtime) for student in students] if values.int8 else []
@@ -71,14 +73,16 @@ def destination(workdir: str, values: FlagValues, runtime: ModuleType) -> Path:
   return path
 
 
-def read_teachers(students: Sequence[exporter.Reference], data_dir: str | None) -> list[exporter.Reference]:
+def read_teachers(
+  students: Sequence[exporter.Reference], data_dir: str | None, trust_code: bool
+) -> list[exporter.Reference]:
   """Returns the students' teachers, for the table, less those that are exported too and those that cannot be read."""
   workdirs = dict.fromkeys(teacher_of(student) for student in students if teacher_of(student))
   teachers = []
   for workdir in workdirs:
     if workdir not in [Path(student.workdir).absolute() for student in students]:
       try:
-        teachers.append(exporter.read_reference(str(workdir), data_dir, calibrates=False))
+        teachers.append(exporter.read_reference(str(workdir), data_dir, False, trust_code))
       except UserError as error:
         warn(f'the table is without a teacher: {error}')
   return teachers
@@ -127,14 +131,14 @@ def measure(versions: list[exporter.ExportedNetwork]) -> list[dict[str, Any]]:
 def print_exports(rows: Sequence[dict[str, Any]], paths: Sequence[Path], runtime: ModuleType) -> None:
   """Prints what was compared, the table, and the files."""
   for row in rows:
-    print(
+    say(
       f'{row["workdir"]}, {row["numbers"]}: logits differ by at most {row["difference"]:.2g} (the largest is '
       f'{row["largest_logit"]:.2g}), {100 * row["agreeing"]:.1f}% of predictions agree'
     )
     if row['formulations']:
       tried = ', '.join(f'{name} {1e3 * seconds:.3f} ms' for name, seconds in row['formulations'].items())
-      print(f'  grouped convolutions: {tried}: written as {row["formulation"]}')
-  print()
+      say(f'  grouped convolutions: {tried}: written as {row["formulation"]}')
+  say('')
   columns = {
     'network': lambda row: row['network'],
     'numbers': lambda row: row['numbers'],
@@ -148,12 +152,12 @@ def print_exports(rows: Sequence[dict[str, Any]], paths: Sequence[Path], runtime
   }
   if 'test_error' in rows[0]:
     columns['test error %'] = lambda row: f'{row["test_error"]:.2f}'
-  lines = [[text(row) for text in columns.values()] for row in rows]
+  lines = [[printable(text(row)) for text in columns.values()] for row in rows]
   alignment = ['left'] * 2 + ['right'] * (len(columns) - 2)
-  print(tabulate(lines, list(columns), 'plain', disable_numparse=True, colalign=alignment))
-  print(
+  say(tabulate(lines, list(columns), 'plain', disable_numparse=True, colalign=alignment))
+  say(
     f'{runtime.runtime_version()}, one image at a time, one thread, medians of {exporter.REPEATS} in turns, '
     f'{environment()["processor"]}'
   )
   for path in paths:
-    print(f'written: {path}')
+    say(f'written: {path}')

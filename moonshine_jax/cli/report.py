@@ -4,6 +4,7 @@ from pathlib import Path
 
 from absl.flags import FlagValues
 
+from moonshine_jax.errors import say
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats, writer
 from moonshine_jax.runtime import files
@@ -12,9 +13,9 @@ from moonshine_jax.runtime import files
 def main(values: FlagValues, source: str) -> None:
   """Prints the table of the runs of a folder, or of a JSON file of runs, and writes the report."""
   latencies = writer.read_latencies(values.latency) if values.latency else None
-  runs = runs_lib.read_runs(source)
+  runs = runs_lib.read_runs(source, values.trust_code)
   out = values.out or default_folder(Path(source))
-  print(table_formats.summary_markdown(runs))
+  say(table_formats.summary_markdown(runs))
   if values.json:
     runs_lib.write_runs(runs, values.json)
   writer.write_report(source, runs, out, latencies)

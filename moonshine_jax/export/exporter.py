@@ -125,13 +125,14 @@ class ExportedNetwork:
   agreeing: float
 
 
-def read_reference(workdir: str, data_dir: str | None, calibrates: bool) -> Reference:
+def read_reference(workdir: str, data_dir: str | None, calibrates: bool, trust_code: bool = False) -> Reference:
   """Reads the network of a workdir and its data.
 
   Args:
     workdir: of a training run.
     data_dir: where the data is, in place of the config's `data.data_dir`; None for the config's.
     calibrates: whether calibration images are read too.
+    trust_code: whether user-defined functions that the workdir names are loaded, whatever they are: see `Trained.open`.
 
   Returns:
     The network, with the images to compare its files on.
@@ -139,7 +140,7 @@ def read_reference(workdir: str, data_dir: str | None, calibrates: bool) -> Refe
   Raises:
     UserError: where there is no checkpoint or no data.
   """
-  trained = Trained.open(workdir)
+  trained = Trained.open(workdir, trust_code)
   source, config = trained.source(data_dir), trained.config
   calibration = None
   if calibrates:

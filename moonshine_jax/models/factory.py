@@ -113,10 +113,15 @@ def activation_names(model: nn.Module, number: int) -> tuple[str, ...]:
   return tuple(f'conv{i + 2}' if has_paper_names else f'map {i + 1}' for i in range(number))
 
 
-def check_model(config: ml_collections.ConfigDict) -> None:
-  """Raises UserError, naming the field, where the network of `config.model` cannot be built."""
+def check_model(config: ml_collections.ConfigDict, load: bool = True) -> None:
+  """Raises UserError, naming the field, where the network of `config.model` cannot be built.
+
+  Args:
+    config: `config.model`.
+    load: whether a user's function is loaded, which runs its file.
+  """
   if is_user_defined(config):
-    user.check_user_model(config.network, config.block, config.dtype)
+    user.check_user_model(config.network, config.block, config.dtype, load)
     return
   if config.network not in NETWORKS:
     raise UserError(

@@ -80,9 +80,10 @@ def create_user_model(
     ) from error
 
 
-def check_user_model(network: str, block: str, dtype: str) -> None:
-  """Raises UserError where there is no such function, or the block is none that suits a network of any kind."""
-  _load_function(network, dtype)
+def check_user_model(network: str, block: str, dtype: str, load: bool = True) -> None:
+  """Raises UserError where there is no such function, if it is loaded, or the block suits no network of any kind."""
+  if load:
+    _load_function(network, dtype)
   try:
     Block.parse(block)
   except ValueError as error:

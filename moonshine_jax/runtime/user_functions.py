@@ -1,9 +1,10 @@
-"""User-defined functions by name: 'package.module:function', or 'path/file.py:function'."""
+"""User-defined functions by name: 'package.module:function', or 'path/file.py:function'.
 
-import functools
+Loading a function runs its file, so a name that is read from a disk passes `trust.check_function` first.
+"""
+
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import os
 import re
@@ -29,13 +30,26 @@ def short_name(name: str) -> str:
   return name.rpartition(':')[2]
 
 
-@functools.cache
+_loaded: dict[str, Callable] = {}
+
+
 def load(name: str) -> Callable:
   """Returns the function of a name; a file is run only once.
 
   Raises:
     UserError: as 'NAME: what is wrong: what would be right'.
   """
+  if name not in _loaded:
+    _loaded[name] = _load(name)
+  return _loaded[name]
+
+
+def is_loaded(name: str) -> bool:
+  """Returns whether this process has loaded the function of a name."""
+  return name in _loaded
+
+
+def _load(name: str) -> Callable:
   where, _, path = name.rpartition(':')
   value: Any = _load_file(name, Path(where)) if where.endswith('.py') else _load_module(name, where)
   for part in path.split('.'):
@@ -59,8 +73,7 @@ def _load_module(name: str, module: str) -> ModuleType:
 
 
 def _load_file(name: str, path: Path) -> ModuleType:
-  if not path.is_file():
-    raise UserError(f'{shown(name)}: no file {path.absolute()}: expected one, by its path from here')
+  check_is_file(name, path)
   main = sys.modules['__main__']
   main_file = getattr(main, '__file__', None)
   if main_file and os.path.exists(main_file) and os.path.samefile(main_file, path):
@@ -69,17 +82,23 @@ def _load_file(name: str, path: Path) -> ModuleType:
   module_name = f'{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}'  # the name of no other module
   if module_name in sys.modules:
     return sys.modules[module_name]
-  spec = importlib.util.spec_from_file_location(module_name, path)
-  assert spec is not None and spec.loader is not None  # as for any file whose name ends in .py
-  module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+  module = sys.modules[module_name] = ModuleType(module_name)
+  module.__file__ = str(path)
   try:
-    spec.loader.exec_module(module)
+    # The text that the checksum is of: Python's import would take the bytecode that lies beside it.
+    exec(compile(path.read_bytes(), path, 'exec'), vars(module))
   except Exception as error:
     del sys.modules[module_name]
     raise UserError(
       f'{shown(name)}: running {path} raises {type(error).__name__}: {error}: expected a file that runs'
     ) from error
   return module
+
+
+def check_is_file(name: str, path: Path) -> None:
+  """Raises UserError where the file of a function's name is none."""
+  if not path.is_file():
+    raise UserError(f'{shown(name)}: no file {path.absolute()}: expected one, by its path from here')
 
 
 def name_of(function: Callable | str) -> str:

@@ -76,12 +76,15 @@ def evaluate_split(
   return evaluate_feed(eval_step, replicas.replicate(variables), feed, len(split), config.batch_size, replicas)
 
 
-def evaluate_workdir(workdir: str | os.PathLike, data_dir: str | None = None) -> dict[str, Any]:
+def evaluate_workdir(
+  workdir: str | os.PathLike, data_dir: str | None = None, trust_code: bool = False
+) -> dict[str, Any]:
   """Evaluates the newest checkpoint of a workdir on its config's test split.
 
   Args:
     workdir: of a training run.
     data_dir: where the data is, in place of the config's `data.data_dir`.
+    trust_code: whether user-defined functions that the workdir names are loaded, whatever they are: see `Trained.open`.
 
   Returns:
     What was evaluated ('workdir', 'step', 'network', 'block', 'regime', 'data'), 'test_error' in percent, 'test_loss',
@@ -91,7 +94,7 @@ def evaluate_workdir(workdir: str | os.PathLike, data_dir: str | None = None) ->
     UserError: where there is no checkpoint or no data.
   """
   replicas = Replicas()
-  trained = exchange.from_first(lambda: Trained.open(workdir), replicas)
+  trained = exchange.from_first(lambda: Trained.open(workdir, trust_code), replicas)
   source, config = trained.source(data_dir), trained.config
   split = exchange.first_before_others(lambda: source.read(config.data.test_split))
   result = evaluate_split(trained.network, trained.variables, split, config, replicas)

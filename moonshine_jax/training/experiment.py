@@ -17,7 +17,7 @@ from moonshine_jax.data import feeds, sources
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_network
-from moonshine_jax.runtime import exchange
+from moonshine_jax.runtime import exchange, files, settings
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
@@ -156,12 +156,13 @@ class Experiment:
     return optimizer.create_optimizer(self.config, self.steps_per_epoch)
 
 
-def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Experiment:
+def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust_code: bool = False) -> Experiment:
   """Checks all that a run needs, and reads its data and its teacher.
 
   Args:
     config: of the form of `configs/cifar10.py`.
     workdir: folder of the run, which need not be there.
+    trust_code: whether the function of the teacher's network is loaded, whatever it is: see `Trained.open`.
 
   Raises:
     UserError: for what cannot be run, before anything is compiled; for what the data need not be read for, before it is
@@ -175,10 +176,11 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Ex
   check_same_config(config, replicas)
   source = sources.open_source(config.data)
   check_batches(config, replicas, source)
-  teacher = load_teacher(list(configs.values()), source, replicas)
+  teacher = load_teacher(list(configs.values()), source, replicas, trust_code)
   check_students(list(configs.values()), teacher, source)
   if exchange.is_first():
     for student_workdir, student in configs.items():
+      files.check_inside(student_workdir, workdir)
       student_workdir.check(student)
 
   train_split, test_split = exchange.first_before_others(
@@ -207,11 +209,14 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Ex
 
 
 def check_same_config(config: ml_collections.ConfigDict, replicas: Replicas) -> None:
-  """Raises UserError in a process whose config is not the first process's: only where its data is may differ."""
-  values = config_lib.flatten(config)
+  """Raises UserError in a process whose config or settings of JAX are not the first process's.
+
+  Only where its data is may differ.
+  """
+  values = {f'config.{name}': value for name, value in config_lib.flatten(config).items()} | settings.current()
   for name, first in exchange.from_first(lambda: values, replicas).items():
-    if name != 'data.data_dir' and values[name] != first:
-      raise UserError(f'config.{name}={values[name]!r} (in process 0: {first!r}): expected the same in all processes')
+    if name != 'config.data.data_dir' and values[name] != first:
+      raise UserError(f'{name}={values[name]!r} (in process 0: {first!r}): expected the same in all processes')
 
 
 def check_batches(config: ml_collections.ConfigDict, replicas: Replicas, source: sources.Source) -> None:

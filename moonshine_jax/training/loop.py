@@ -16,7 +16,9 @@ from moonshine_jax.runtime.devices import IN_FLIGHT
 from moonshine_jax.training.experiment import prepare
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[Path, dict[str, Any]]:
+def train_and_evaluate(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust_code: bool = False
+) -> dict[Path, dict[str, Any]]:
   """Trains the network of a config, by distillation where it names a teacher, and evaluates it after each epoch.
 
   Goes on from the newest checkpoint in the workdir, if there is one. Where the config names several students, each has
@@ -26,6 +28,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
   Args:
     config: of the form of `configs/cifar10.py`.
     workdir: a folder, made where there is none, for checkpoints, metrics and the config.
+    trust_code: whether the function of the teacher's network is loaded, whatever it is: see `Trained.open`.
 
   Returns:
     The last epoch's record, as in `metrics.jsonl`, of each workdir; errors are in percent.
@@ -35,7 +38,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
       finite and for a disk that is full.
     Preempted: after SIGTERM or SIGINT, once the steps that were on their way are saved.
   """
-  run = prepare(config, workdir)
+  run = prepare(config, workdir, trust_code)
   with signal_handlers.catch() as signals, run.open() as progress:
     train_loop, eval_steps = run.compile_train_loop(), run.compile_eval_steps()
     for epoch in run.epochs_left:

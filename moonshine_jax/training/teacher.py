@@ -19,7 +19,7 @@ from moonshine_jax.workdir.trained import Trained
 
 
 def load_teacher(
-  students: Sequence[ml_collections.ConfigDict], source: sources.Source, replicas: Replicas
+  students: Sequence[ml_collections.ConfigDict], source: sources.Source, replicas: Replicas, trust_code: bool = False
 ) -> Trained | None:
   """Returns the teacher of students, or None where no student needs it.
 
@@ -29,6 +29,7 @@ def load_teacher(
     students: the students' configs, which have one teacher and one data set.
     source: the data set.
     replicas: the devices of all processes.
+    trust_code: whether the function of a teacher's network is loaded, whatever it is: see `Trained.open`.
 
   Raises:
     UserError: where there is no teacher, or it is of other images or classes.
@@ -38,7 +39,7 @@ def load_teacher(
   path = students[0].distill.teacher
   where = f'config.distill.teacher={path!r}'
   try:
-    teacher = exchange.from_first(lambda: Trained.open(path), replicas)
+    teacher = exchange.from_first(lambda: Trained.open(path, trust_code), replicas)
   except UserError as error:
     raise UserError(f'{where}: {error}') from error
   facts = teacher.facts

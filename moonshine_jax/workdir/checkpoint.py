@@ -6,32 +6,30 @@ alone. It also holds a checksum of each array and of the JSON, since Orbax resto
 """
 
 import contextlib
-import dataclasses
-import json
 import logging
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
-from msgspec import Meta
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models import factory
-from moonshine_jax.runtime import files, json_files
+from moonshine_jax.runtime import files
+from moonshine_jax.workdir import metadata as metadata_lib
+from moonshine_jax.workdir.metadata import Metadata, SavedArray
+from moonshine_jax.workdir.workdir import Workdir
 
 Tree = dict[str, Any]
-MAX_FLOAT32 = float(np.finfo(np.float32).max)
 FOLDER = 'checkpoints'  # in a workdir
-METADATA_FILE = 'metadata'  # in the folder of the same name, which is one of a checkpoint's
 KEPT = 2  # the newest, and one to fall back on
 # Of several processes only the first has checkpoints, and waits for no other.
 ALONE = ocp.options.MultiprocessingOptions(
@@ -45,39 +43,6 @@ logging.getLogger('absl').addFilter(lambda record: 'orbax' not in Path(record.pa
 
 class DamagedError(UserError):
   """A checkpoint that is not as it was written."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Metadata:
-  """What a checkpoint holds beside its trees of arrays.
-
-  Attributes:
-    step: training steps done.
-    config: config of the run.
-    facts: facts of its data.
-    epoch_metrics: float32 (steps,) by name: metrics of the steps of an epoch whose record is not written yet.
-    arrays: the shape and the CRC-32 of each array, by its path in the trees.
-  """
-
-  step: int
-  config: ml_collections.ConfigDict
-  facts: Facts
-  epoch_metrics: dict[str, np.ndarray]
-  arrays: dict[str, dict[str, Any]]
-
-
-class _Array(TypedDict):
-  shape: list[Annotated[int, Meta(ge=0)]]
-  crc32: Annotated[int, Meta(ge=0, lt=2**32)]
-
-
-class _SavedMetadata(TypedDict):
-  """The schema of the metadata."""
-
-  config: dict[str, Any]
-  data: Facts
-  epoch_metrics: dict[str, list[Annotated[float, Meta(ge=-MAX_FLOAT32, le=MAX_FLOAT32)]]]
-  arrays: dict[str, _Array]
 
 
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
@@ -94,6 +59,7 @@ class Checkpoints:
     self._workdir = Path(workdir).absolute()
     self.folder = self._workdir / FOLDER
     self._damaged: set[int] = set()
+    Workdir(workdir).check_path()
     if not create and not Path(workdir).is_dir():
       raise UserError(f'{workdir}: no such folder: expected the workdir of a training run')
     if not create and not self.steps:
@@ -116,7 +82,7 @@ class Checkpoints:
         item_handlers={
           'variables': ocp.StandardCheckpointHandler(multiprocessing_options=ALONE),
           'progress': ocp.StandardCheckpointHandler(multiprocessing_options=ALONE),
-          'metadata': ocp.JsonCheckpointHandler(METADATA_FILE, multiprocessing_options=ALONE),
+          'metadata': ocp.JsonCheckpointHandler(metadata_lib.FILE, multiprocessing_options=ALONE),
         },
       )
 
@@ -156,18 +122,15 @@ class Checkpoints:
     for path, array in arrays.items():
       if not np.isfinite(array).all():
         raise UserError(f'step {step}: {path} is not finite, so that no checkpoint is made; {self.newest_good}')
-    metadata = {
-      'config': config_lib.to_json(config),
-      'data': facts.to_json(),
-      'epoch_metrics': {name: values.tolist() for name, values in epoch_metrics.items()},
-      'arrays': {path: {'shape': list(array.shape), 'crc32': _crc32(array)} for path, array in arrays.items()},
+    checks: dict[str, SavedArray] = {
+      path: {'shape': list(array.shape), 'crc32': _crc32(array)} for path, array in arrays.items()
     }
     with self._saving():
       self._manager.save(
         step,
         args=ocp.args.Composite(
           **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
-          metadata=ocp.args.JsonSave({**metadata, 'crc32': _json_crc32(metadata)}),
+          metadata=ocp.args.JsonSave(Metadata(step, config, facts, epoch_metrics, checks).to_json()),
         ),
       )
 
@@ -188,8 +151,11 @@ class Checkpoints:
     with self._saving():
       self._manager.close()
 
-  def restore_variables(self) -> tuple[Tree, Metadata]:
+  def restore_variables(self, check: Callable[[ml_collections.ConfigDict], None]) -> tuple[Tree, Metadata]:
     """Restores the variables of the newest checkpoint that is not damaged, for the network of its config.
+
+    Args:
+      check: called with the config before its network is built; raises where that may not be.
 
     Returns:
       Host arrays, and what the checkpoint holds beside them.
@@ -200,6 +166,7 @@ class Checkpoints:
     while steps := self.steps:
       try:
         metadata = self._metadata(steps[-1])
+        check(metadata.config)
         shapes = factory.create_network(metadata.config.model, metadata.facts).shapes(metadata.facts.image_shape)
         return self._trees(metadata, {'variables': shapes})['variables'], metadata
       except DamagedError as error:
@@ -238,22 +205,7 @@ class Checkpoints:
 
   def _metadata(self, step: int) -> Metadata:
     with self._reading(step):
-      values = json_files.parse(
-        json_files.read_bytes(self.folder / str(step) / 'metadata' / METADATA_FILE), dict[str, Any]
-      )
-      if values.pop('crc32', None) != _json_crc32(values):
-        raise ValueError('its metadata are not those that were written')
-      checked = json_files.check(values, _SavedMetadata)
-      config = config_lib.from_json(checked['config'])
-      if not factory.is_user_defined(config.model):  # whose function is looked for when the network is built
-        factory.check_model(config.model)
-      return Metadata(
-        step,
-        config,
-        Facts.from_json(values['data']),
-        {name: np.asarray(metric, np.float32) for name, metric in checked['epoch_metrics'].items()},
-        values['arrays'],
-      )
+      return metadata_lib.read(self.folder / str(step) / 'metadata' / metadata_lib.FILE, step)
 
   def _trees(self, metadata: Metadata, like: dict[str, Tree]) -> dict[str, Tree]:
     """The trees of `like` with the arrays of a checkpoint. Orbax restores an array of another shape without a word."""
@@ -308,10 +260,6 @@ class NoCheckpoints:
 
 def _crc32(array: Any) -> int:
   return zlib.crc32(np.asarray(array).tobytes())
-
-
-def _json_crc32(values: dict[str, Any]) -> int:
-  return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def _in_short(error: Exception) -> str:

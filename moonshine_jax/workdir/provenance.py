@@ -1,5 +1,6 @@
 """Provenance: where and how a run or a measurement was made."""
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -15,11 +16,16 @@ import ml_collections
 from msgspec import Meta
 
 from moonshine_jax import config as config_lib
+from moonshine_jax.cost import counting
 from moonshine_jax.data.splits import Facts
-from moonshine_jax.errors import UserError
-from moonshine_jax.runtime import cpu, files, json_files
+from moonshine_jax.errors import UserError, warn
+from moonshine_jax.models import factory
+from moonshine_jax.runtime import cpu, files, json_files, settings, trust, user_functions
 
 FILE = 'environment.jsonl'  # in a workdir
+
+# What a run may go on under in another form, though not to the same bits: its sums are then rounded in another order.
+ROUNDING = ('backend', 'device', 'devices', 'jaxlib', 'xla_flags')
 
 
 class Start(TypedDict):
@@ -28,10 +34,17 @@ class Start(TypedDict):
   step: NotRequired[Annotated[int, Meta(ge=0)]]
   config: NotRequired[dict[str, Any]]
   data: NotRequired[Facts]
+  functions: NotRequired[dict[str, str]]
+  cost: NotRequired[counting.Cost]
+  settings: NotRequired[dict[str, Any]]
 
 
 def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, facts: Facts, step: int) -> None:
-  """Records a start of a run, at a step, in its workdir: time, command, environment, config and facts of the data."""
+  """Records a start of a run, at a step, in its workdir: time, command, environment, config and facts of the data.
+
+  Of user-defined functions it records the checksums, and of a user-defined network the parameters and multiply-adds, so
+  that no code need run to read them.
+  """
   path = Path(workdir) / FILE
   start = {
     'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
@@ -40,8 +53,38 @@ def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
     **environment(),
     'config': config_lib.to_json(config),
     'data': facts.to_json(),
+    'functions': functions_of(config),
   }
+  if factory.is_user_defined(config.model):
+    model = factory.create_model(config.model, facts.num_classes, image_shape=facts.image_shape)
+    start['cost'] = dataclasses.asdict(counting.count_cost(model, facts.image_shape))
   files.write_atomically(path, ''.join(map(json_files.line, [*read_starts(workdir), start])))
+
+
+def functions_of(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Returns the checksums of the user-defined functions of a config, by name."""
+  return {
+    name: trust.checksum(name) for name in (config.model.network, config.data.name) if user_functions.is_name(name)
+  }
+
+
+def check_resumption(workdir: str | os.PathLike) -> None:
+  """Compares this process with the one of the last start of a run, if there is one.
+
+  Raises:
+    UserError: where settings of JAX differ: the run would go on with another arithmetic or other random numbers.
+
+  Warns where the devices or JAX's version differ: the run goes on, equal to rounding.
+  """
+  for start in read_starts(workdir)[-1:]:
+    if difference := settings.difference(settings.current(), start.get('settings', {})):
+      raise UserError(f'{workdir} holds a run under {difference}: expected the same, to go on, or another workdir')
+    now = environment()
+    changed = [
+      f'{name} {now[name]!r} (there: {start[name]!r})' for name in ROUNDING if start.get(name, now[name]) != now[name]
+    ]
+    if changed:
+      warn(f'{workdir}: goes on under {", ".join(changed)}: equal to rounding, not to the bit')
 
 
 def read_starts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -82,6 +125,7 @@ def environment() -> dict[str, Any]:
     'torch': _version('torch'),
     'libtpu': _version('libtpu'),
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    'settings': settings.current(),
     'omp_wait_policy': os.environ.get('OMP_WAIT_POLICY', ''),
     'commit': _commit(),
   }

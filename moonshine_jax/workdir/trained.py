@@ -9,6 +9,7 @@ import ml_collections
 
 from moonshine_jax.data import sources
 from moonshine_jax.data.splits import Facts
+from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
 from moonshine_jax.workdir.checkpoint import Checkpoints
@@ -25,6 +26,7 @@ class Trained:
     config: config of the run.
     facts: facts of the data that it was trained on.
     variables: the network's variables, host arrays.
+    refusal: why the function of its data is not called; empty where it may be, or there is none.
   """
 
   workdir: Workdir
@@ -32,12 +34,30 @@ class Trained:
   config: ml_collections.ConfigDict
   facts: Facts
   variables: dict[str, Any]
+  refusal: str = ''
 
   @classmethod
-  def open(cls, workdir: str | os.PathLike) -> 'Trained':
-    """Returns the network of the newest checkpoint of a workdir. Raises UserError where there is no good checkpoint."""
-    variables, metadata = Checkpoints(workdir).restore_variables()
-    return cls(Workdir(workdir), metadata.step, metadata.config, metadata.facts, variables)
+  def open(cls, workdir: str | os.PathLike, trust_code: bool = False) -> 'Trained':
+    """Opens the network of the newest checkpoint of a workdir.
+
+    Args:
+      workdir: of a run.
+      trust_code: whether user-defined functions that the workdir names are loaded, which runs their files, though they
+        lie in the workdir, were not recorded as its run began, have changed, or were never named by this user.
+
+    Raises:
+      UserError: where there is no good checkpoint, and where the network is of such a function.
+    """
+    workdir = Workdir(workdir)
+    variables, metadata = Checkpoints(workdir).restore_variables(
+      lambda config: workdir.check_code(config.model.network, trust_code)
+    )
+    refusal = ''
+    try:
+      workdir.check_code(metadata.config.data.name, trust_code)
+    except UserError as error:  # which matters only to those who need the data
+      refusal = str(error)
+    return cls(workdir, metadata.step, metadata.config, metadata.facts, variables, refusal)
 
   @functools.cached_property
   def network(self) -> Network:
@@ -60,8 +80,10 @@ class Trained:
       data_dir: where it is, in place of the config's `data.data_dir`.
 
     Raises:
-      UserError: where there is no such data, or its images or classes have changed.
+      UserError: where there is no such data, its images or classes have changed, or its function is not trusted.
     """
+    if self.refusal:
+      raise UserError(self.refusal)
     config = self.config.data.copy_and_resolve_references()
     if data_dir is not None:
       config.data_dir = data_dir

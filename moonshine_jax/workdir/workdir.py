@@ -2,19 +2,22 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ml_collections
+import msgspec
 from filelock import FileLock, Timeout
 
 from moonshine_jax import config as config_lib
+from moonshine_jax.cost import counting
 from moonshine_jax.data.splits import Facts
-from moonshine_jax.errors import UserError, warn
+from moonshine_jax.errors import UserError, shown, warn
 from moonshine_jax.models import factory
-from moonshine_jax.runtime import files, json_files
+from moonshine_jax.runtime import files, json_files, trust, user_functions
 from moonshine_jax.workdir import metrics, provenance
 
 if TYPE_CHECKING:
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = 'config.json'
 LOCK_FILE = '.lock'  # the lock ends with its process, so the file may stay
+
+# What Orbax and what is under it do not take for a name, wherever it is in an absolute path: patterns of files, a
+# backslash for a slash, and a folder for a bucket.
+NO_NAME = re.compile(r'[*?\[\\\0]|(?<=/)gs:(?=/|$)')
 
 
 class Workdir(os.PathLike):
@@ -64,8 +71,8 @@ class Workdir(os.PathLike):
         'deleted, if the checkpoints are of the same config'
       ) from error
     try:
-      factory.check_model(config.model)
-    except UserError as error:  # the file is whole, but a user's function is not where it was
+      factory.check_model(config.model, load=False)
+    except UserError as error:
       raise UserError(f'{path}: {error}') from error
     return config
 
@@ -85,6 +92,12 @@ class Workdir(os.PathLike):
     return provenance.read_facts(self.path)
 
   @property
+  def cost(self) -> counting.Cost | None:
+    """What the network costs, where the run has recorded it, as of its last start. Raises UserError as `starts`."""
+    starts = self.starts
+    return msgspec.convert(starts[-1]['cost'], counting.Cost) if starts and 'cost' in starts[-1] else None
+
+  @property
   def step(self) -> int:
     """The step of the newest checkpoint; 0 where there is none."""
     from moonshine_jax.workdir.checkpoint import saved_steps  # Orbax takes seconds
@@ -97,12 +110,44 @@ class Workdir(os.PathLike):
 
     return Checkpoints(self.path, create)
 
+  def check_code(self, name: str, trust_code: bool) -> None:
+    """Raises UserError where the workdir names a function that may not be loaded: see `trust.check_function`."""
+    if user_functions.is_name(name):
+      try:
+        trust.check_function(name, self.starts[-1].get('functions', {}) if self.starts else {}, self, trust_code)
+      except UserError as error:
+        raise UserError(f'{self}: {error}') from error
+
+  def check_path(self) -> None:
+    """Raises UserError for a path at which no checkpoint could be kept, and for one that is meant as no folder's."""
+    first, *others = self.path.parts or ('.',)
+    if first.endswith(':') and others:
+      raise UserError(
+        f'{first}//{"/".join(others)}: expected a folder: mount the bucket, as with gcsfuse (see launch/README.md)'
+      )
+    if first == '~':
+      raise UserError(f'{self}: ~ is not expanded here: expected $HOME, or the whole path')
+    path = os.path.abspath(self.path)
+    try:
+      path.encode()
+    except UnicodeEncodeError:
+      raise UserError(f'{shown(path)}: no checkpoint can be kept there: expected a path in UTF-8') from None
+    if found := NO_NAME.search(path):
+      raise UserError(f'{shown(path)}: no checkpoint can be kept there: expected a path without {shown(found[0])}')
+
   def check(self, config: ml_collections.ConfigDict) -> None:
-    """Raises UserError where a run of another config is in the workdir."""
-    if self.begun and (difference := config_lib.difference(config, self.config)):
+    """Raises UserError where no run can be kept in the workdir, and where one is in it that cannot go on so.
+
+    That is a run of another config, or one under other settings of JAX.
+    """
+    self.check_path()
+    if not self.begun:
+      return
+    if difference := config_lib.difference(config, self.config):
       raise UserError(
         f'{self} holds a run of another config: {difference}: expected the same config, to go on, or another workdir'
       )
+    provenance.check_resumption(self)
 
   @contextmanager
   def lock(self) -> Iterator[None]:
@@ -125,8 +170,20 @@ class Workdir(os.PathLike):
 
   def begin(self, config: ml_collections.ConfigDict, facts: Facts, step: int) -> None:
     """Writes the config, and records a start of the run at a step. Raises UserError where that cannot be written."""
+    self._remember_functions(provenance.functions_of(config))
     provenance.record_start(self.path, config, facts, step)
     self.write_config(config)
+
+  def _remember_functions(self, functions: dict[str, str]) -> None:
+    """Remembers the functions of a run that begins or goes on, and warns of what has changed since its last start."""
+    recorded = self.starts[-1].get('functions', {}) if self.starts else {}
+    for name, checksum in functions.items():
+      if recorded.get(name, checksum) != checksum:
+        warn(f'{self}: {trust.source_files(name)[-1]} has changed since the run began')
+      try:
+        trust.remember(name)
+      except UserError as error:
+        warn(f'{error}: who reads {self} needs --trust_code')
 
   def write_config(self, config: ml_collections.ConfigDict) -> None:
     """Writes the config, which says that a run was begun. Raises UserError where it cannot be written."""

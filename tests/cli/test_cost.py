@@ -39,6 +39,7 @@ def test_command_of_any_network(tmp_path):
   made_runs.write(tmp_path / 'run', [], **{'model.network': 'tests.helpers.user:with_norm', 'data.name': 'digits'})
   result = run_command(
     f'--workdir={tmp_path}/run',
+    '--trust_code',  # nothing was recorded
     '--network=tests/helpers/user.py:caching G(2)',
     '--network=WRN-10-1 S',
     '--network=WRN-16-1 S',

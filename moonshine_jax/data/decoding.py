@@ -30,7 +30,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from moonshine_jax.errors import UserError
+from moonshine_jax.data.images import reading, to_channels
+from moonshine_jax.data.prepared import encoded_examples, open_folder
+from moonshine_jax.errors import UserError, warn_once
 from moonshine_jax.runtime.cpu import available_cores
 
 Box = tuple[float, float, float, float]  # left, top, right and bottom, in pixels of the whole image
@@ -98,7 +100,9 @@ def _middle(width: int, height: int, box_width: float, box_height: float) -> Box
   return left, top, left + box_width, top + box_height
 
 
-def decode(encoded: bytes, size: int, channels: int, choose_box: Callable[[int, int], Box]) -> np.ndarray:
+def decode(
+  encoded: bytes, size: int, channels: int, choose_box: Callable[[int, int], Box], doubts: set[str]
+) -> np.ndarray:
   """Decodes an image and resizes a box of it to a square.
 
   A JPEG much larger than the square is decoded at 1/2, 1/4 or 1/8 of its size, which takes less time.
@@ -108,11 +112,13 @@ def decode(encoded: bytes, size: int, channels: int, choose_box: Callable[[int, 
     size: of the square, pixels on a side.
     channels: 1 or 3.
     choose_box: called with the image's width and height.
+    doubts: takes up what a user should know, as `images.to_channels` does.
 
   Returns:
     uint8 (size, size, channels).
 
   Raises:
+    UserError: for an image of more than 16 bits a channel.
     Exception: what Pillow raises for a damaged file.
   """
   with Image.open(io.BytesIO(encoded)) as image:
@@ -121,7 +127,7 @@ def decode(encoded: bytes, size: int, channels: int, choose_box: Callable[[int, 
     shrink = min(right - left, bottom - top) / size
     drafted = image.draft(None, (math.ceil(width / shrink), math.ceil(height / shrink)))
     scale = drafted[1][2] / width if drafted else 1  # a power of 2
-    converted = image.convert('RGB' if channels == 3 else 'L')
+    converted = to_channels(image, channels, doubts)
   box = scale * left, scale * top, scale * right, scale * bottom
   square = converted.resize((size, size), Image.Resampling.BILINEAR, box)
   return np.asarray(square).reshape(size, size, channels)
@@ -171,17 +177,18 @@ class Decoders:
     tasks = [slice(start, start + TASK_SIZE) for start in range(0, len(index), TASK_SIZE)]
     pending = [self._threads.submit(self._ask, split, index[task], key, images[task], labels[task]) for task in tasks]
     try:
-      for task in pending:
-        task.result()
+      doubts = set[str]().union(*(task.result() for task in pending))
     finally:
       for task in pending:
         task.cancel()
+    for doubt in doubts:
+      warn_once(f'{self._data_dir}: {doubt}')
     return images, labels
 
   def _ask(
     self, split: str, index: np.ndarray, key: tuple[int, ...] | None, images: np.ndarray, labels: np.ndarray
-  ) -> None:
-    """Fills arrays with what a process reads."""
+  ) -> set[str]:
+    """Fills arrays with what a process reads, and returns the doubts about it."""
     process = self._idle.get()
     requests, answers = _pipes(process)
     try:
@@ -189,7 +196,7 @@ class Decoders:
       requests.flush()
       answer = pickle.load(answers)
       if not isinstance(answer, str):
-        labels[:] = answer
+        labels[:], doubts = answer
         if answers.readinto(images.data.cast('B')) < images.nbytes:
           raise EOFError
     except (EOFError, BrokenPipeError) as error:
@@ -202,7 +209,8 @@ class Decoders:
     finally:
       self._idle.put(process)
     if isinstance(answer, str):
-      raise UserError(f'{self._data_dir}: {answer}')
+      raise UserError(answer)
+    return doubts
 
 
 def _pipes(process: subprocess.Popen) -> tuple[io.BufferedWriter, io.BufferedReader]:
@@ -235,24 +243,21 @@ def serve(data_dir: str, size: int, channels: int) -> None:
   _raise_file_limit()
   requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
   os.dup2(2, 1)  # what a library prints is no answer
-  import tensorflow_datasets as tfds  # takes a second, which the training process does not wait for
-
-  builder = tfds.builder_from_directory(data_dir)
+  builder = open_folder(data_dir)  # takes a second, which the training process does not wait for
   splits: dict[str, Any] = {}
   with contextlib.suppress(EOFError, BrokenPipeError):
     while True:
       split, index, key = pickle.load(requests)
+      where = f'{data_dir}: split {split!r}'
       try:
-        if split not in splits:
-          splits[split] = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
-        images, labels = _read(splits[split], index, key, size, channels)
-      except Exception as error:  # what array_record and Pillow make of damaged files
-        reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
-        pickle.dump(
-          f'split {split!r} cannot be read ({reason}): its files are damaged: prepare the data set anew', answers
-        )
+        with reading(where):
+          splits[split] = splits.get(split) or encoded_examples(builder, split)
+          examples = splits[split].__getitems__(index.tolist())
+        images, *answer = _decode_all(where, examples, index.tolist(), key, (size, size, channels))
+      except UserError as error:
+        pickle.dump(str(error), answers)
       else:
-        pickle.dump(labels, answers)
+        pickle.dump(answer, answers)
         answers.write(images.data)
       answers.flush()
 
@@ -266,15 +271,17 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (MACOS_OPEN_MAX, most))
 
 
-def _read(
-  examples: Any, index: np.ndarray, key: tuple[int, ...] | None, size: int, channels: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Reads and decodes the examples of one request."""
-  images, labels = np.empty((len(index), size, size, channels), np.uint8), np.empty(len(index), np.int32)
-  for i, (position, example) in enumerate(zip(index.tolist(), examples.__getitems__(index.tolist()), strict=True)):
-    images[i] = decode(example['image'], size, channels, box_chooser(key, position))
+def _decode_all(
+  where: str, examples: list[Any], index: list[int], key: tuple[int, ...] | None, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray, set[str]]:
+  """Decodes the examples of one request; also returns the doubts. Raises UserError that names an example."""
+  images, labels = np.empty((len(index), *shape), np.uint8), np.empty(len(index), np.int32)
+  doubts: set[str] = set()
+  for i, (position, example) in enumerate(zip(index, examples, strict=True)):
+    with reading(f'{where}, example {position}'):
+      images[i] = decode(example['image'], *shape[1:], box_chooser(key, position), doubts)
     labels[i] = example['label']
-  return images, labels
+  return images, labels, doubts
 
 
 if __name__ == '__main__':

@@ -4,16 +4,18 @@ import hashlib
 import importlib.util
 import os
 import re
-import socket
+import secrets
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from moonshine_jax.data import prepared
 from moonshine_jax.data.decoding import Decoders
-from moonshine_jax.data.splits import CHUNK, CroppedSplit, Split
-from moonshine_jax.errors import UserError, warn
+from moonshine_jax.data.images import decode_whole, reading
+from moonshine_jax.data.splits import CHUNK, CroppedSplit, Split, check_labels
+from moonshine_jax.errors import UserError, warn, warn_once
 from moonshine_jax.runtime import files
 
 
@@ -43,7 +45,7 @@ class TfdsSource:
 
     self._name = name
     try:
-      self._builder = tfds.builder(name, data_dir=data_dir)
+      self._builder = prepared.open_builder(name, data_dir)
     except tfds.core.DatasetNotFoundError as error:
       raise UserError(f'config.data.name={name!r}: TFDS knows no such data set, nor is it in {data_dir!r}') from error
     except Exception as error:  # what TFDS makes of names and versions, and of files that are damaged
@@ -76,7 +78,7 @@ class TfdsSource:
     if not self._builder.is_prepared():
       self._prepare()
     try:
-      examples = self._builder.as_data_source(split=split)
+      examples = prepared.encoded_examples(self._builder, split)
     except NotImplementedError as error:
       raise UserError(
         f'{self._builder.data_dir}: prepared as {self._builder.info.file_format.value}, which cannot be read without '
@@ -84,17 +86,19 @@ class TfdsSource:
       ) from error
     except ValueError as error:  # an unknown split, or one that slices beyond the end
       raise UserError(f'data set {self._name}, split {split!r}: {error}') from error
+    if not len(examples):
+      raise UserError(f'data set {self._name}, split {split!r}: has no examples')
     if self._cropped:
       self._decoders = self._decoders or Decoders(self._builder.data_dir, self.image_shape[0], self.image_shape[-1])
-      return CroppedSplit(self._decoders, split, len(examples))
+      return CroppedSplit(self._decoders, split, len(examples), self.num_classes)
     paths = self._cache_paths(split)
     if paths[1].exists():
       try:
-        return _read_arrays(*paths)
+        return self._read_arrays(*paths)
       except Exception as error:  # whatever NumPy and zipfile make of damaged files
         warn(f'{paths[0]}: damaged ({error}): decoding the images again')
     self._decode(examples, split, *paths)
-    return _read_arrays(*paths)
+    return self._read_arrays(*paths)
 
   def _prepare(self) -> None:
     """Downloads the data set and writes it as array_record."""
@@ -125,11 +129,12 @@ class TfdsSource:
           raise UserError(f'{path}: {error.strerror}: prepare the data set anew') from error
         identity += [os.path.basename(path), status.st_size, status.st_mtime_ns]
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+    names = [f'{re.sub("[^a-z0-9]+", "-", split.lower())}-{digest}{end}' for end in ('.images.npy', '.labels.npz')]
     folder = Path(self._builder.data_dir) / 'decoded'
+    prepared.refuse_outside(folder.parent, [folder / name for name in names])
     if not os.access(self._builder.data_dir, os.W_OK):  # shared data that only others may write
       folder = Path.home() / '.cache' / 'moonshine_jax'
-    stem = f'{re.sub("[^a-z0-9]+", "-", split.lower())}-{digest}'
-    return folder / f'{stem}.images.npy', folder / f'{stem}.labels.npz'
+    return folder / names[0], folder / names[1]
 
   def _decode(self, examples: Any, split: str, images_path: Path, labels_path: Path) -> None:
     """Decodes a split into its two files, each whole or not at all; the labels last, since they stand for both."""
@@ -137,11 +142,11 @@ class TfdsSource:
     labels = np.empty(len(examples), np.int32)
     crc32 = 0
     # A name of this process alone: others, on other machines too, may decode into the same folder.
-    partial = images_path.with_name(f'{images_path.name}.{socket.gethostname()}.{os.getpid()}.tmp')
+    partial = images_path.with_name(f'{images_path.name}.{secrets.token_hex(8)}.tmp')
     with files.writing(images_path):
       images_path.parent.mkdir(parents=True, exist_ok=True)
       try:
-        with open(partial, 'wb') as file:  # not a memory map: on a full disk writing to one kills the process
+        with open(partial, 'xb') as file:  # not a memory map: on a full disk writing to one kills the process
           np.lib.format.write_array_header_1_0(
             file,
             {
@@ -151,37 +156,38 @@ class TfdsSource:
             },
           )
           for start in range(0, len(examples), CHUNK):
-            chunk = self._read_chunk(examples, split, start)
-            images = np.stack([example['image'] for example in chunk])
+            images, labels[start : start + CHUNK] = self._decode_chunk(examples, split, start)
             file.write(images.tobytes())
             crc32 = zlib.crc32(images.data, crc32)
-            labels[start : start + CHUNK] = [example['label'] for example in chunk]
-        if labels.min() < 0:
-          raise UserError(f'data set {self._name}, split {split!r}: some examples have no label')
+        check_labels(f'data set {self._name}, split {split!r}', labels, self.num_classes)
         os.replace(partial, images_path)
-        with open(partial, 'wb') as file:
+        with open(partial, 'xb') as file:
           np.savez(file, labels=labels, images_crc32=crc32)
         os.replace(partial, labels_path)
       finally:
         partial.unlink(missing_ok=True)
 
-  def _read_chunk(self, examples: Any, split: str, start: int) -> list[dict[str, Any]]:
-    """Decodes CHUNK examples. Raises UserError where that fails."""
-    try:
-      return examples.__getitems__(range(start, min(start + CHUNK, len(examples))))
-    except Exception as error:  # what array_record and the decoder of images make of damaged files
-      reason = ' '.join(str(error).split())[:200]
-      raise UserError(
-        f'{self._builder.data_dir}: split {split!r} cannot be read ({reason}): its files are damaged: '
-        'prepare the data set anew'
-      ) from error
+  def _decode_chunk(self, examples: Any, split: str, start: int) -> tuple[np.ndarray, list[int]]:
+    """Returns the images and the labels of CHUNK examples. Raises UserError that names the first that is no image."""
+    where = f'{self._builder.data_dir}: split {split!r}'
+    with reading(where):
+      chunk = examples.__getitems__(range(start, min(start + CHUNK, len(examples))))
+    images, doubts = np.empty((len(chunk), *self.image_shape), np.uint8), set[str]()
+    for i, example in enumerate(chunk):
+      with reading(f'{where}, example {start + i}'):
+        images[i] = decode_whole(example['image'], self.image_shape, doubts)
+    for doubt in doubts:
+      warn_once(f'{self._builder.data_dir}: {doubt}')
+    return images, [example['label'] for example in chunk]
 
-
-def _read_arrays(images_path: Path, labels_path: Path) -> Split:
-  """Reads a split from its files. Raises whatever shows that they are not as they were written."""
-  with np.load(labels_path) as file:
-    labels, crc32 = file['labels'], int(file['images_crc32'])
-  images = np.load(images_path, mmap_mode='r')
-  if len(images) != len(labels) or zlib.crc32(images) != crc32:
-    raise ValueError('the images are not those that were written')
-  return Split(images, labels)
+  def _read_arrays(self, images_path: Path, labels_path: Path) -> Split:
+    """Reads a split from its files. Raises whatever shows that they are not as they were written."""
+    with np.load(labels_path) as file:
+      labels, crc32 = file['labels'], int(file['images_crc32'])
+    images = np.load(images_path, mmap_mode='r')
+    if images.dtype != np.uint8 or labels.dtype != np.int32 or images.shape != (*labels.shape, *self.image_shape):
+      raise ValueError(f'{images.dtype} {images.shape} and {labels.dtype} {labels.shape}')
+    if zlib.crc32(images) != crc32:
+      raise ValueError('the images are not those that were written')
+    check_labels('labels', labels, self.num_classes)
+    return Split(images, labels)

@@ -69,7 +69,7 @@ def encoded(width, height, form='PNG', mode='RGB', **options):
 @pytest.mark.parametrize('box', [(40, 100, 104, 164), (90, 10, 346, 266), (8.5, 20.5, 264.5, 148.5)])
 def test_a_box_is_resized_to_the_pixels_that_are_there(file, tolerance, box):
   """The box is larger by 2 to 8 times, and a JPEG decoded at that fraction, or twice it."""
-  image = decoding.decode(file, 32, 3, lambda width, height: box)
+  image = decoding.decode(file, 32, 3, lambda width, height: box, set())
   assert image.shape == (32, 32, 3) and image.dtype == np.uint8
   left, top, right, bottom = box
   at = (np.arange(32) + 0.5) / 32
@@ -82,7 +82,7 @@ def test_a_box_is_resized_to_the_pixels_that_are_there(file, tolerance, box):
 
 def test_grey_images_have_the_channels_that_are_asked_for():
   grey = encoded(64, 64, 'JPEG', 'L')
-  one, three = (decoding.decode(grey, 16, channels, decoding.central_box) for channels in (1, 3))
+  one, three = (decoding.decode(grey, 16, channels, decoding.central_box, set()) for channels in (1, 3))
   assert one.shape == (16, 16, 1)
   np.testing.assert_array_equal(three, np.repeat(one, 3, axis=2))
 
@@ -119,6 +119,27 @@ def test_a_crop_follows_from_the_key_and_the_index_alone(decoders):
     others, other_labels = decoders.read('train', index, key)
     np.testing.assert_array_equal(other_labels, labels)
     assert (np.abs(others.astype(int) - images).mean((1, 2, 3)) > 2).all()
+
+
+def test_16_bits_are_scaled_before_they_are_resized():
+  ramp = np.tile(np.linspace(0, 255, 16).astype(np.uint8), (16, 1))
+  file = io.BytesIO()
+  Image.fromarray(ramp.astype(np.uint16) * 257).save(file, 'PNG')
+  image = decoding.decode(file.getvalue(), 16, 1, lambda width, height: (0, 0, width, height), set())
+  np.testing.assert_array_equal(image[..., 0], ramp)
+
+
+def test_an_image_that_is_none_is_named_with_what_is_dropped_of_others(odd_images, capsys):
+  folder = f'{odd_images}/odd_images/1.0.0'
+  decoders = Decoders(folder, 8, 3)
+  with pytest.raises(UserError, match=f"^{folder}: split 'test', example [0-3] cannot be read .UnidentifiedImageErr"):
+    decoders.read('test', np.arange(4), None)
+  assert capsys.readouterr().err == ''
+  for _ in range(2):
+    decoders.read('train', np.arange(4), None)
+  assert capsys.readouterr().err == (
+    f'warning: {folder}: some images are transparent in parts: this is dropped, as TensorFlow and torchvision drop it\n'
+  )
 
 
 def test_damaged_files_are_one_line_that_names_the_folder(varied_images, tmp_path):

@@ -52,9 +52,21 @@ def test_what_is_no_part_of_a_split(split, message):
 
 
 def test_the_sample_of_images_of_any_size_is_evenly_spaced():
-  sample = splits.CroppedSplit(None, 'train', 1281167).sample()  # as ImageNet's
+  sample = splits.CroppedSplit(None, 'train', 1281167, 1000).sample()  # as ImageNet's
   assert len(sample) == splits.SAMPLE
   assert sample[-1] == 1281166 and set(np.diff(sample)) == {640, 641}
+
+
+@pytest.mark.parametrize(
+  ('labels', 'message'), [([0, -1], 'some examples have no label'), ([2, 3], 'a label is 3: expected less than 3')]
+)
+def test_labels_of_no_class(labels, message):
+  class Decoders:
+    def read(self, split, index, key):
+      return np.zeros((2, 4, 4, 3), np.uint8), np.array(labels, np.int32)
+
+  with pytest.raises(UserError, match=f"split 'train': {message}"):
+    splits.CroppedSplit(Decoders(), 'train', 2, 3).take(np.arange(2))
 
 
 def test_facts_come_back_from_json():

@@ -118,6 +118,22 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tiny_images, tmp_path, monke
   assert not list((tmp_path / 'data' / 'tiny_images' / '1.0.0' / 'decoded').iterdir())
 
 
+def test_images_of_another_size_and_of_no_kind_are_named_and_leave_nothing(odd_images):
+  source = sources.open_source(data_config('odd_images', odd_images))
+  folder = pathlib.Path(odd_images) / 'odd_images' / '1.0.0'
+  with pytest.raises(UserError, match=f"^{folder}: split 'test', example [0-3] cannot be read .UnidentifiedImageError"):
+    source.read('test')
+  with pytest.raises(UserError, match=f"^{folder}: split 'other_size', example [0-3]: an image of 9x16 pix.*16x16"):
+    source.read('other_size')
+  assert not list((folder / 'decoded').iterdir())
+
+
+def test_what_is_transparent_is_dropped_with_a_word(odd_images, capsys):
+  train = sources.open_source(data_config('odd_images', odd_images)).read('train')
+  assert train.images.shape == (4, 16, 16, 3) and (train.images == (200, 100, 50)).all()
+  assert 'some images are transparent in parts: this is dropped' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   ('name', 'message'),
   [

@@ -6,19 +6,16 @@ ImageNet, is never whole in memory: its images are decoded and cropped whenever 
 """
 
 import os
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import ml_collections
 import numpy as np
 
 from moonshine_jax.data.splits import CHUNK, CroppedSplit, Facts, Split, read_part
 from moonshine_jax.data.tfds import TfdsSource
-from moonshine_jax.errors import UserError
+from moonshine_jax.data.user import FunctionSource
+from moonshine_jax.errors import UserError, warn_once
 from moonshine_jax.runtime import user_functions
-
-SPLITS = "{'train': (images, labels), 'test': (images, labels)}"  # what a user-defined function returns
-MAX_CLASSES = 10**6  # of user-defined data: above any that was published
 
 
 class Source(Protocol):
@@ -86,7 +83,7 @@ def title(name: str) -> str:
 
 
 def measure_facts(source: Source, train: Split | CroppedSplit) -> Facts:
-  """Measures the facts of a data set.
+  """Measures the facts of a data set, and says in a line each what of them is doubtful.
 
   Args:
     source: the data set.
@@ -102,8 +99,44 @@ def measure_facts(source: Source, train: Split | CroppedSplit) -> Facts:
   values = np.arange(256)
   mean = counts @ values / counts.sum(axis=1)
   std = np.sqrt(counts @ values**2 / counts.sum(axis=1) - mean**2)
+  _doubt_pixels(counts)
+  if isinstance(train, Split):
+    _doubt_classes(train.labels, source.num_classes)
   std[std == 0] = 1.0  # a channel that never changes
   return Facts(tuple(source.image_shape), source.num_classes, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def _doubt_pixels(counts: np.ndarray) -> None:
+  """Warns of training pixels that say nothing, or are of another range, from the histogram of each channel."""
+  constant = np.flatnonzero(np.count_nonzero(counts, axis=1) == 1).tolist()
+  if len(constant) == len(counts):
+    warn_once('the pixels of all training images are equal: there is nothing to learn from')
+  elif constant:
+    warn_once(
+      f'channel {", ".join(map(str, constant))} of {len(counts)} never changes in the training images: '
+      'it says nothing of them'
+    )
+  elif not counts[:, 2:].any():
+    warn_once('the pixels of all training images are 0 or 1: expected 0 to 255: were they rounded from 0 to 1?')
+
+
+def _doubt_classes(labels: np.ndarray, num_classes: int) -> None:
+  """Warns of classes without a training example."""
+  examples = np.bincount(labels, minlength=num_classes)
+  absent = np.flatnonzero(examples == 0).tolist()
+  if num_classes - len(absent) == 1:
+    warn_once(f'all training images are of class {labels[0]}: there is nothing to learn')
+  elif absent == [0]:
+    warn_once(
+      f'no training image is of class 0, and some are of class {num_classes - 1}: expected labels from 0: from 1, they '
+      f'make a network of {num_classes} outputs'
+    )
+  elif absent:
+    warn_once(
+      f'{len(absent)} of {num_classes} classes have no training image ({", ".join(map(str, absent[:5]))}'
+      f'{", ..." if len(absent) > 5 else ""}): expected labels without gaps: the network has an output for each, and '
+      'the released form of KD divides by their number'
+    )
 
 
 class DigitsSource:
@@ -126,71 +159,3 @@ class DigitsSource:
     return read_part(
       {'train': Split(images[:1297], labels[:1297]), 'test': Split(images[1297:], labels[1297:])}, split, 'digits'
     )
-
-
-class FunctionSource:
-  """The data set that a user-defined function returns: {'train': (images, labels), 'test': (images, labels)}.
-
-  Images are uint8 (examples, height, width, channels), all of one size; labels are integers from 0. The classes are
-  those up to the greatest label of all splits. The function is called once, when the source is opened.
-  """
-
-  def __init__(self, name: str):
-    """Calls the function.
-
-    Args:
-      name: of the function.
-
-    Raises:
-      UserError: for anything but such splits, in a line that names the function and the split.
-    """
-    where = f'config.data.name={name!r}'
-    try:
-      splits = user_functions.load(name)()
-    except UserError as error:
-      raise UserError(f'config.data.name={error}') from error
-    except Exception as error:  # whatever the user's code raises
-      raise UserError(
-        f'{where}: {type(error).__name__}: {error}: expected a function that is called without arguments '
-        f'and returns {SPLITS}'
-      ) from error
-    if not isinstance(splits, Mapping) or not splits:
-      raise UserError(f'{where}: returned a {type(splits).__name__}: expected {SPLITS}')
-    self._name = name
-    self._splits = {key: _check_split(f'{where}, split {key!r}', value) for key, value in splits.items()}
-    shapes = {key: split.images.shape[1:] for key, split in self._splits.items()}
-    if len(set(shapes.values())) > 1:
-      raise UserError(
-        f'{where}: the images of {" and ".join(f"{key} are {shape}" for key, shape in shapes.items())}: '
-        'expected one size'
-      )
-    self.image_shape = next(iter(shapes.values()))
-    self.num_classes = 1 + max(int(split.labels.max()) for split in self._splits.values())
-
-  def read(self, split: str) -> Split:
-    """Reads a split or a part of one. Raises UserError where there is no such part."""
-    return read_part(self._splits, split, self._name)
-
-
-def _check_split(where: str, value: Any) -> Split:
-  """Returns a user-defined split. Raises UserError where it is no images and labels."""
-  if not isinstance(value, tuple | list) or len(value) != 2:
-    raise UserError(f'{where}: a {type(value).__name__}: expected the two arrays (images, labels)')
-  images, labels = (np.asarray(array) for array in value)
-  if images.dtype != np.uint8:
-    raise UserError(
-      f'{where}: images are {images.dtype}: expected uint8, from 0 to 255: they are normalised later, by '
-      'the mean and the standard deviation of each channel'
-    )
-  if images.ndim != 4 or 0 in images.shape:
-    raise UserError(f'{where}: images have the shape {images.shape}: expected (examples, height, width, channels)')
-  if not np.issubdtype(labels.dtype, np.integer):
-    raise UserError(f'{where}: labels are {labels.dtype}: expected integers from 0, one for each image')
-  if labels.shape != images.shape[:1]:
-    raise UserError(f'{where}: labels have the shape {labels.shape}: expected {images.shape[:1]}, one for each image')
-  if not 0 <= labels.min() <= labels.max() < MAX_CLASSES:
-    raise UserError(
-      f'{where}: labels are from {labels.min()} to {labels.max()}: expected integers from 0 to less than '
-      f'{MAX_CLASSES:,}'
-    )
-  return Split(images, labels.astype(np.int32))

@@ -4,8 +4,6 @@ import pytest
 
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
-from moonshine_jax.runtime import user_functions
-from tests.helpers import user
 
 
 def data_config(name, data_dir='', image_size=0):
@@ -63,45 +61,32 @@ def test_digits_are_not_cropped():
     sources.open_source(data_config('digits', image_size=12))
 
 
-def images(shape=(4, 8, 8, 1), dtype=np.uint8):
-  return np.zeros(shape, dtype)
+PIXELS = np.random.default_rng(0).integers(0, 256, (30, 2, 2, 3), np.uint8)
+
+
+class Source:
+  def __init__(self, num_classes):
+    self.image_shape, self.num_classes = (2, 2, 3), num_classes
 
 
 @pytest.mark.parametrize(
-  ('splits', 'message'),
+  ('pixels', 'labels', 'num_classes', 'warning'),
   [
-    (lambda: 1 / 0, ': ZeroDivisionError: .*expected a function that is called without arguments and returns'),
-    (lambda: [1], ": returned a list: expected {'train': .images, labels."),
-    (lambda: {'train': images()}, ", split 'train': a ndarray: expected the two arrays"),
-    (lambda: {'train': (images(dtype=np.float32), [0] * 4)}, ", split 'train': images are float32: expected uint8"),
-    (lambda: {'train': (images((4, 8, 8)), [0] * 4)}, ", split 'train': images have the shape .4, 8, 8.: exp"),
-    (lambda: {'train': (images(), [0.0] * 4)}, ", split 'train': labels are float64: expected integers from 0"),
-    (lambda: {'train': (images(), [0] * 3)}, r", split 'train': labels have the shape \(3,\): expected \(4,\)"),
-    (
-      lambda: {'train': (images(), [0, 1, 2, -1])},
-      ", split 'train': labels are from -1 to 2: expected integers from 0",
-    ),
-    (
-      lambda: {'train': (images(), [0] * 4), 'test': (images((1, 9, 8, 1)), [0])},
-      r': the images of train are \(8, 8, 1\) and test are \(9, 8, 1\): expected one size',
-    ),
+    (PIXELS, np.arange(30) % 3, 3, ''),
+    (PIXELS * 0 + 7, np.arange(30) % 3, 3, 'the pixels of all training images are equal: there is nothing to learn'),
+    (PIXELS * np.uint8([1, 0, 1]), np.arange(30) % 3, 3, 'channel 1 of 3 never changes in the training images'),
+    (PIXELS * np.uint8([0, 0, 1]) + 255, np.arange(30) % 3, 3, 'channel 0, 1 of 3 never changes'),
+    (PIXELS // 128, np.arange(30) % 3, 3, 'the pixels of all training images are 0 or 1: expected 0 to 255'),
+    (PIXELS, np.arange(30) * 0 + 2, 3, 'all training images are of class 2: there is nothing to learn'),
+    (PIXELS, np.arange(30) * 0, 1, 'all training images are of class 0: there is nothing to learn'),
+    (PIXELS, np.arange(30) % 3 + 1, 4, 'no training image is of class 0, and some are of class 3: expected labels fro'),
+    (PIXELS, np.arange(30) % 3 * 50, 101, '98 of 101 classes have no training image (1, 2, 3, 4, 5, ...): expected la'),
+    (PIXELS, np.arange(30) % 3, 5, '2 of 5 classes have no training image (3, 4): expected labels without gaps'),
   ],
 )
-def test_user_defined_data_that_does_not_fit(splits, message, monkeypatch):
-  monkeypatch.setattr(user, 'images', splits)
-  user_functions.load.cache_clear()
-  with pytest.raises(UserError, match="^config.data.name='tests.helpers.user:images'" + message):
-    sources.FunctionSource('tests.helpers.user:images')
-  user_functions.load.cache_clear()
-
-
-def test_user_defined_data():
-  source = sources.FunctionSource('tests.helpers.user:images')
-  train, test = source.read('train'), source.read('test')
-  assert (source.image_shape, source.num_classes, len(train), len(test)) == ((8, 8, 2), 3, 48, 15)
-  assert train.labels.dtype == np.int32
-  np.testing.assert_array_equal(train.images, user.images()['train'][0])
-  with pytest.raises(
-    UserError, match="data set tests.helpers.user:images has no split 'validation': expected train or test"
-  ):
-    source.read('validation')
+def test_what_is_doubtful_is_one_line(pixels, labels, num_classes, warning, capsys):
+  train = splits.Split(pixels.astype(np.uint8), labels.astype(np.int32))
+  for _ in range(2):
+    sources.measure_facts(Source(num_classes), train)
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == bool(warning) and all(line.startswith(f'warning: {warning}') for line in lines)

@@ -65,7 +65,7 @@ setup(
     'filelock>=4,<5',  # a workdir's lock
     'flax>=0.12,<0.13',
     'importlib_resources>=6',  # TFDS needs it, through etils, and does not say so
-    'jax>=0.10,<0.13',
+    'jax>=0.10,!=0.10.2,<0.13',  # jaxlib 0.10.2 computes some sums wrongly on CPUs: jax issues 39103 and 39352
     'jinja2>=3.1',  # writes the report's page
     'ml-collections>=1.1,<2',
     'msgspec>=0.19',  # checks JSON files against their schemas
@@ -80,8 +80,8 @@ setup(
     'tqdm>=4.66',
   ],
   extras_require={
-    'cuda': ['jax[cuda13]>=0.10,<0.13'],
-    'tpu': ['jax[tpu]>=0.10,<0.13'],
+    'cuda': ['jax[cuda13]>=0.10,!=0.10.2,<0.13'],
+    'tpu': ['jax[tpu]>=0.10,!=0.10.2,<0.13'],
     # TFDS prepares image data sets with TensorFlow; a data set that is prepared already needs none.
     'prepare': ['tensorflow>=2.20'],
     'stablehlo': ['flatbuffers>=24'],

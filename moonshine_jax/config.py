@@ -100,9 +100,7 @@ _TEMPERATURE = _number(lambda value: 1e-3 <= value <= 1e6, 'from 0.001 to 1e+06'
 _BOOL = Kind(lambda value: isinstance(value, bool), 'True or False')
 _NAME = Kind(lambda value: isinstance(value, str) and bool(value), 'a string that is not empty')
 _PATH = Kind(lambda value: isinstance(value, str) and _may_be_path(value), 'a string that may be a path')
-_PATH_OR_NAME = Kind(
-  lambda value: _PATH.valid(value) and bool(value), 'a string that is not empty, and that may be a path or a name'
-)
+_PATH_OR_NAME = Kind(lambda value: _PATH.valid(value) and bool(value), 'a string that is not empty: a path or a name')
 _TEXTS = Kind(
   lambda value: isinstance(value, tuple) and all(isinstance(text, str) for text in value), 'a tuple of strings'
 )

@@ -229,7 +229,7 @@ def read_runs(path: str | os.PathLike, trust_code: bool = False) -> list[Run]:
   if Path(path).is_dir():
     return collect_runs(path, trust_code)
   expected = 'the JSON that --json writes'
-  values = json_files.read(path, _RunsValues, expected)['runs']
+  values = json_files.read_json(path, _RunsValues, expected)['runs']
   runs: dict[str, Run] = {}
   for i, run_values in enumerate(values):
     try:

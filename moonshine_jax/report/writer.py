@@ -169,7 +169,7 @@ def read_latencies(path: str | os.PathLike) -> Latencies:
   """
   expected = 'JSON with rows of network and latency, as benchmarks.inference --json writes it'
   try:
-    values = json_files.read(path, _LatenciesValues, expected)
+    values = json_files.read_json(path, _LatenciesValues, expected)
   except UserError as error:
     raise UserError(f'--latency={error}') from error
   try:

@@ -23,14 +23,26 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     path: what is written inside.
 
   Raises:
-    UserError: without permission or space left, for a file where a folder should be, and for a link that is not
-      followed.
+    UserError: without permission or space left, for a file where a folder should be, for a link that is not followed,
+      and for what `check_local` refuses.
   """
+  check_local(path)
   try:
     yield
   except OSError as error:
     reason = 'it is a link' if error.errno == errno.ELOOP else error.strerror or error
     raise UserError(f'{path}: cannot be written: {reason}') from error
+
+
+def check_local(path: str | os.PathLike) -> None:
+  """Raises UserError for the address of a bucket, and for ~, which would be the names of folders here."""
+  first, *others = Path(path).parts or ('.',)
+  if first.endswith(':') and others:
+    raise UserError(
+      f'{first}//{"/".join(others)}: expected a path on a disk: mount the bucket, as with gcsfuse (launch/README.md)'
+    )
+  if first == '~':
+    raise UserError(f'{path}: ~ is not expanded here: expected $HOME in its place, or the whole path')
 
 
 def open_no_link(path: str | os.PathLike, flags: int) -> int:
@@ -111,7 +123,7 @@ def append_record(path: str | os.PathLike, record: dict[str, Any]) -> None:
   Raises:
     UserError: for a number that is not finite, which JSON has not, and where the system refuses.
   """
-  line = json_files.line(record)
+  line = json_files.json_line(record)
   with writing(path), open(path, 'a', encoding='utf-8', opener=open_no_link) as file:
     file.write(line)
     file.flush()

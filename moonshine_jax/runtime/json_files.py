@@ -22,7 +22,7 @@ MAX_DEPTH = 32  # of objects and arrays in each other: the files of a run have 6
 MAX_INTEGER = 2**63 - 1  # in size
 
 
-def read(path: str | os.PathLike, schema: type[T], expected: str) -> T:
+def read_json(path: str | os.PathLike, schema: type[T], expected: str) -> T:
   """Reads a file of one JSON object.
 
   Args:
@@ -37,7 +37,7 @@ def read(path: str | os.PathLike, schema: type[T], expected: str) -> T:
     UserError: 'PATH: damaged (what, where): expected ...' for another file; where there is none, or it cannot be read.
   """
   try:
-    return parse(read_bytes(path), schema)
+    return parse_json(read_bytes(path), schema)
   except ValueError as error:
     raise UserError(f'{path}: damaged ({error}): expected {expected}') from error
 
@@ -75,13 +75,13 @@ def read_records(path: str | os.PathLike, schema: type[T]) -> list[T]:
   records = []
   for number, text in enumerate(lines, start=1):
     try:
-      records.append(parse(text, schema))
+      records.append(parse_json(text, schema))
     except ValueError as error:
       raise UserError(f'{path}, line {number}: damaged ({error}): expected a record, as on other lines') from error
   return records
 
 
-def line(record: dict[str, Any]) -> str:
+def json_line(record: dict[str, Any]) -> str:
   """Returns a record as a line of JSON. Raises UserError for a number that is not finite, which JSON has not."""
   try:
     return json.dumps(record, allow_nan=False) + '\n'
@@ -90,16 +90,16 @@ def line(record: dict[str, Any]) -> str:
     raise UserError(f'a record with {shown(broken)}: expected finite numbers') from error
 
 
-def parse(text: bytes, schema: type[T]) -> T:
+def parse_json(text: bytes, schema: type[T]) -> T:
   """Parses a JSON object. Raises ValueError, which says what is wrong and where, for anything else than the schema."""
   try:
     values = json.loads(text.decode(), object_pairs_hook=_object)
   except RecursionError as error:
     raise ValueError(f'nested more than {MAX_DEPTH} deep') from error
-  return check(values, schema)
+  return check_schema(values, schema)
 
 
-def check(values: Any, schema: type[T]) -> T:
+def check_schema(values: Any, schema: type[T]) -> T:
   """Returns parsed JSON as it is. Raises ValueError where it is beyond the limits, or not of the schema."""
   level = [values]
   for _ in range(MAX_DEPTH):

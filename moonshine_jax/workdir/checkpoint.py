@@ -205,7 +205,7 @@ class Checkpoints:
 
   def _metadata(self, step: int) -> Metadata:
     with self._reading(step):
-      return metadata_lib.read(self.folder / str(step) / 'metadata' / metadata_lib.FILE, step)
+      return metadata_lib.read_metadata(self.folder / str(step) / 'metadata' / metadata_lib.FILE, step)
 
   def _trees(self, metadata: Metadata, like: dict[str, Tree]) -> dict[str, Tree]:
     """The trees of `like` with the arrays of a checkpoint. Orbax restores an array of another shape without a word."""

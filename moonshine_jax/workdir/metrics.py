@@ -38,7 +38,7 @@ def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 def write(workdir: str | os.PathLike, records: list[dict[str, Any]]) -> None:
   """Writes the records of a workdir in place of those that are there. Raises UserError where they cannot be written."""
-  files.write_atomically(Path(workdir) / FILE, ''.join(map(json_files.line, records)))
+  files.write_atomically(Path(workdir) / FILE, ''.join(map(json_files.json_line, records)))
 
 
 class Writer:

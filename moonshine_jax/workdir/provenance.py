@@ -58,7 +58,7 @@ def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
   if factory.is_user_defined(config.model):
     model = factory.create_model(config.model, facts.num_classes, image_shape=facts.image_shape)
     start['cost'] = dataclasses.asdict(counting.count_cost(model, facts.image_shape))
-  files.write_atomically(path, ''.join(map(json_files.line, [*read_starts(workdir), start])))
+  files.write_atomically(path, ''.join(map(json_files.json_line, [*read_starts(workdir), start])))
 
 
 def functions_of(config: ml_collections.ConfigDict) -> dict[str, str]:

@@ -64,7 +64,7 @@ class Workdir(os.PathLike):
     if not self.begun:
       raise UserError(f'{self}: no {CONFIG_FILE} in it: expected the workdir of a training run')
     try:
-      config = config_lib.from_json(json_files.parse(json_files.read_bytes(path), dict[str, Any]))
+      config = config_lib.from_json(json_files.parse_json(json_files.read_bytes(path), dict[str, Any]))
     except (ValueError, UserError) as error:
       raise UserError(
         f'{path}: damaged ({error}): expected the config of a run; training writes it anew where it is '
@@ -119,14 +119,8 @@ class Workdir(os.PathLike):
         raise UserError(f'{self}: {error}') from error
 
   def check_path(self) -> None:
-    """Raises UserError for a path at which no checkpoint could be kept, and for one that is meant as no folder's."""
-    first, *others = self.path.parts or ('.',)
-    if first.endswith(':') and others:
-      raise UserError(
-        f'{first}//{"/".join(others)}: expected a folder: mount the bucket, as with gcsfuse (see launch/README.md)'
-      )
-    if first == '~':
-      raise UserError(f'{self}: ~ is not expanded here: expected $HOME, or the whole path')
+    """Raises UserError for a path at which no checkpoint can be kept."""
+    files.check_local(self.path)
     path = os.path.abspath(self.path)
     try:
       path.encode()

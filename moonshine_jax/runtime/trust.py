@@ -3,6 +3,7 @@
 What the user names, in a flag, in a config or in Python, is loaded as it is.
 """
 
+import contextlib
 import hashlib
 import os
 import pkgutil
@@ -35,7 +36,8 @@ def check_function(name: str, recorded: Mapping[str, str], folder: str | os.Path
     return
   paths = source_files(name)
   if trust_code:
-    remember(name)
+    with contextlib.suppress(UserError):  # it need not be said again, where that can be kept in mind
+      remember(name)
     return
   inside = [path for path in paths if _is_inside(path, folder)]
   if inside:
@@ -44,7 +46,7 @@ def check_function(name: str, recorded: Mapping[str, str], folder: str | os.Path
     reason = f'was not recorded in {folder}'
   elif checksum(name) != recorded[name]:
     reason = f'is not what was recorded in {folder} when the run began'
-  elif not _mark(name).exists():
+  elif not os.path.exists(_mark(name)):
     reason = 'is none that you named to a run on this machine'
   else:
     return
@@ -66,10 +68,10 @@ def remember(name: str) -> None:
     UserError: where the system refuses.
   """
   mark = _mark(name)
-  if not mark.exists():
+  if not os.path.exists(mark):
     with files.writing(mark):
       mark.parent.mkdir(parents=True, exist_ok=True)
-      mark.touch()
+      mark.touch()  # the name says all
 
 
 def _mark(name: str) -> Path:

@@ -171,13 +171,16 @@ class Workdir(os.PathLike):
   def _remember_functions(self, functions: dict[str, str]) -> None:
     """Remembers the functions of a run that begins or goes on, and warns of what has changed since its last start."""
     recorded = self.starts[-1].get('functions', {}) if self.starts else {}
-    for name, checksum in functions.items():
-      if recorded.get(name, checksum) != checksum:
-        warn(f'{self}: {trust.source_files(name)[-1]} has changed since the run began')
-      try:
+    changed = {
+      trust.source_files(name)[-1] for name in functions if recorded.get(name, '') not in ('', functions[name])
+    }
+    for path in sorted(changed):
+      warn(f'{self}: {path} has changed since the run began')
+    try:
+      for name in functions:
         trust.remember(name)
-      except UserError as error:
-        warn(f'{error}: who reads {self} needs --trust_code')
+    except UserError as error:
+      warn(f'{error}: to read {self} takes --trust_code')
 
   def write_config(self, config: ml_collections.ConfigDict) -> None:
     """Writes the config, which says that a run was begun. Raises UserError where it cannot be written."""

@@ -1,4 +1,7 @@
+import importlib.util
 import json
+import os
+import py_compile
 import subprocess
 import sys
 
@@ -44,6 +47,22 @@ def test_functions_that_are_not_there(name, message, tmp_path):
   (tmp_path / 'raises.py').write_text('1 / 0')
   with pytest.raises(UserError, match='^' + message.replace('@', str(tmp_path))):
     user_functions.load(name.replace('@', str(tmp_path)))
+
+
+def test_a_file_may_be_a_link_to_one_of_another_ending(tmp_path):
+  (tmp_path / '5f3a').write_text('def f(): return 1\n')  # as stores of data by their checksums name them
+  (tmp_path / 'link.py').symlink_to(tmp_path / '5f3a')
+  assert user_functions.load(f'{tmp_path}/link.py:f')() == 1
+
+
+def test_bytecode_beside_a_file_does_not_run(tmp_path):
+  path, other = tmp_path / 'file.py', tmp_path / 'other.py'
+  path.write_text('def f(): return 1\n')
+  other.write_text('def f(): return 2\n')
+  os.utime(path, (0, 0))
+  os.utime(other, (0, 0))
+  py_compile.compile(str(other), importlib.util.cache_from_source(str(path)))
+  assert user_functions.load(f'{path}:f')() == 1
 
 
 def test_names_of_functions():

@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moonshine_jax.errors import UserError, shown
+from moonshine_jax.errors import UserError, shown, warn_once
 from moonshine_jax.models.blocks import Block
-from moonshine_jax.models.surgery.capture import TRAIN_FLAGS, with_capture
+from moonshine_jax.models.surgery.capture import call_in_mode, with_capture
 from moonshine_jax.models.surgery.intercept import Unbound, adapt
+from moonshine_jax.models.surgery.modes import check_modes, mode_arguments
 from moonshine_jax.models.surgery.replace import cheapen
 from moonshine_jax.runtime import user_functions
 
@@ -31,7 +32,7 @@ class Paired(nn.Module):
     """(batch, height, width, channels) -> float32 logits (batch, classes) and the activations."""
     original = self.original.bind(self, f'{self.axis_name}')
     with nn.intercept_methods(adapt(self.axis_name)):
-      logits, activations = original(images, train=train)
+      logits, activations = call_in_mode(original, images, train)
     return logits.astype(jnp.float32), tuple(activations)
 
 
@@ -62,14 +63,10 @@ def create_user_model(
   try:
     module = _call_function(function, num_classes, dtype=jnp.dtype(dtype), axis_name=axis_name)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    flags_in_evaluation = {
-      name: not when_training
-      for name, when_training in TRAIN_FLAGS.items()
-      if user_functions.accepts(type(module).__call__, name)
-    }
-    paired = 'train' in flags_in_evaluation and _returns_pair(module, images)
+    in_evaluation = mode_arguments(module, train=False)
+    paired = bool(in_evaluation) and _returns_pair(module, images, in_evaluation)
     if block != 'S':
-      module = cheapen(module, block, images, **flags_in_evaluation)
+      module = cheapen(module, block, images, **in_evaluation)
     return Paired(Unbound(module), axis_name) if paired else with_capture(module, images, axis_name=axis_name)
   except UserError as error:
     raise UserError(f'{where}, config.model.block={shown(block)}: {error}') from error
@@ -78,6 +75,29 @@ def create_user_model(
       f'{where}: {type(error).__name__}: {str(error)[:500]}: expected a network for {num_classes} '
       f'classes and images of {image_shape}'
     ) from error
+
+
+def check_user_modes(where: str, model: nn.Module, image_shape: tuple[int, ...]) -> None:
+  """Raises UserError for a network that would train wrongly as it is not told that it trains, or would not evaluate.
+
+  Prints a line where that may be meant; see `check_modes`.
+
+  Args:
+    where: the network, for messages.
+    model: a module of `create_user_model`.
+    image_shape: (height, width, channels).
+  """
+  try:
+    doubts = check_modes(model, jax.ShapeDtypeStruct((2, *image_shape), jnp.float32))
+  except UserError as error:
+    raise UserError(f'{where}: {error}') from error
+  except Exception as error:  # whatever the user's code raises
+    raise UserError(
+      f'{where}: {type(error).__name__}: {str(error)[:500]}: expected a network that can be trained and evaluated on '
+      f'images of {image_shape}'
+    ) from error
+  for doubt in doubts:
+    warn_once(f'{where}: {doubt}')
 
 
 def check_user_model(network: str, block: str, dtype: str, load: bool = True) -> None:
@@ -116,10 +136,10 @@ def _call_function(function: Callable[..., Any], num_classes: int, **options: An
   return module
 
 
-def _returns_pair(module: nn.Module, images: jax.ShapeDtypeStruct) -> bool:
+def _returns_pair(module: nn.Module, images: jax.ShapeDtypeStruct, arguments: dict[str, Any]) -> bool:
   """Whether a module returns logits (batch, classes) and a sequence of images (batch, height, width, channels)."""
   outputs = jax.eval_shape(
-    lambda key, images: module.init_with_output(key, images, train=False)[0], jax.random.key(0), images
+    lambda key, images: module.init_with_output(key, images, **arguments)[0], jax.random.key(0), images
   )
   return (
     isinstance(outputs, tuple | list)

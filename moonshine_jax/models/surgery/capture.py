@@ -1,8 +1,7 @@
 """Any linen image classifier as the train step needs it: called with (images, train), returning what AT compares."""
 
-import dataclasses
 import difflib
-import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,19 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from moonshine_jax.errors import UserError
+from moonshine_jax.models.surgery import modes
 from moonshine_jax.models.surgery.cheap import Cheap
 from moonshine_jax.models.surgery.inspection import Inspection, inspect_module
 from moonshine_jax.models.surgery.intercept import Unbound, adapt, capturing
 from moonshine_jax.models.surgery.layers import Call
-
-# Names of the argument that says whether a model is training, with its value in training.
-TRAIN_FLAGS = {
-  'train': True,
-  'training': True,
-  'is_training': True,
-  'deterministic': False,
-  'use_running_average': False,
-}
+from moonshine_jax.models.surgery.modes import mode_arguments
+from moonshine_jax.models.surgery.probe import probe_module
 
 
 class Captured(nn.Module):
@@ -46,7 +39,7 @@ class Captured(nn.Module):
     original = self.original.bind(self, f'{self.layers} {self.axis_name}', captures=True)
     captured: dict[str, Any] = {}
     with nn.intercept_methods(adapt(self.axis_name)), capturing(original, self.layers, captured):
-      outputs = (self.call or _call)(original, images, train)
+      outputs = (self.call or call_in_mode)(original, images, train)
     return _logits(outputs), tuple(captured[layer] for layer in self.layers)
 
 
@@ -63,7 +56,8 @@ def with_capture(
 
   Args:
     module: any linen image classifier. It returns logits, or a tuple that begins with them, or something that has them
-      as 'logits'. An argument of TRAIN_FLAGS, if it has one, tells it that it is training.
+      as 'logits'. The arguments of its call that are called as in `modes.FLAGS`, or `mode`, tell it whether it
+      trains.
     images: a batch of examples as the module's call (or `call`) takes it.
     layers: paths of modules that return (batch, height, width, channels). Without them, of each size of image above 1x1
       the last output of a module that contains a convolution other than the first one, but of no part of a block that
@@ -75,7 +69,7 @@ def with_capture(
     UserError: where there are no such layers, their outputs cannot be taken out, or what comes back is no logits.
   """
   bare = Captured(Unbound(module), (), call, axis_name)
-  inspection = inspect_module(bare, images)
+  inspection = probe_module(inspect_module(bare, images), bare, images)
   if layers is None:
     layers = find_layers(inspection)
     if not layers:
@@ -87,7 +81,8 @@ def with_capture(
       raise UserError(f'{layer!r} is no module that returns an array: expected one such as {", ".join(near)}')
     if not last_calls[layer].can_be_taken:
       raise UserError(
-        f'{layer!r} is inside nn.scan or nn.vmap, out of which no output of one step comes: expected a module around it'
+        f'{layer!r} is inside a transform (nn.scan, nn.vmap, nn.WeightNorm, ...) out of which its output does not '
+        'come: expected a module around it'
       )
     if len(last_calls[layer].output_shape) != 4:
       raise UserError(f'{layer!r} returns {last_calls[layer].output_shape}: expected (batch, height, width, channels)')
@@ -100,6 +95,16 @@ def find_layers(inspection: Inspection) -> tuple[str, ...]:
   # The parts of a replacement are inside the convolution that they replace, and count as that one.
   convolutions -= {path for path in convolutions if any(_inside(path, outer) for outer in convolutions)}
   later = convolutions - {layer.path for layer in inspection.layers if layer.is_stem}
+
+  def has_convolution(path: str) -> bool:
+    return path in later or any(_inside(conv, path) for conv in later)
+
+  # A wrapper as nn.WeightNorm is beside its module, and returns the output that does not come out of the module.
+  wrappers = {
+    wrapper.path
+    for call, wrapper in itertools.pairwise(inspection.calls)
+    if has_convolution(call.path) and not call.can_be_taken and wrapper.output_shape == call.output_shape
+  }
   last = {
     call.path: (order, call)
     for order, call in enumerate(inspection.calls)
@@ -120,9 +125,9 @@ def find_layers(inspection: Inspection) -> tuple[str, ...]:
   # (whether it contains convolutions, its place in the order, its path)
   best_by_size: dict[tuple[int, ...], tuple[bool, int, str]] = {}
   for order, call in last.values():
-    is_module = any(_inside(path, call.path) for path in later)
-    if _size(call) and call.can_be_taken and (is_module or call.path in later) and not is_part(call):
-      candidate = (is_module, order, call.path)
+    has_output = has_convolution(call.path) or call.path in wrappers
+    if _size(call) and call.can_be_taken and has_output and not is_part(call):
+      candidate = (call.path not in later, order, call.path)
       best_by_size[_size(call)] = max(best_by_size.get(_size(call), candidate), candidate)
   return tuple(path for _, path in sorted((order, path) for _, order, path in best_by_size.values()))
 
@@ -137,19 +142,19 @@ def _inside(path: str, outer: str) -> bool:
   return path.startswith(f'{outer}/')
 
 
-def _call(module: nn.Module, images: jax.Array, train: bool) -> Any:
-  """Calls a bound module with the training flag that it has, if it has one."""
+def call_in_mode(module: nn.Module, images: jax.Array, train: bool) -> Any:
+  """Calls a bound module with the arguments that tell it whether it trains. Raises UserError for an attribute."""
   inner = module
   while isinstance(inner, Cheap):
     inner = inner.original.module
-  arguments = inspect.signature(type(inner).__call__).parameters
-  flag = next((name for name in TRAIN_FLAGS if name in arguments), None)
-  if flag:
-    return module(images, **{flag: train == TRAIN_FLAGS[flag]})
-  fixed = [field.name for field in dataclasses.fields(inner) if field.name in TRAIN_FLAGS]
+  arguments = mode_arguments(inner, train)
+  fixed = [name for name in modes.FLAGS if not arguments and isinstance(getattr(inner, name, None), bool)]
   if fixed:
-    raise UserError(f'{type(inner).__name__}: {fixed[0]} is an attribute of it: expected an argument of its call')
-  return module(images)
+    raise UserError(
+      f'{type(inner).__name__}: {fixed[0]} is an attribute of it: expected an argument of its call, which a module '
+      f'around it may have, or {modes.CALL}'
+    )
+  return module(images, **arguments)
 
 
 def _logits(outputs: Any) -> jax.Array:

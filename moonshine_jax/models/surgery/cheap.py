@@ -79,6 +79,7 @@ def _two_taps(conv: nn.Conv) -> dict[str, Any]:
   return {
     'kernel_size': tuple(min(k, 2) for k in kernel),
     'kernel_dilation': tuple(max(k - 1, 1) * d for k, d in zip(kernel, dilation, strict=True)),
+    'kernel_init': _allow_any_shape(conv.kernel_init),
   }
 
 
@@ -113,11 +114,14 @@ def _run_replacement(block: Block, conv: nn.Conv, inputs: jax.Array) -> jax.Arra
 def _allow_any_shape(kernel_init: Callable[..., Any]) -> Callable[..., Any]:
   """Returns an initialiser that uses `conv_init` where `kernel_init` does not give the shape that it is asked for.
 
-  An initialiser of pretrained weights gives the shape of the original, whatever it is asked for.
+  An initialiser of pretrained weights gives the shape of the original, or fails, whatever it is asked for.
   """
 
   def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Any:
-    kernel = kernel_init(key, shape, dtype)
-    return kernel if nn.meta.unbox(kernel).shape == tuple(shape) else conv_init(key, shape, dtype)
+    try:
+      kernel = kernel_init(key, shape, dtype)
+    except Exception:  # of any kind; for the shape of the original it did not fail
+      return conv_init(key, shape, dtype)
+    return kernel if jnp.shape(nn.meta.unbox(kernel)) == tuple(shape) else conv_init(key, shape, dtype)
 
   return init

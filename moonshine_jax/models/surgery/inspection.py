@@ -1,13 +1,12 @@
 """What a linen module does with an example, seen from outside and without computing anything.
 
 The module is initialised abstractly under an interceptor that marks the arrays that its modules return. The trace then
-shows three things: how often each module runs in truth (the body of an `nn.scan` is traced more often than it stands in
-the result, and runs once for each step), which outputs can be taken out, and which convolutions are no linen modules.
+shows two things: how often each module runs in truth (the body of an `nn.scan` is traced more often than it stands in
+the result, and runs once for each step), and which convolutions are no linen modules.
 """
 
 import collections
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -17,11 +16,8 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
-from moonshine_jax.errors import UserError
-from moonshine_jax.models.surgery.intercept import Unbound
 from moonshine_jax.models.surgery.layers import KINDS, Call, ConvLayer, describe_call, describe_outside
-
-_inspections = itertools.count()
+from moonshine_jax.models.surgery.tracing import Traceable, new_mark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,29 +64,11 @@ def inspect_module(module: nn.Module, *args: Any, **kwargs: Any) -> Inspection:
   Raises:
     UserError: where no argument is an array.
   """
-  mark = f'inspection-{next(_inspections)}-'  # of this inspection alone: JAX keeps traces for later calls
-  leaves, treedef = jax.tree.flatten((args, kwargs))
-  arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')}
-  if not arrays:
-    raise UserError(f'{type(module).__name__}: no example to call it with: expected an array or a jax.ShapeDtypeStruct')
-  batch_size = next(iter(arrays.values())).shape[0]
-  recorder = _Recorder(mark, batch_size)
-
-  def init(key: jax.Array, arrays: dict[int, Any]) -> Any:
-    args, kwargs = jax.tree.unflatten(treedef, [arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
-    with nn.intercept_methods(recorder.intercept):
-      return _Inspected(Unbound(module), mark).init(key, *args, **kwargs)
-
-  jaxpr, variables = jax.make_jaxpr(init, return_shape=True)(jax.random.key(0), arrays)
-  return _read_trace(jaxpr.jaxpr, mark, recorder.calls, variables, batch_size)
-
-
-class _Inspected(nn.Module):
-  original: Unbound
-  mark: str
-
-  def __call__(self, *args: Any, **kwargs: Any) -> Any:
-    return self.original.bind(self, self.mark)(*args, **kwargs)
+  mark = new_mark()
+  traceable = Traceable(module, args, kwargs)
+  recorder = _Recorder(mark, traceable.batch_size)
+  jaxpr, variables = traceable.init(recorder.intercept, mark)
+  return _read_trace(jaxpr, mark, recorder.calls, variables, traceable.batch_size)
 
 
 class _Recorder:

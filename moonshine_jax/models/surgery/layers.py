@@ -1,6 +1,7 @@
 """What an inspection says of a network's layers: its convolutions, and the calls of its modules."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -8,8 +9,6 @@ from typing import cast
 import flax.linen as nn
 import jax
 from jax.extend.core import JaxprEqn
-
-from moonshine_jax.models.surgery.intercept import CAPTURED
 
 KINDS = {nn.ConvTranspose: 'transposed convolution', nn.ConvLocal: 'local convolution', nn.Conv: 'convolution'}
 OUTSIDE = 'convolution outside of linen'
@@ -29,7 +28,10 @@ class ConvLayer:
     parameters: number of parameters, with the bias if it has one; 0 of OUTSIDE.
     multiply_adds: multiply-adds of all calls, for one example.
     masked: whether its weights are masked.
-    has_batch_stats: whether running statistics can be kept beside it; not so in an `nn.scan` without 'batch_stats'.
+    dtype: name of the dtype of its output.
+    does_more: what its class may do beside a convolution, in words, or ''.
+    has_batch_stats: whether running statistics can be kept beside it, as `probe_module` finds; not so in an `nn.scan`
+      without 'batch_stats', nor in an `nn.WeightNorm`.
     is_stem: whether it is the first convolution that runs.
     is_final: whether it is the last convolution that runs, and no matrix product follows.
   """
@@ -46,7 +48,9 @@ class ConvLayer:
   output_shape: tuple[int, ...]
   parameters: int = 0
   multiply_adds: int = 0
+  dtype: str = 'float32'
   masked: bool = False
+  does_more: str = ''
   has_batch_stats: bool = True
   is_stem: bool = False
   is_final: bool = False
@@ -79,15 +83,18 @@ class Call:
     path: path of the module, '' of the whole network.
     input_shape: shape of its first argument that is an array, or ().
     output_shape: shape of what it returned.
+    output_dtype: name of its dtype.
     multiply_adds: multiply-adds of the weights of a convolution or fully connected layer, without its submodules', for
       one example, all steps of a scan together.
-    can_be_taken: whether the output can be taken out; not so in an `nn.scan`, which has one for each step.
+    can_be_taken: whether the output can be taken out, as `probe_module` finds; not so in an `nn.scan`, which has one
+      for each step.
     layer: the convolution that the module is, or None.
   """
 
   path: str
   input_shape: tuple[int, ...]
   output_shape: tuple[int, ...]
+  output_dtype: str
   multiply_adds: int = 0
   can_be_taken: bool = False
   layer: ConvLayer | None = None
@@ -103,9 +110,7 @@ def describe_call(module: nn.Module, path: str, inputs: jax.Array | None, output
     outputs: what it returned.
     batch_size: number of examples.
   """
-  # All collections are mutable during initialisation but those that a transform does not let through.
-  can_be_taken = module.is_mutable_collection(CAPTURED)
-  call = Call(path, () if inputs is None else inputs.shape, outputs.shape, can_be_taken=can_be_taken)
+  call = Call(path, () if inputs is None else inputs.shape, outputs.shape, str(outputs.dtype))
   conv_class = next((conv_class for conv_class in KINDS if isinstance(module, conv_class)), None)
   if conv_class is None and not isinstance(module, nn.Dense):
     return call
@@ -137,8 +142,9 @@ def describe_call(module: nn.Module, path: str, inputs: jax.Array | None, output
       groups=getattr(module, 'feature_group_count', 1),
       input_shape=inputs.shape[-axes - 1 :],
       output_shape=outputs.shape[-axes - 1 :],
+      dtype=str(outputs.dtype),
       masked=module.mask is not None,
-      has_batch_stats=module.is_mutable_collection('batch_stats'),
+      does_more=_does_more(module, conv_class),
     ),
   )
 
@@ -168,6 +174,17 @@ def describe_outside(eqn: JaxprEqn, runs: int, batch_size: int) -> ConvLayer:
     input_shape=inputs.shape,
     output_shape=outputs.shape,
     multiply_adds=runs * positions * weights // batch_size,
+  )
+
+
+def _does_more(module: nn.Module, conv_class: type[nn.Module]) -> str:
+  """Returns what a convolution's class may do beside a convolution, or ''."""
+  call = type(module).__call__
+  # A wrapper of Flax has what it wraps; a wrapper of anybody else may do anything.
+  while getattr(call, '__globals__', {}).get('__name__', '').startswith('flax.') and hasattr(call, '__wrapped__'):
+    call = call.__wrapped__
+  return (
+    '' if call is inspect.unwrap(conv_class.__call__) else f'its class {type(module).__name__} has its own __call__'
   )
 
 

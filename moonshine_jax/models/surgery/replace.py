@@ -5,11 +5,11 @@ A rule says which convolutions become what; a plan says what a rule does to a ne
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import tabulate
 
@@ -19,6 +19,7 @@ from moonshine_jax.models.surgery.cheap import Cheap, kxk_convolution
 from moonshine_jax.models.surgery.inspection import Inspection, inspect_module
 from moonshine_jax.models.surgery.intercept import Unbound
 from moonshine_jax.models.surgery.layers import ConvLayer
+from moonshine_jax.models.surgery.probe import probe_module
 
 Rule = str | Callable[[ConvLayer], str | None]
 
@@ -121,7 +122,7 @@ def plan(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Replacemen
   Raises:
     UserError: for a notation that is none.
   """
-  before = inspect_module(module, *args, **kwargs)
+  before = probe_module(inspect_module(module, *args, **kwargs), module, *args, **kwargs)
   decisions = [_decide(layer, rule) for layer in before.layers]
   replacements = tuple(
     (layer.path, str(block)) for layer, (block, _) in zip(before.layers, decisions, strict=True) if block
@@ -129,8 +130,7 @@ def plan(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Replacemen
   student = Cheap(Unbound(module), replacements)
   after = inspect_module(student, *args, **kwargs)
   for path, notation in replacements:
-    if before.parameters_at(path) == after.parameters_at(path):
-      raise UserError(f'{path}: {notation} does not reach it: expected a convolution that runs when the network does')
+    _check_replacement(path, notation, before, after)
   layer_plans = tuple(
     LayerPlan(
       layer,
@@ -149,15 +149,26 @@ def plan(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Replacemen
   )
 
 
-def inherit(variables: dict[str, Any], teacher_variables: dict[str, Any]) -> dict[str, Any]:
-  """Returns a student's variables with the teacher's values wherever the teacher has the same path and shape."""
-  teacher = flax.traverse_util.flatten_dict(teacher_variables)
-  return flax.traverse_util.unflatten_dict(
-    {
-      path: teacher[path] if path in teacher and jnp.shape(teacher[path]) == jnp.shape(value) else value
-      for path, value in flax.traverse_util.flatten_dict(variables).items()
-    }
-  )
+def inherit(variables: Mapping[str, Any], teacher_variables: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a student's variables with the teacher's values wherever the teacher has the same path and shape.
+
+  Every array keeps the dtype that it has in the student: parameters are float32 where the networks say nothing else, be
+  the teacher's values bfloat16 or float64.
+  """
+  teacher = {_path_of_dicts(keys): leaf for keys, leaf in jax.tree.leaves_with_path(teacher_variables)}
+
+  def inherited(keys: jax.tree_util.KeyPath, value: Any) -> Any:
+    taught = teacher.get(_path_of_dicts(keys))
+    if taught is None or jnp.shape(taught) != jnp.shape(value):
+      return value
+    return taught if taught.dtype == value.dtype else taught.astype(value.dtype)
+
+  return jax.tree.map_with_path(inherited, dict(variables))
+
+
+def _path_of_dicts(keys: jax.tree_util.KeyPath) -> tuple[Any, ...]:
+  """Returns a path without what Flax wraps around arrays, as nn.Partitioned, which only one of two trees may have."""
+  return tuple(key.key for key in keys if isinstance(key, jax.tree_util.DictKey))
 
 
 def _decide(layer: ConvLayer, rule: Rule) -> tuple[Block | None, str]:
@@ -178,10 +189,12 @@ def _obstacle(layer: ConvLayer, block: Block) -> str:
   is_two_taps = block.kind == 'S-2x2'
   obstacles = {
     f'it is a {layer.kind}': layer.kind != 'convolution',
+    layer.does_more: bool(layer.does_more),
+    f'it computes in {layer.dtype}': not jnp.issubdtype(layer.dtype, jnp.floating),
     'its weights are masked': layer.masked,
     'S is what it is': block.kind == 'S',
     'no axis has more than 2 taps': is_two_taps and max(layer.kernel_size) <= 2,
-    "no 'batch_stats' in the variable_axes of the transform around it": not is_two_taps and not layer.has_batch_stats,
+    "the transform around it keeps no 'batch_stats' in training": not is_two_taps and not layer.has_batch_stats,
   }
   if any(obstacles.values()) or is_two_taps:
     return next((obstacle for obstacle, holds in obstacles.items() if holds), '')
@@ -190,6 +203,22 @@ def _obstacle(layer: ConvLayer, block: Block) -> str:
   except ValueError as error:
     return str(error).removeprefix(f'block {block}: ')
   return ''
+
+
+def _check_replacement(path: str, notation: str, before: Inspection, after: Inspection) -> None:
+  """Raises UserError where a replacement does not run, or gives the network another array than the original did."""
+  if before.parameters_at(path) == after.parameters_at(path):
+    raise UserError(f'{path}: {notation} does not reach it: expected a convolution that runs when the network does')
+  was, now = (
+    [(call.output_shape, call.output_dtype) for call in inspection.calls if call.path == path]
+    for inspection in (before, after)
+  )
+  for old, new in zip(was, now, strict=False):
+    if old != new:
+      raise UserError(
+        f'{path}: {notation} returns {new[1]} {new[0]} where the original returns {old[1]} {old[0]}: expected a '
+        'convolution with the same output; a rule that gives None leaves it as it is'
+      )
 
 
 def _multiply_adds_at(inspection: Inspection, path: str) -> int:

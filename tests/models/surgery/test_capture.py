@@ -192,7 +192,7 @@ class Attribute(Plain):
   [
     (Plain(), ['middel'], "'middel' is no module that returns an array: expected one such as middle"),
     (Plain(), ['fc'], r"'fc' returns \(8, 3\): expected \(batch, height, width, channels\)"),
-    (Mixed(), ['stack/ScanCheckpointStep_0/ConvBN_0'], 'is inside nn.scan or nn.vmap.*: expected a module around it'),
+    (Mixed(), ['stack/ScanCheckpointStep_0/ConvBN_0'], 'is inside a transform .nn.scan, .*: expected a module around'),
     (nn.Sequential([nn.Dense(2), jnp.ravel]), None, 'returns an array .*: expected logits'),
     (nn.Sequential([lambda x: x.mean((1, 2)), nn.Dense(2)]), None, 'no output of a module with convolutions is an im'),
     (Attribute(), None, 'Attribute: train is an attribute of it: expected an argument of its call'),

@@ -32,19 +32,16 @@ def test_calls_convolutions_and_parameters_of_a_plain_network():
   assert inspection.multiply_adds == 64 * 9 * 3 * 8 + 16 * 9 * 8 * 16 + 16 * 3
 
 
-def test_steps_of_a_scan_are_counted_and_cannot_be_taken_out():
+def test_steps_of_a_scan_are_counted():
   inspection = inspect_module(Mixed(), IMAGES)
   layers = {layer.path: layer for layer in inspection.layers}
   (scanned,) = (path for path in layers if path.startswith('stack'))
   assert layers[scanned].multiply_adds == 3 * 16 * 9 * 16 * 16
   assert layers['shared/Conv_0'].multiply_adds == 2 * 64 * 9 * 8 * 8  # it is called twice
-  can_be_taken = {call.path: call.can_be_taken for call in inspection.calls}
-  assert not can_be_taken[scanned] and can_be_taken['stack'] and can_be_taken['compiled/Conv_0']
 
 
-def test_running_statistics_that_a_scan_cannot_keep():
+def test_layers_that_are_masked_and_last():
   layers = inspect_module(Stubborn(), IMAGES).layers
-  assert [layer.path.split('/')[0] for layer in layers if not layer.has_batch_stats] == ['stack']
   assert [layer.path for layer in layers if layer.masked] == ['masked']
   assert [(layer.is_final, layer.path) for layer in layers][-1] == (True, 'last')
 

@@ -226,7 +226,7 @@ def test_what_stays_is_told_with_its_reason():
     'masked': 'its weights are masked',
     'local': 'it is a local convolution',
     'up': 'it is a transposed convolution',
-    scanned: "no 'batch_stats' in the variable_axes of the transform around it",
+    scanned: "the transform around it keeps no 'batch_stats' in training",
     outside: 'it is a convolution outside of linen',
     'open': 'G(8)',
     'last': 'it is the last layer',
@@ -240,18 +240,18 @@ def test_what_stays_is_told_with_its_reason():
   assert rows['pointwise'].reason == 'no axis has more than 2 taps'
 
 
-def test_pretrained_initialisers_and_inherited_values():
-  # An initialiser of pretrained weights gives them whatever shape it is asked for.
-  weights = np.full((3, 3, 8, 16), 7, np.float32)
-  teacher = nn.Sequential([nn.Conv(8, (3, 3)), nn.Conv(16, (3, 3), kernel_init=lambda *_: weights), nn.Dense(2)])
-  student = moonshine_jax.cheapen(teacher, 'G(2)', IMAGES)
-  variables = random_variables(student, IMAGES)
-  assert variables['params']['layers_1']['pointwise']['kernel'].shape == (1, 1, 8, 16)
-  taught = jax.tree.map(np.negative, random_variables(teacher, IMAGES))
-  inherited = moonshine_jax.inherit(variables, taught)
-  assert jax.tree.map(jnp.shape, inherited) == jax.tree.map(jnp.shape, variables)
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, np.float64])
+def test_inherited_values_keep_the_student_s_dtype(dtype):
+  boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None,) * 4)
+  teacher = nn.Sequential([nn.Conv(8, (3, 3), kernel_init=boxed), nn.Conv(16, (3, 3)), nn.Dense(2)])
+  variables = random_variables(moonshine_jax.cheapen(teacher, 'G(2)', IMAGES), IMAGES)
+  taught = jax.tree.map(lambda leaf: -leaf.astype(dtype), random_variables(teacher, IMAGES))
+  inherited = moonshine_jax.inherit(variables, nn.meta.unbox(taught))  # the student's stay boxed
+  assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), inherited) == jax.tree.map(
+    lambda leaf: (leaf.shape, np.float32), variables
+  )
   for name in ('layers_0', 'layers_2'):
-    assert_close(inherited['params'][name], taught['params'][name])
+    jax.tree.map(np.testing.assert_array_equal, inherited['params'][name], taught['params'][name])
   assert_close(inherited['params']['layers_1'], variables['params']['layers_1'])
 
 

@@ -1,17 +1,16 @@
 """`moonshine_jax.distil`: from a trained network to its students, in one call."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
-import numpy as np
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError, say
+from moonshine_jax.models import factory, user
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats
 from moonshine_jax.runtime import user_functions
@@ -85,25 +84,11 @@ def write_teacher(
 ) -> None:
   """Makes the workdir of the trained network; see `distil` for mean and std. Raises UserError."""
   source = sources.open_source(config.data)
-  facts = sources.measure_facts(source, source.read(config.data.train_split))
-  channels = facts.image_shape[-1]
-  facts = dataclasses.replace(
-    facts,
-    mean=facts.mean if mean is None else for_channels('mean', mean, channels),
-    std=facts.std if std is None else for_channels('std', std, channels),
-  )
+  measured = sources.measure_facts(source, source.read(config.data.train_split))
+  facts = pretrained.normalised_by(measured, mean, std)
+  model = factory.create_network(config.model, facts).model
+  user.check_user_modes(f'config.model.network={config.model.network!r}', model, facts.image_shape)
   pretrained.write_network(workdir, config, facts, variables, source.read(config.data.test_split))
-
-
-def for_channels(name: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
-  """Returns a number for each channel. Raises UserError where they are not as many, or not finite."""
-  numbers = np.ravel(np.asarray(value, float))
-  if numbers.size not in (1, channels) or not np.isfinite(numbers).all() or (name == 'std' and not numbers.all()):
-    raise UserError(
-      f'{name}={value!r}: expected one number, or {channels}, one for each channel'
-      + (', that are not 0' if name == 'std' else '')
-    )
-  return tuple(np.broadcast_to(numbers, channels).tolist())
 
 
 def decays_in_proportion(epochs: int) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
   variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
   arguments = (user.with_norm, variables, user.images, 'G(N)', tmp_path, FIELDS)
   (cheap,) = moonshine_jax.distil(*arguments, mean=0, std=255)
-  table = capsys.readouterr().out
+  teacher_line, table = capsys.readouterr().out.split('\n', 1)
   assert 'with_norm (teacher) | S ' in table and 'with_norm           | G(N) ' in table
 
   # The teacher is the user's network, on pixels from 0 to 1.
@@ -40,6 +40,7 @@ def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
   error = 100 * np.mean(np.argmax(logits, -1) != labels)
   assert evaluation.evaluate_workdir(tmp_path / 'teacher')['test_error'] == pytest.approx(error)
   assert f'| {error:.2f} (1) ' in table.splitlines()[2]
+  assert teacher_line == f'teacher {tmp_path}/teacher: test error {error:.2f}% on images'
 
   assert cheap.workdir.path == tmp_path / 'students' / 'block-G-N'
   logits, activations = jax.jit(lambda variables: cheap.network(variables, images, train=False))(cheap.variables)
@@ -49,7 +50,7 @@ def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
   jax.tree.map(np.testing.assert_array_equal, Trained.open(cheap.workdir).variables, cheap.variables)
 
   (again,) = moonshine_jax.distil(*arguments, mean=0, std=255)  # all is done
-  assert again.record == cheap.record and capsys.readouterr().out == table
+  assert again.record == cheap.record and capsys.readouterr().out == f'{teacher_line}\n{table}'
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,14 @@ def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
     ({'overrides': {'epochs': 'one'}}, "config.epochs='one': expected an integer"),
     ({'blocks': 'G'}, "config.distill.students: 'block=G': config.model.block='G': 'G' is not a block"),
     ({'variables': {}}, 'the variables are not those of the network: .*Stage_0.* is missing .of 14 arrays; 0 given.'),
-    ({'mean': (1.0, 2.0, 3.0)}, r'mean=\(1.0, 2.0, 3.0\): expected one number, or 2, one for each channel'),
+    (
+      {'mean': (1.0, 2.0, 3.0)},
+      r'mean=\(1.0, 2.0, 3.0\): expected one number, or 2, one for each channel, from 0 to 255',
+    ),
+    (
+      {'mean': 0.3, 'std': 0.37},
+      'mean=0.3,0.3, std=0.37,0.37: expected the units of the pixels, from 0 to 255, as mea',
+    ),
   ],
 )
 def test_mistakes(changes, message, tmp_path):

@@ -1,13 +1,12 @@
 """`moonshine import-torch`: a workdir of a network that was trained in PyTorch."""
 
-from collections.abc import Callable
-
 from absl.flags import FlagValues
 
 from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError, say
 from moonshine_jax.import_torch.network import import_network
 from moonshine_jax.models import factory
+from moonshine_jax.training.pretrained import are_of_pixels
 
 
 def main(values: FlagValues, path: str) -> None:
@@ -17,8 +16,8 @@ def main(values: FlagValues, path: str) -> None:
   normalisation = None
   if values.mean is not None:
     normalisation = (
-      _parse_channels('mean', values.mean, lambda value: 0 <= value <= 1),
-      _parse_channels('std', values.std, lambda value: 0 < value <= 1),
+      _parse_channels('mean', values.mean),
+      _parse_channels('std', values.std),
     )
   config, facts, record = import_network(path, values.config, values.workdir, normalisation)
   parameters = counting.count_cost(factory.create_model(config.model, facts.num_classes), facts.image_shape).parameters
@@ -30,7 +29,7 @@ def main(values: FlagValues, path: str) -> None:
   say(f'test error {record["test_error"]:.2f}% on {config.data.name}: expected that which it has in PyTorch')
 
 
-def _parse_channels(flag: str, words: list[str], valid: Callable[[float], bool]) -> tuple[float, ...]:
+def _parse_channels(flag: str, words: list[str]) -> tuple[float, ...]:
   """The numbers of a flag. Raises UserError where they are none, or not fractions of the range of a pixel."""
   text = f'--{flag}={",".join(words)}'
   expected = 'expected a number from 0 to 1 for each channel, as for transforms.Normalize'
@@ -38,7 +37,7 @@ def _parse_channels(flag: str, words: list[str], valid: Callable[[float], bool])
     numbers = tuple(float(word) for word in words)
   except ValueError as error:
     raise UserError(f'{text}: {error}: {expected}') from error
-  if not numbers or not all(map(valid, numbers)):
+  if not numbers or not are_of_pixels(flag, numbers, white=1):
     of_255 = ','.join(f'{number / 255:.4f}' for number in numbers)
     hint = f': --{flag}={of_255} if these are of 255' if any(number > 1 for number in numbers) else ''
     raise UserError(f'{text}: {expected}{hint}')

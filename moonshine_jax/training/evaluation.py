@@ -11,6 +11,7 @@ import ml_collections
 from moonshine_jax import config as config_lib
 from moonshine_jax.cost import counting
 from moonshine_jax.data import feeds, splits
+from moonshine_jax.errors import warn_once
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import exchange
@@ -49,6 +50,11 @@ def evaluate_feed(
     if len(in_flight) == IN_FLIGHT:
       jax.block_until_ready(in_flight.popleft())
   sums = {name: float(value) for name, value in replicas.fetch(sums).items()}
+  if sums['probabilities'] == sums['examples']:
+    warn_once(
+      'the network gives probabilities: all its outputs are from 0 to 1, as of a softmax or a sigmoid: expected '
+      'logits: leave out the last activation, which the losses compute themselves'
+    )
   return {'test_error': 100 * sums['wrong'] / sums['examples'], 'test_loss': sums['loss'] / sums['examples']}
 
 

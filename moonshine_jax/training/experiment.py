@@ -24,7 +24,7 @@ from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.evaluation import evaluate_feed
 from moonshine_jax.training.progress import ProgressBar
 from moonshine_jax.training.students import Student, open_students, save_students
-from moonshine_jax.training.teacher import check_students, load_teacher
+from moonshine_jax.training.teacher import check_students, load_teacher, tell_error
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import Workdir
 
@@ -186,6 +186,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust
   train_split, test_split = exchange.first_before_others(
     lambda: (source.read(config.data.train_split), source.read(config.data.test_split))
   )
+  if teacher:
+    tell_error(teacher, config, test_split, replicas)
   steps_per_epoch = count_steps(config, len(train_split))
   facts = sources.measure_facts(source, train_split)
   students = [

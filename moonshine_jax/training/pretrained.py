@@ -1,8 +1,9 @@
 """A workdir of a network that was trained elsewhere, from which it is evaluated, distilled and reported."""
 
 import copy
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,11 +12,12 @@ import numpy as np
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import CroppedSplit, Facts, Split
-from moonshine_jax.errors import UserError
+from moonshine_jax.errors import UserError, shown
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training.evaluation import evaluate_split
+from moonshine_jax.training.teacher import doubt_error
 from moonshine_jax.workdir import metrics
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import Workdir
@@ -59,6 +61,7 @@ def write_network(
   record: dict[str, Any] = {'epoch': 0, 'step': 0}
   if test_split is not None:
     record |= evaluate_split(network, variables, test_split, config, Replicas())
+    doubt_error(record['test_error'], facts.num_classes, len(test_split))
   with workdir.lock():
     checkpoints = workdir.checkpoints(create=True)
     checkpoints.go_back(-1)  # what a call that was stopped has left
@@ -68,6 +71,62 @@ def write_network(
     metrics.write(workdir, [record])
     workdir.begin(config, facts, step=0)  # the last: it stands for all of them
   return record
+
+
+def normalised_by(measured: Facts, mean: Any, std: Any) -> Facts:
+  """Returns the facts of data with the normalisation that a network was trained with.
+
+  Args:
+    measured: facts of the data.
+    mean: what the network subtracts from each channel of the pixels, a number or one for each channel, in the units of
+      uint8; None for the mean of the data.
+    std: by what it then divides them; None for the standard deviation of the data.
+
+  Raises:
+    UserError: where these are not as many as the channels, or cannot be of pixels from 0 to 255.
+  """
+  channels = measured.image_shape[-1]
+  facts = dataclasses.replace(
+    measured,
+    mean=measured.mean if mean is None else _for_channels('mean', mean, channels),
+    std=measured.std if std is None else _for_channels('std', std, channels),
+  )
+  for shift, scale, own_shift, own_scale in zip(facts.mean, facts.std, measured.mean, measured.std, strict=True):
+    # No network has its pixels spread over more than 255, if these are not of a few values alone; and a mean below 1 is
+    # one of pixels from 0 to 1, if these are not almost black. A mean of 0 and a std of 1 leave the pixels as they are.
+    if scale < min(1, own_scale / 4) or 0 < shift < min(1, own_shift / 4):
+      raise UserError(
+        f'{_described(facts.mean, facts.std)}: expected the units of the pixels, from 0 to 255, as '
+        f'{_described(measured.mean, measured.std)} of these images: if they are of pixels from 0 to 1, '
+        f'{_described(facts.mean, facts.std, 255)}'
+      )
+  return facts
+
+
+def _for_channels(name: str, value: Any, channels: int) -> tuple[float, ...]:
+  """Returns the number for each channel. Raises UserError for what is none of pixels from 0 to 255."""
+  try:
+    numbers = np.ravel(np.asarray(value, float)).tolist()
+  except (TypeError, ValueError):
+    numbers = []
+  if len(numbers) not in (1, channels) or not are_of_pixels(name, numbers, 255):
+    raise UserError(
+      f'{name}={shown(value)}: expected one number, or {channels}, one for each channel, '
+      f'{"above 0 and at most" if name == "std" else "from 0 to"} 255, in the units of the pixels'
+    )
+  return tuple(numbers if len(numbers) == channels else numbers * channels)
+
+
+def _described(mean: Sequence[float], std: Sequence[float], factor: int = 1) -> str:
+  return ', '.join(
+    f'{name}=' + ','.join(f'{factor * value:.4g}' for value in values)
+    for name, values in (('mean', mean), ('std', std))
+  )
+
+
+def are_of_pixels(name: str, numbers: Sequence[float], white: float) -> bool:
+  """Returns whether numbers can be the 'mean', or the 'std', of the pixels from 0 to `white` of each channel."""
+  return all(0 <= number <= white and (name == 'mean' or number > 0) for number in numbers)
 
 
 def config_of_pretrained(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -16,8 +16,9 @@ from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import devices
 from moonshine_jax.runtime.devices import Replicas
 
-# The sums of an evaluation before its first batch: the cross entropy, wrong predictions, and examples.
-NO_EXAMPLES = {'loss': np.float32(0), 'wrong': np.float32(0), 'examples': np.float32(0)}
+# The sums of an evaluation before its first batch: the cross entropy, wrong predictions, examples whose outputs are no
+# logits but all from 0 to 1, and examples.
+NO_EXAMPLES = {name: np.float32(0) for name in ('loss', 'wrong', 'probabilities', 'examples')}
 DROPOUT = 2**31  # folded into a step's key for the random choices of the model: `augment` splits the key itself
 
 
@@ -188,6 +189,7 @@ def make_eval_step(network: Network, gather: Callable, replicas: Replicas) -> Ca
     batch_sums = {
       'loss': (losses.cross_entropy(logits, labels) * mask).sum(),
       'wrong': ((logits.argmax(-1) != labels) * mask).sum(),
+      'probabilities': (((logits >= 0) & (logits <= 1)).all(-1) * (logits > 0).any(-1) * mask).sum(),
       'examples': mask.sum(),
     }
     return jax.tree.map(jnp.add, sums, devices.total(batch_sums, replicas.axis_name))

@@ -1,5 +1,6 @@
 """The teacher of a run, and whether it, the students and the data fit together: found before any compilation."""
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -9,12 +10,13 @@ import ml_collections
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import sources
-from moonshine_jax.data.splits import Facts
-from moonshine_jax.errors import UserError, warn
-from moonshine_jax.models import factory
+from moonshine_jax.data.splits import CroppedSplit, Facts, Split
+from moonshine_jax.errors import UserError, say, warn, warn_once
+from moonshine_jax.models import factory, user
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import exchange
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training.evaluation import evaluate_split
 from moonshine_jax.workdir.trained import Trained
 
 
@@ -51,6 +53,41 @@ def load_teacher(
   return teacher
 
 
+def tell_error(
+  teacher: Trained, config: ml_collections.ConfigDict, test_split: Split | CroppedSplit, replicas: Replicas
+) -> None:
+  """Prints the test error of a teacher on the data of its students.
+
+  It is the one that the teacher's workdir records, where that is of the same data; otherwise the teacher is evaluated.
+
+  Args:
+    teacher: the teacher.
+    config: of the run.
+    test_split: of the run's data.
+    replicas: the devices of all processes.
+  """
+  data = teacher.config.data
+  same = all(data[name] == config.data[name] for name in ('name', 'test_split', 'image_size'))
+  error = exchange.from_first(lambda: teacher.test_error if same else None, replicas)
+  if error is None:
+    error = evaluate_split(teacher.network, teacher.variables, test_split, config, replicas)['test_error']
+  if exchange.is_first():
+    say(f'teacher {config.distill.teacher}: test error {error:.2f}% on {sources.title(config.data.name)}')
+    doubt_error(error, teacher.facts.num_classes, len(test_split))
+
+
+def doubt_error(error: float, num_classes: int, examples: int) -> None:
+  """Warns of a trained network's test error, in percent, that is within two standard deviations of chance, or above."""
+  right = 1 / num_classes
+  deviation = math.sqrt(right * (1 - right) / examples)
+  if num_classes > 1 and error >= 100 * (1 - right - 2 * deviation):
+    warn_once(
+      f'a test error of {error:.2f}% on {examples} images of {num_classes} classes is no better than chance '
+      f'({100 * (1 - right):.2f}%): expected a trained network, whose classes are in the order of the data and whose '
+      'images were normalised by the same mean and std'
+    )
+
+
 def check_students(
   students: Sequence[ml_collections.ConfigDict], teacher: Trained | None, source: sources.Source
 ) -> None:
@@ -69,7 +106,10 @@ def check_students(
     if same_kind and not factory.is_user_defined(student.model):
       continue
     where = f'config.model.network={student.model.network!r}'
-    activations = activation_shapes(factory.create_network(student.model, facts), facts, where)
+    network = factory.create_network(student.model, facts)
+    activations = activation_shapes(network, facts, where)
+    if factory.is_user_defined(student.model):
+      user.check_user_modes(where, network.model, facts.image_shape)
     if compared:
       targets = targets or activation_shapes(
         compared.network, facts, f'config.distill.teacher={student.distill.teacher!r}'

@@ -73,6 +73,12 @@ class Trained:
     """The metrics of the last epoch: 'test_error' in percent, and the others of `metrics.jsonl`."""
     return self.workdir.records[-1]
 
+  @property
+  def test_error(self) -> float | None:
+    """The newest test error in percent that the workdir records; None where the network was not evaluated."""
+    errors = [record['test_error'] for record in self.workdir.records if 'test_error' in record]
+    return errors[-1] if errors else None
+
   def source(self, data_dir: str | None = None) -> sources.Source:
     """Opens the data that the network was trained on.
 

@@ -77,6 +77,61 @@ def test_the_same_is_left_alone_and_another_refused(config, network, tmp_path):
     runs_lib.collect_runs(tmp_path)
 
 
+MEASURED = splits.Facts((8, 8, 2), 3, (76.0, 120.0), (94.0, 60.0))
+
+
+@pytest.mark.parametrize(
+  ('mean', 'std', 'expected'),
+  [
+    (None, None, ((76.0, 120.0), (94.0, 60.0))),
+    (0, 255, ((0, 0), (255, 255))),
+    (0, 1, ((0, 0), (1, 1))),  # the pixels as they are
+    ((103.939, 116.779), 1.0, ((103.939, 116.779), (1, 1))),  # as Caffe's networks
+    (127.5, None, ((127.5, 127.5), (94.0, 60.0))),
+    (np.float32([80, 90]), jax.numpy.array([70.0, 71.0]), ((80, 90), (70, 71))),
+  ],
+)
+def test_the_normalisation_of_a_network(mean, std, expected):
+  facts = pretrained.normalised_by(MEASURED, mean, std)
+  assert (facts.mean, facts.std) == expected and facts.image_shape == (8, 8, 2)
+
+
+@pytest.mark.parametrize(
+  ('mean', 'std', 'message'),
+  [
+    (
+      0.3,
+      0.37,
+      '^mean=0.3,0.3, std=0.37,0.37: expected the units of the pixels, from 0 to 255, as mean=76,120, std=94,60 of '
+      'these images: if they are of pixels from 0 to 1, mean=76.5,76.5, std=94.35,94.35$',
+    ),
+    ((0.49, 0.48), None, 'mean=0.49,0.48, std=94,60: expected the units'),
+    (0.5, 127.5, 'expected the units of the pixels'),
+    (127.5, (0.5, 0.5), 'expected the units of the pixels'),
+    (0, 1 / 255, 'expected the units of the pixels'),
+    (256, 60, '^mean=256: expected one number, or 2, one for each channel, from 0 to 255, in the units of the pixels$'),
+    (-1, 60, '^mean=-1: expected one number'),
+    (76, 65025, '^std=65025: expected one number, or 2, one for each channel, above 0 and at most 255, in the units'),
+    (76, 0, '^std=0: expected one number'),
+    (76, (60, -60), r'^std=\(60, -60\): expected one number'),
+    ((76, float('nan')), 60, r'^mean=\(76, nan\): expected one number'),
+    (76, float('inf'), '^std=inf: expected'),
+    ((1, 2, 3), 60, r'^mean=\(1, 2, 3\): expected one number, or 2, one'),
+    ((), 60, r'^mean=\(\): expected'),
+    ('grey', 60, "^mean='grey': expected"),
+    ({'red': 3}, 60, "^mean={'red': 3}: expected"),
+  ],
+)
+def test_a_normalisation_that_cannot_be_of_the_pixels(mean, std, message):
+  with pytest.raises(UserError, match=message):
+    pretrained.normalised_by(MEASURED, mean, std)
+
+
+def test_pixels_of_few_values_may_have_a_small_normalisation():
+  masks = splits.Facts((8, 8, 1), 3, (0.5,), (0.5,))
+  assert pretrained.normalised_by(masks, 0.5, 0.5) == masks
+
+
 def test_variables_that_are_not_the_networks(config, network, tmp_path):
   facts, variables, _ = network
   for spoil, message in [

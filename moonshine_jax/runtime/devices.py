@@ -1,4 +1,4 @@
-"""Data-parallel computation on one device or several: `jit` on one, `pmap` across many, behind one call.
+"""Data-parallel computation on one device or several: `jit` on one, `shard_map` across many, behind one call.
 
 No other module knows how many devices there are. They may be those of several processes, which all make the same calls;
 each process has the arrays of its local devices.
@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from moonshine_jax.errors import UserError
-from moonshine_jax.runtime.cpu import available_cores
+from moonshine_jax.runtime.cpu import COMPILER_OPTIONS, available_cores
 
 AXIS = 'batch'
 
@@ -101,7 +101,7 @@ class Replicas:
         raise UserError(f'processes have {sorted(counts.values())} devices: expected the same number in each')
     self.axis_name = AXIS if len(self) > 1 else None
     if self.axis_name:
-      mesh = jax.sharding.Mesh(np.array(self.devices), AXIS)
+      mesh = jax.sharding.Mesh(np.array(self._all_devices), AXIS)
       self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
   def __len__(self) -> int:
@@ -121,16 +121,23 @@ class Replicas:
     Returns:
       The compiled step, which takes and returns trees as `replicate` and `shard` make them.
     """
+    options = COMPILER_OPTIONS if self.devices[0].platform == 'cpu' else None
     if self.axis_name is None:
-      return jax.jit(step, donate_argnums=donate_argnums)
-    return jax.pmap(step, axis_name=AXIS, devices=self._all_devices, donate_argnums=donate_argnums)
+      return jax.jit(step, donate_argnums=donate_argnums, compiler_options=options)
+
+    def on_replica(*args: Any) -> Any:
+      results = step(*jax.tree.map(lambda x: lax.squeeze(x, [0]), args))
+      return jax.tree.map(lambda x: lax.expand_dims(x, [0]), results)
+
+    mesh, spec = self._sharding.mesh, self._sharding.spec
+    mapped = jax.shard_map(on_replica, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return jax.jit(mapped, donate_argnums=donate_argnums, compiler_options=options)
 
   def replicate(self, tree: Any) -> Any:
     """Puts the same arrays on every device."""
     if self.axis_name is None:
       return jax.device_put(tree, self.devices[0])
-    stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(self.devices), *np.shape(x))), tree)
-    return jax.device_put(stacked, self._sharding)
+    return self._put(jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(self.devices), *np.shape(x))), tree))
 
   def process_share(self, batch: Any, axis: int = 0) -> Any:
     """Takes this process's share of a batch.
@@ -151,8 +158,11 @@ class Replicas:
     """
     if self.axis_name is None:
       return jax.device_put(batch, self.devices[0])
-    shares = jax.tree.map(lambda x: np.stack(np.split(x, len(self.devices), axis)), batch)
-    return jax.device_put(shares, self._sharding)
+    return self._put(jax.tree.map(lambda x: np.stack(np.split(x, len(self.devices), axis)), batch))
+
+  def _put(self, stacked: Any) -> Any:
+    """Puts a row of each array (devices of this process, ...) on each device, as a part of an array of all devices."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._sharding, x), stacked)
 
   def fetch(self, tree: Any) -> Any:
     """Copies the first replica's arrays to NumPy, where a later donation cannot touch them."""
@@ -170,7 +180,7 @@ class Replicas:
       return array
     terms = np.zeros((len(self.devices), *array.shape), array.dtype)
     terms[0] = array  # zeros in all processes but the first: the sum over all devices is the first one's array
-    return self.fetch(self.compile(lambda x: total(x, self.axis_name))(jax.device_put(terms, self._sharding)))
+    return self.fetch(self.compile(lambda x: total(x, self.axis_name))(self._put(terms)))
 
 
 def mean(tree: Any, axis_name: str | None) -> Any:

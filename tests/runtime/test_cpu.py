@@ -8,9 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from moonshine_jax.runtime import cpu
+from moonshine_jax.runtime.devices import Replicas
 
 
 @pytest.fixture
@@ -67,3 +72,33 @@ def test_no_other_module_asks_linux_alone():
   modules = [path for folder in ('moonshine_jax', 'configs', 'launch') for path in (root / folder).rglob('*.py')]
   asking = [path for path in modules if re.search(r'sched_getaffinity|/proc/', path.read_text())]
   assert asking == [Path(cpu.__file__)]
+
+
+# What ends a network, or stands in one, and takes many numbers to one.
+REDUCTIONS = {
+  'average pool': lambda x: nn.avg_pool(jax.nn.relu(x), (8, 8), (8, 8)),
+  'maximum pool': lambda x: nn.max_pool(x, (2, 2), (2, 2)).mean((1, 2)),
+  'minimum pool': lambda x: nn.pooling.pool(x, jnp.inf, jax.lax.min, (8, 8), (8, 8), 'VALID'),
+  'mean': lambda x: jax.nn.relu(x).mean((1, 2)),
+  'sum': lambda x: jnp.maximum(x, 0).sum((1, 2)),
+  'maximum': lambda x: x.max((1, 2)),
+  'minimum': lambda x: jnp.minimum(x, 6).min((1, 2)),
+  'variance': lambda x: jax.nn.relu(x).var((1, 2)),
+  'norm': lambda x: jnp.sqrt(jnp.square(jax.nn.relu(x)).sum((1, 2))),
+  'ReLU6': lambda x: jax.nn.relu6(x).mean((1, 2)),
+  'softmax': lambda x: jax.nn.softmax(jax.nn.relu(x).mean((1, 2))),
+  'dense layer': lambda x: jax.nn.relu(x).reshape(len(x), -1) @ jnp.ones((x[0].size, 4)),
+}
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_no_reduction_makes_a_number_of_what_is_none(devices):
+  replicas = Replicas(jax.devices()[:devices])
+  if replicas.devices[0].platform != 'cpu':
+    pytest.skip('of XLA for CPUs')
+  one_pixel = np.random.default_rng(0).normal(size=(8, 8, 8, 64)).astype(np.float32)
+  one_pixel[:, 3, 4] = np.nan
+  compiled = replicas.compile(lambda x: {name: reduce(x) for name, reduce in REDUCTIONS.items()})
+  for images in (np.full_like(one_pixel, np.nan), one_pixel):
+    results = replicas.fetch(compiled(replicas.shard(images)))
+    assert [name for name, result in results.items() if not np.isnan(result).any(-1).all()] == []

@@ -106,6 +106,7 @@ def place_labels(ax: Any, labels: Iterable[tuple[str, float, float, str]]) -> No
       bbox={'boxstyle': 'square,pad=0.05', 'facecolor': 'white', 'edgecolor': 'none', 'alpha': 0.7},  # over the lines
       arrowprops={'arrowstyle': '-', 'color': color, 'linewidth': 0.4, 'shrinkA': 0, 'shrinkB': 2},
     )
+    label.set_in_layout(False)  # the axes do not shrink for a long name
     for dx, dy, alignment in LABEL_OFFSETS:
       label.set_position((dx, dy))
       label.set_horizontalalignment(alignment)

@@ -1,5 +1,7 @@
 import csv
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,11 +58,22 @@ def test_latencies_for_another_image_size_are_left_out(capsys):
   assert capsys.readouterr().err == 'warning: --latency: of images with a side of 8: expected 32, that of cifar10\n'
 
 
+def test_committed_latencies_are_read():
+  path = Path(__file__).parents[2] / 'results/cpu/inference.json'
+  rows = {row['network']: row['latency'] for row in json.loads(path.read_text())['rows']}
+  latencies = writer.read_latencies(path)
+  assert (latencies.device, latencies.image_size) == ('AMD EPYC', 32)
+  assert latencies.milliseconds == {name: 1e3 * seconds for name, seconds in rows.items()} and len(rows) > 20
+
+
 @pytest.mark.parametrize(
   'text',
   [
     '{',
     '{"rows": []}',
+    '{"environment": {"device": "x"}, "rows": [{"network": "WRN-40-2 S", "latency": 1}]}',
+    '{"environment": {"device": "x"}, "image_shape": [8], "rows": [{"network": "WRN-40-2 S", "latency": -1}]}',
+    '{"environment": {"device": "x"}, "image_shape": [], "rows": [{"network": "WRN-40-2 S", "latency": 1}]}',
     '{"environment": {"device": "x"}, "image_shape": [8], "rows": [{"network": "X", "latency": 1}]}',
     '{"environment": {"device": "x"}, "image_shape": [8], "rows": [{"network": "WRN-40-2 S", "latency": "fast"}]}',
   ],

@@ -1,5 +1,7 @@
 """Every form against values worked out by hand, gradients against finite differences, and the edges."""
 
+import decimal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,17 +125,73 @@ def test_the_larger_map_is_averaged_to_the_smaller():
       )
 
 
+def exact_kd(student, teacher, temperature, form):
+  """The loss and its gradient with respect to the student's logits in 60 digits, by the definitions."""
+  with decimal.localcontext(prec=60):
+    temperature = decimal.Decimal(float(temperature))
+    student, teacher = ([decimal.Decimal(float(x)) / temperature for x in row] for row in (student, teacher))
+    q, p = ([x.exp() / sum(y.exp() for y in row) for x in row] for row in (student, teacher))
+    kl = sum(a * (a / b).ln() for a, b in zip(p, q, strict=True))
+    ce = -sum(a * b.ln() for a, b in zip(p, q, strict=True))
+    value = {'released': 2 * kl / len(p), 'equation': 2 * ce, 'hinton': kl}[form] * temperature**2
+    slope = {'released': decimal.Decimal(2) / len(p), 'equation': 2, 'hinton': 1}[form] * temperature
+    return float(value), [float(slope * (b - a)) for a, b in zip(p, q, strict=True)]
+
+
+def kd_and_gradient(student, teacher, temperature, form='hinton'):
+  return jax.jit(
+    jax.value_and_grad(lambda s: losses.knowledge_distillation(s, teacher, temperature, form).sum()),
+  )(student)
+
+
 @pytest.mark.parametrize('form', losses.KD_FORMS)
-@pytest.mark.parametrize('temperature', [1e-3, 1e3])
-def test_knowledge_distillation_at_extreme_temperatures(form, temperature):
-  value, gradient = jax.value_and_grad(lambda s: losses.knowledge_distillation(s, TEACHER, temperature, form).sum())(
-    jnp.asarray(STUDENT * 10)
-  )
-  assert np.isfinite(value) and np.isfinite(gradient).all()
-  if temperature == 1e3 and form == 'hinton':  # the limit: half the squared distance of centred logits, over classes
-    difference = STUDENT * 10 - TEACHER
-    difference -= difference.mean(-1, keepdims=True)
-    np.testing.assert_allclose(gradient, difference / 5, rtol=0.05, atol=0.05)
+@pytest.mark.parametrize('temperature', [1e-3, 0.1, 1.0, 20.0, 1e3, 1e4, 1e6])
+def test_knowledge_distillation_is_exact_at_every_temperature(form, temperature):
+  rng = np.random.default_rng(1)
+  noise, teacher = rng.normal(size=(2, 10)).astype(np.float32) * 5
+  for student in (noise + 300, teacher + 0.1 * noise - 100):  # far from the teacher, and near to it
+    value, gradient = kd_and_gradient(student[None], teacher[None], np.float32(temperature), form)
+    expected, slope = exact_kd(student, teacher, np.float32(temperature), form)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-30)
+    np.testing.assert_allclose(gradient[0], slope, rtol=0, atol=1e-5 * np.abs(slope).max() + 1e-30)
+
+
+@pytest.mark.parametrize(
+  ('student', 'teacher', 'value', 'gradient'),
+  [
+    ([1e4, -1e4, 0], [-1e4, 1e4, 0], 2e4, [1, -1, 0]),
+    ([1e38, 0, -1e38], [9, 0, 0], 3.701380549e34, [2.4676e-4, -1.2338e-4, -1.2338e-4]),
+    ([0, 0, -np.inf], [np.log(3), 0, -np.inf], 0.75 * np.log(1.5) + 0.25 * np.log(0.5), [-0.25, 0.25, 0]),
+    ([0, 0, 0], [0, 0, -np.inf], np.log(1.5), [-1 / 6, -1 / 6, 1 / 3]),
+    ([0, 0, -np.inf], [0, 0, -1e4], 0, [0, 0, 0]),
+    ([0, 0, -np.inf], [0, 0, 0], np.inf, None),
+    ([0, 0, np.nan], [0, 0, -np.inf], np.nan, None),
+    ([0, 0, 0], [0, 0, np.inf], np.nan, None),
+    ([0, 0, 0], [0, 0, np.nan], np.nan, None),
+    ([5], [7], 0, [0]),
+  ],
+)
+def test_logits_that_are_huge_or_not_finite(student, teacher, value, gradient):
+  loss, slope = kd_and_gradient(*(jnp.array([x], jnp.float32) for x in (student, teacher)), 1.0)
+  np.testing.assert_allclose(loss, value, rtol=1e-6)
+  if gradient is not None:
+    np.testing.assert_allclose(slope, [gradient], atol=1e-6)
+
+
+def test_knowledge_distillation_in_forward_mode():
+  student, teacher, direction = jnp.asarray(STUDENT), jnp.asarray(TEACHER), jnp.ones((3, 5)).at[:, 0].set(-2)
+  value, tangent = jax.jvp(lambda s: losses.knowledge_distillation(s, teacher, 4.0).sum(), (student,), (direction,))
+  _, gradient = kd_and_gradient(student, teacher, 4.0, 'released')
+  assert value > 0
+  np.testing.assert_allclose(tangent, (gradient * direction).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize('scale', [1e-4, 1e9, 1e12, 1e18])
+def test_attention_maps_of_small_and_of_huge_activations(scale):
+  activation = RNG.normal(size=(2, 4, 5, 6))
+  maps = (activation**2).mean(-1).reshape(2, -1)
+  maps /= np.linalg.norm(maps, axis=-1, keepdims=True)
+  np.testing.assert_allclose(losses.attention_map(jnp.asarray(activation * scale, jnp.float32)), maps, rtol=1e-5)
 
 
 def test_bfloat16_is_computed_in_float32():

@@ -53,10 +53,12 @@ class TfdsSource:
     features = self._builder.info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     image, label = features.get('image'), features.get('label')
-    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+    labelled = isinstance(label, tfds.features.ClassLabel) and label.num_classes
+    if not isinstance(image, tfds.features.Image) or not labelled:
       raise UserError(f'config.data.name={name!r}: expected an image classification data set with image and label')
     channels = image.shape[-1]
-    if image.np_dtype != np.uint8 or channels not in (1, 3) or (None in image.shape and not image_size):
+    sized = None not in image.shape or image_size
+    if image.np_dtype != np.uint8 or len(image.shape) != 3 or channels not in (1, 3) or not sized:
       raise UserError(
         f'config.data.name={name!r}: images are {image.np_dtype} {image.shape}: expected uint8 of one size '
         'and 1 or 3 channels, or of any size with config.data.image_size, the pixels on a side of their crops'

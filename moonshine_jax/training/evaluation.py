@@ -35,13 +35,13 @@ def evaluate_feed(
     variables: the network's variables, on the devices.
     feed: feed of the split.
     examples: number of examples in the split.
-    batch_size: examples in a batch; rounded up to a multiple of the devices.
+    batch_size: examples in a batch, all of the split at most; rounded up to a multiple of the devices.
     replicas: the devices.
 
   Returns:
     {'test_error': top-1 error in percent, 'test_loss': mean cross entropy}.
   """
-  batches = feeds.masked_batches(examples, replicas.round_up(batch_size))
+  batches = feeds.masked_batches(examples, replicas.round_up(min(batch_size, examples)))
   sums = replicas.replicate(step_lib.NO_EXAMPLES)
   in_flight: collections.deque[Any] = collections.deque()
   for batch in feed.batches(batches):
@@ -50,7 +50,7 @@ def evaluate_feed(
     if len(in_flight) == IN_FLIGHT:
       jax.block_until_ready(in_flight.popleft())
   sums = {name: float(value) for name, value in replicas.fetch(sums).items()}
-  if sums['probabilities'] == sums['examples']:
+  if sums['probabilities'] == sums['examples'] and exchange.is_first():
     warn_once(
       'the network gives probabilities: all its outputs are from 0 to 1, as of a softmax or a sigmoid: expected '
       'logits: leave out the last activation, which the losses compute themselves'

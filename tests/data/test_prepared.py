@@ -70,6 +70,22 @@ def test_features_of_other_modules_are_refused_wherever_they_stand(received, evi
     prepared.open_folder(str(received))
 
 
+@pytest.mark.parametrize(
+  ('feature', 'change', 'message'),
+  [
+    ('label', {'numClasses': 0}, 'expected an image classification data set with image and label'),
+    ('image', {'shape': {'dimensions': [2, 8, 8, 3]}}, r'images are uint8 \(2, 8, 8, 3\): expected uint8 of one size'),
+    ('image', {'dtype': 'uint16'}, r'images are uint16 \(8, 8, 3\): expected uint8'),
+    ('image', {'shape': {'dimensions': [-1, 8, 3]}}, r'images are uint8 \(None, 8, 3\): expected uint8'),
+  ],
+)
+def test_features_that_are_not_of_images_and_classes(received, feature, change, message):
+  field = {'label': 'classLabel', 'image': 'image'}[feature]
+  edit(received / 'features.json', lambda it: it['featuresDict']['features'][feature][field].update(change))
+  with pytest.raises(UserError, match=f"^config.data.name='received_images': {message}"):
+    opened(received)
+
+
 def test_features_in_the_description_of_the_data_set_are_no_other_way_in(received):
   features = {'pythonClassName': OURS + 'features_dict.FeaturesDict', 'featuresDict': {'features': {'x': EVIL}}}
   edit(received / 'dataset_info.json', lambda info: info.update(features=features))

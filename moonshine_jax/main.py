@@ -5,7 +5,7 @@ from pathlib import Path
 from absl.flags import FlagValues
 
 from moonshine_jax.cli import app
-from moonshine_jax.errors import say
+from moonshine_jax.errors import UserError, say
 from moonshine_jax.runtime import devices, exchange, processes
 from moonshine_jax.training import loop
 
@@ -17,6 +17,8 @@ def main(values: FlagValues) -> None:
     devices.cache_compilations(Path(values.workdir).absolute().parent / '.jax_cache')
     records = loop.train_and_evaluate(values.config, values.workdir, values.trust_code)
     for workdir, record in records.items():
+      if not {'test_error', 'best_test_error'} <= record.keys():  # of a run that was finished
+        raise UserError(f'{workdir}: its last record has no test error: expected one, as training writes it')
       say(
         f'{workdir}: test error {record["test_error"]:.2f}% after {record["epoch"]} epochs '
         f'(the best epoch had {record["best_test_error"]:.2f}%)'

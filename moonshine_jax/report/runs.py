@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, cast
 
 import ml_collections
 from msgspec import Meta
@@ -249,7 +249,11 @@ def _from_json(values: _RunValues) -> Run:
   epochs, test_errors, done = tuple(values['epochs']), tuple(values['test_errors']), values['epochs_done']
   if len(epochs) != len(test_errors) or list(epochs) != sorted(set(epochs)) or max(epochs, default=0) > done:
     raise ValueError(f'{len(test_errors)} test errors at epochs {shown(epochs)} of {done}')
-  facts, parameters, multiply_adds = Facts.from_json(values['facts']), values['parameters'], values['multiply_adds']
+  facts, parameters, multiply_adds = (
+    Facts.from_json(cast(dict[str, Any], values['facts'])),
+    values['parameters'],
+    values['multiply_adds'],
+  )
   starts = tuple(values['starts'])
   return Run(values['name'], config, facts, parameters, multiply_adds, done, epochs, test_errors, starts)
 

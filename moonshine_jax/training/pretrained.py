@@ -111,7 +111,7 @@ def _for_channels(name: str, value: Any, channels: int) -> tuple[float, ...]:
     numbers = []
   if len(numbers) not in (1, channels) or not are_of_pixels(name, numbers, 255):
     raise UserError(
-      f'{name}={shown(value)}: expected one number, or {channels}, one for each channel, '
+      f'{name}={shown(value)}: expected one number{f", or {channels}, one for each channel" if channels > 1 else ""}, '
       f'{"above 0 and at most" if name == "std" else "from 0 to"} 255, in the units of the pixels'
     )
   return tuple(numbers if len(numbers) == channels else numbers * channels)

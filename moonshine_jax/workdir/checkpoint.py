@@ -6,7 +6,6 @@ alone. It also holds a checksum of each array and of the JSON, since Orbax resto
 """
 
 import contextlib
-import logging
 import os
 import re
 import zlib
@@ -25,6 +24,7 @@ from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models import factory
 from moonshine_jax.runtime import files
 from moonshine_jax.workdir import metadata as metadata_lib
+from moonshine_jax.workdir import orbax_noise
 from moonshine_jax.workdir.metadata import Metadata, SavedArray
 from moonshine_jax.workdir.workdir import Workdir
 
@@ -35,10 +35,7 @@ KEPT = 2  # the newest, and one to fall back on
 ALONE = ocp.options.MultiprocessingOptions(
   primary_host=0, active_processes={0}, barrier_sync_key_prefix='moonshine_jax'
 )
-
-
-# Orbax logs every step that it takes, and each exception with its traceback: what goes wrong is told in one line.
-logging.getLogger('absl').addFilter(lambda record: 'orbax' not in Path(record.pathname).parts)
+orbax_noise.silence()
 
 
 class DamagedError(UserError):

@@ -172,7 +172,7 @@ class Workdir(os.PathLike):
     """Remembers the functions of a run that begins or goes on, and warns of what has changed since its last start."""
     recorded = self.starts[-1].get('functions', {}) if self.starts else {}
     changed = {
-      trust.source_files(name)[-1] for name in functions if recorded.get(name, '') not in ('', functions[name])
+      trust.source_files(name)[-1] for name in functions if recorded.get(name, functions[name]) != functions[name]
     }
     for path in sorted(changed):
       warn(f'{self}: {path} has changed since the run began')

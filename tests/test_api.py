@@ -57,6 +57,7 @@ def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
   ('changes', 'message'),
   [
     ({'network': lambda num_classes: None}, 'expected a function that can be found again by its name'),
+    ({'network': user.never_training}, 'training leaves running statistics as they are in bn: nothing tells Untold'),
     ({'overrides': {'epoch': 1}}, "overrides: 'epoch': no such field: expected some of seed, batch_size"),
     ({'overrides': {'epochs': 'one'}}, "config.epochs='one': expected an integer"),
     ({'blocks': 'G'}, "config.distill.students: 'block=G': config.model.block='G': 'G' is not a block"),

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import moonshine_jax
+
 
 class Stage(nn.Module):
   """Halves the image; with BN or without."""
@@ -79,6 +81,33 @@ class Caching(nn.Module):
 
 def caching(num_classes):
   return Caching(num_classes)
+
+
+class Untold(nn.Module):
+  """Says itself whether its BN takes the running statistics; nothing tells it that it trains."""
+
+  num_classes: int
+  has_running_average: bool
+
+  @nn.compact
+  def __call__(self, images):
+    x = nn.Conv(4, (3, 3))(nn.Conv(4, (3, 3))(images))
+    return nn.Dense(self.num_classes)(nn.BatchNorm(self.has_running_average, name='bn')(x).mean((1, 2)))
+
+
+def never_training(num_classes):
+  return Untold(num_classes, True)
+
+
+def always_training(num_classes):
+  return Untold(num_classes, False)
+
+
+def frozen_on_purpose(num_classes):
+  images = jax.ShapeDtypeStruct((1, 8, 8, 2), jnp.float32)
+  return moonshine_jax.with_capture(
+    Untold(num_classes, True), images, call=lambda module, images, train: module(images)
+  )
 
 
 def wrong_classes(num_classes):

@@ -143,6 +143,18 @@ def test_dropout_follows_from_the_step_and_the_device(config):
       {'model.network': 'tests.helpers.user:caching'},
       'the network has variables of cache: expected params, and batch_s',
     ),
+    (
+      {'model.network': 'tests.helpers.user:never_training'},
+      "config.model.network='tests.helpers.user:never_training': training leaves running statistics as they are in bn:",
+    ),
+    (
+      {'model.network': 'tests.helpers.user:never_training', 'model.block': 'G(N)'},
+      "config.model.network='tests.helpers.user:never_training': training leaves running statistics as they are in bn:",
+    ),
+    (
+      {'model.network': 'tests.helpers.user:always_training'},
+      "config.model.network='tests.helpers.user:always_training': evaluation changes the running statistics of bn: exp",
+    ),
     ({'model.block': 'S,S,S'}, "config.model.block='S,S,S': .* is not a block: .*expected one for the whole net"),
     ({'model.block': 'G(3)'}, r"config.model.network=.*block='G\(3\)': Convnet: nothing in it is replaced: .*3 groups"),
     (
@@ -167,6 +179,18 @@ def test_what_cannot_be_run(folder, tmp_path, config, fields, message, monkeypat
   with pytest.raises(UserError, match='^' + message):
     loop.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+def test_frozen_statistics_are_told_of_once(config, capsys):
+  config.model.network = 'tests.helpers.user:frozen_on_purpose'
+  source = sources.open_source(config.data)
+  for block in ('S', 'G(N)'):
+    config.model.block = block
+    teacher_lib.check_students([config] * 2, None, source)
+  assert capsys.readouterr().err.splitlines() == [
+    "warning: config.model.network='tests.helpers.user:frozen_on_purpose': training leaves running statistics as they "
+    'are in bn'
+  ]
 
 
 def test_a_student_of_a_function_has_no_depth(config):

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from moonshine_jax.models.blocks import BatchNormReLU, Block, Convolution, conv_init
-from moonshine_jax.models.surgery.intercept import Unbound, adapt, with_attributes
+from moonshine_jax.models.surgery.intercept import Unbound, adapt, capture, with_attributes
 
 
 class Cheap(nn.Module):
@@ -57,7 +57,9 @@ class Cheap(nn.Module):
       if block.kind == 'S-2x2':
         with with_attributes(module, **_two_taps(module)):
           return call(*args, **kwargs)
-      return _run_replacement(block, module, *args, **kwargs)
+      outputs = _run_replacement(block, module, *args, **kwargs)
+      capture(module, outputs)
+      return outputs
 
     original = self.original.bind(self, f'{self.replacements} {self.axis_name}')
     with nn.intercept_methods(adapt(self.axis_name)), nn.intercept_methods(substitute):

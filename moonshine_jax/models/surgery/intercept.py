@@ -5,6 +5,7 @@ the path that it has without the wrapper, and changes what the module does while
 """
 
 import contextlib
+import contextvars
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from flax.core.scope import union_filters
 from moonshine_jax.ops import grouped_conv
 
 CAPTURED = 'moonshine_jax'  # the collection in which captured outputs leave `nn.remat` and `nn.jit`
+
+_captured_layers: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar('captured_layers', default=())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +61,27 @@ def capturing(module: nn.Module, layers: Sequence[str], captured: dict[str, Any]
     call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext
   ) -> Any:
     outputs = call(*args, **kwargs)
-    if context.method_name == '__call__' and '/'.join(context.module.path) in layers:
-      context.module.sow(CAPTURED, CAPTURED, outputs, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+    if context.method_name == '__call__':
+      capture(context.module, outputs)
     return outputs
 
-  with nn.intercept_methods(intercept):
-    yield
+  token = _captured_layers.set(tuple(layers))
+  try:
+    with nn.intercept_methods(intercept):
+      yield
+  finally:
+    _captured_layers.reset(token)
   tree = scope._variables.pop(CAPTURED, {})  # which else `init` would return
   captured.update({'/'.join(path[:-1]): value for path, value in flax.traverse_util.flatten_dict(tree).items()})
+
+
+def capture(module: nn.Module, outputs: Any) -> None:
+  """Keeps what a bound module returns, where `capturing` wants it.
+
+  For an interceptor that returns something in place of what the module would: interceptors inside of it see nothing.
+  """
+  if '/'.join(module.path) in _captured_layers.get():
+    module.sow(CAPTURED, CAPTURED, outputs, reduce_fn=lambda _, new: new, init_fn=lambda: None)
 
 
 @contextlib.contextmanager

@@ -210,3 +210,13 @@ def test_capture_leaves_a_network_of_this_project_as_it_was():
   variables = random_variables(network, IMAGES)
   jax.tree.map(np.testing.assert_array_equal, apply(wrapped, variables), apply(network, variables))
   assert counting.count_cost(wrapped, (8, 8, 3)) == counting.count_cost(network, (8, 8, 3))
+
+
+def test_a_replaced_layer_is_captured_from_inside_and_from_outside():
+  inside = moonshine_jax.cheapen(moonshine_jax.with_capture(Plain(), IMAGES), 'G(N/4)', IMAGES)
+  outside = moonshine_jax.with_capture(moonshine_jax.cheapen(Plain(), 'G(N/4)', IMAGES), IMAGES)
+  assert outside.layers == ('middle',)
+  variables = random_variables(outside, IMAGES)
+  outputs = apply(inside, variables)
+  assert outputs[1][0].shape == (8, 4, 4, 16)
+  jax.tree.map(np.testing.assert_array_equal, outputs, apply(outside, variables))

@@ -15,6 +15,7 @@ import signal
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from absl.flags import FlagValues
 
 import moonshine_jax
 from moonshine_jax.cli.commands import COMMANDS, Command
-from moonshine_jax.errors import MISTAKE, RESUME_ME, Preempted, UserError, printable, tell
+from moonshine_jax.errors import MISTAKE, RESUME_ME, Preempted, UserError, printable, tell, warn
 
 CONFIGS = Path(moonshine_jax.__file__).parent / 'configs'
 HELP = {'--help', '-help', '-h', '--helpfull', '--helpshort'}
@@ -56,6 +57,7 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
   if HELP.intersection(arguments):
     _guard(lambda: print(_help(command)))
     return
+  warnings.showwarning = lambda message, *_: warn(str(message))  # a library's, in a line without its source
   if sys.__stderr__:
     faulthandler.enable(sys.__stderr__)  # where XLA crashes, the stack
   _guard(lambda: _run(command, arguments))
@@ -126,7 +128,9 @@ def _parse(command: Command, arguments: list[str]) -> tuple[FlagValues, list[str
   arguments = with_config_path(arguments)
   sys.argv = [sys.argv[0], *arguments]  # where ml_collections looks for the fields that are overridden
   try:
-    rest = values(sys.argv)[1:]
+    with warnings.catch_warnings():  # ml_collections loads a config so; under `python -W error` that would end here
+      warnings.filterwarnings('ignore', r'the load_module\(\) method is deprecated', DeprecationWarning)
+      rest = values(sys.argv)[1:]
   except (UserError, Preempted):
     raise
   except Exception as error:  # whatever a config file raises

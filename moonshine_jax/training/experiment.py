@@ -180,8 +180,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust
   check_students(list(configs.values()), teacher, source)
   if exchange.is_first():
     for student_workdir, student in configs.items():
-      files.check_inside(student_workdir, workdir)
       student_workdir.check(student)
+      files.check_inside(student_workdir, workdir)
 
   train_split, test_split = exchange.first_before_others(
     lambda: (source.read(config.data.train_split), source.read(config.data.test_split))

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from moonshine_jax import config as config_lib
+from moonshine_jax.data import sources
+from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.training import loop
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir import metrics
+from moonshine_jax.workdir.metrics import Writer
+from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import Workdir
-from tests.helpers import run_processes
+from tests.helpers import run_processes, saved_networks
+
+FACTS = Facts((8, 8, 3), 3, (0.0,) * 3, (1.0,) * 3)
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 
@@ -133,3 +141,85 @@ def test_a_read_only_workdir_is_named(tmp_path):
   tmp_path.chmod(0o500)
   with pytest.raises(UserError, match='run: cannot be written: Permission denied'), Workdir(tmp_path / 'run').lock():
     pass
+
+
+NAMES = {
+  'a*b': "expected a path without '*'",
+  'a?b': "expected a path without '?'",
+  'a[b': "expected a path without '['",
+  'a\\b': r"expected a path without '\\'",
+  'a\0b': r"expected a path without '\x00'",
+  'gs:': "expected a path without 'gs:'",
+  '/tmp/gs:/run': "'/tmp/gs:/run': no checkpoint can be kept there: expected a path without 'gs:'",
+  'bad\udcff': "bad\\udcff': no checkpoint can be kept there: expected a path in UTF-8",
+  'gs://bucket/run': 'gs://bucket/run: expected a path on a disk: mount the bucket, as with gcsfuse (launch/README.md)',
+  's3://bucket/run': 's3://bucket/run: expected a path on a disk: mount the bucket',
+  '~/run': '~/run: ~ is not expanded here: expected $HOME in its place, or the whole path',
+}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_name_at_which_no_run_can_be_kept_is_refused_before_data_is_read(config, tmp_path, monkeypatch, name):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sources, 'measure_facts', lambda *_: pytest.fail('data was read'))
+  for use in (lambda: loop.train_and_evaluate(config, name), lambda: Trained.open(name)):
+    with pytest.raises(UserError, match=re.escape(NAMES[name])):
+      use()
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_holds_what_is_odd_keeps_a_run(config, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ('-x', ' a\n]#%41{}', '~a', 'gs:x', '\U0001f600' * 63):
+    saved_networks.save_network(Workdir(name), config, FACTS)
+    assert Trained.open(name).step == 1
+    Writer(name, 0).close()
+  assert not (tmp_path / 'checkpoints').exists()
+
+
+@pytest.mark.parametrize('name', ['checkpoints', 'tensorboard', '.lock'])
+def test_a_run_writes_through_no_link_that_leaves_its_workdir(tmp_path, name):
+  outside, workdir = tmp_path / 'outside', tmp_path / 'run'
+  outside.mkdir()
+  workdir.mkdir()
+  target = outside / 'file' if name == '.lock' else outside
+  (workdir / name).symlink_to(target)
+  refusal = f'^{workdir}.*: cannot be written: (it is a link|a link leads to {target}, out)'
+  with pytest.raises(UserError, match=refusal), Workdir(workdir).lock():
+    Workdir(workdir).checkpoints(create=True)
+    Writer(workdir, 0)
+  assert not list(outside.iterdir())
+
+
+def test_a_checkpoint_that_is_a_link_is_not_deleted_through_it(tmp_path):
+  outside, workdir = tmp_path / 'outside', tmp_path / 'run'
+  outside.mkdir()
+  (workdir / 'checkpoints').mkdir(parents=True)
+  (workdir / 'checkpoints' / '7').symlink_to(outside)
+  with pytest.raises(
+    UserError, match=f'^{workdir}/checkpoints/7: cannot be written: a link leads to {outside}, out of'
+  ):
+    Workdir(workdir).checkpoints(create=True)
+  assert outside.is_dir()
+
+
+def test_records_replace_a_link_and_are_appended_to_none(tmp_path):
+  elsewhere, workdir = tmp_path / 'elsewhere', tmp_path / 'run'
+  elsewhere.write_text('{"epoch": 9, "step": 9}\n')
+  workdir.mkdir()
+  for name in ('metrics.jsonl', 'environment.jsonl', 'config.json'):
+    (workdir / name).symlink_to(elsewhere)
+  writer = Writer(workdir, 0)
+  writer.write({'epoch': 1, 'step': 1})
+  writer.close()
+  Workdir(workdir).write_config(config_lib.create_config())
+  assert metrics.read(workdir) == [{'epoch': 1, 'step': 1}]
+  assert elsewhere.read_text() == '{"epoch": 9, "step": 9}\n'
+
+
+def test_a_student_in_a_link_that_leaves_the_workdir_is_refused(config, tmp_path):
+  config.distill.students = ('seed=1 alpha=0', 'seed=2 alpha=0')
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / 'seed-2-alpha-0').symlink_to(tmp_path)
+  with pytest.raises(UserError, match='^.*/run/seed-2-alpha-0: cannot be written: a link leads to .*, out of .*/run$'):
+    loop.train_and_evaluate(config, tmp_path / 'run')

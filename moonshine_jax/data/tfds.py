@@ -53,8 +53,8 @@ class TfdsSource:
     features = self._builder.info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     image, label = features.get('image'), features.get('label')
-    labelled = isinstance(label, tfds.features.ClassLabel) and label.num_classes
-    if not isinstance(image, tfds.features.Image) or not labelled:
+    num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else None
+    if not isinstance(image, tfds.features.Image) or not num_classes:
       raise UserError(f'config.data.name={name!r}: expected an image classification data set with image and label')
     channels = image.shape[-1]
     sized = None not in image.shape or image_size
@@ -66,7 +66,7 @@ class TfdsSource:
     self.image_shape = (image_size, image_size, channels) if image_size else tuple(image.shape)
     self._cropped = image_size > 0
     self._decoders: Decoders | None = None  # of all splits, once the first is read
-    self.num_classes = label.num_classes
+    self.num_classes = num_classes
 
   def read(self, split: str) -> Split | CroppedSplit:
     """Reads a split, downloading and preparing the data set where that is needed.

@@ -7,14 +7,16 @@ if TYPE_CHECKING:
   from moonshine_jax.api import distil
   from moonshine_jax.models.surgery.capture import with_capture
   from moonshine_jax.models.surgery.replace import cheapen, inherit, plan
+  from moonshine_jax.ops.derivatives import forward_mode
 
 __version__ = '0.1.0'
-__all__ = ['__version__', 'cheapen', 'distil', 'inherit', 'plan', 'with_capture']
+__all__ = ['__version__', 'cheapen', 'distil', 'forward_mode', 'inherit', 'plan', 'with_capture']
 
 # The module of each public function: loaded when the function is first used, since JAX takes seconds to load.
 _MODULES = {
   'cheapen': 'models.surgery.replace',
   'distil': 'api',
+  'forward_mode': 'ops.derivatives',
   'inherit': 'models.surgery.replace',
   'plan': 'models.surgery.replace',
   'with_capture': 'models.surgery.capture',

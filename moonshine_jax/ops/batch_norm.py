@@ -16,14 +16,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from moonshine_jax.ops.derivatives import is_forward_mode, reverse_mode_alone
+
 
 def batch_norm_relu(
   x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Computes y = relu((x - mean) / sqrt(variance + epsilon) * scale + bias) with the statistics of the batch.
 
-  Reverse mode differentiates y with respect to x, scale and bias, through the statistics too. The returned statistics
-  are for the running averages alone, and pass no gradient.
+  Reverse mode differentiates y with respect to x, scale and bias, through the statistics too; forward mode does inside
+  `derivatives.forward_mode`. The returned statistics are for the running averages alone, and pass no gradient.
 
   Args:
     x: (..., channels); statistics are taken over all axes but the last.
@@ -35,7 +37,11 @@ def batch_norm_relu(
   Returns:
     y, of the shape and dtype of x; the mean and the (biased) variance, float32 (channels,).
   """
-  return _batch_norm_relu(x, scale, bias, epsilon, axis_name)
+  if is_forward_mode():
+    y, mean, variance = _forward(x, scale, bias, epsilon, axis_name)[0]
+    return y, lax.stop_gradient(mean), lax.stop_gradient(variance)
+  with reverse_mode_alone():
+    return _batch_norm_relu(x, scale, bias, epsilon, axis_name)
 
 
 def normalise_relu(

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from moonshine_jax.ops.derivatives import is_forward_mode, reverse_mode_alone
 from moonshine_jax.ops.formulations import LAX, MATMUL, NHWC, ConvSpec, Formulation, Shape, dilated_extent
 from moonshine_jax.ops.merged_conv import merged, number_of_blocks
 from moonshine_jax.ops.shifted_conv import SHIFTS
@@ -118,7 +119,7 @@ def conv_general_dilated(  # noqa: PLR0913, PLR0917 - the parameters of lax.conv
 
   Where the rule applies, the two gradients are formulations too (`jax.custom_vjp`): reverse mode works, to the first
   order, under `jit`, `pmap`, `vmap`, `lax.scan` and `jax.checkpoint`, and under `jax.shard_map` with
-  `check_vma=False`; forward mode (`jax.jvp`, `jax.hessian`) raises a TypeError.
+  `check_vma=False`; forward mode (`jax.jvp`, `jax.hessian`) raises, but inside `derivatives.forward_mode`.
 
   Args:
     lhs: images, (N, H, W, C) where the rule is to apply.
@@ -151,7 +152,8 @@ def conv_general_dilated(  # noqa: PLR0913, PLR0917 - the parameters of lax.conv
   }
   if not _rule_applies(lhs, rhs, options):
     return lax.conv_general_dilated(lhs, rhs, **options)
-  return _conv(lhs, rhs, _spec(lhs.shape, rhs.shape, options))
+  with reverse_mode_alone():
+    return _conv(lhs, rhs, _spec(lhs.shape, rhs.shape, options))
 
 
 def _rule_applies(lhs: jax.Array, rhs: jax.Array, options: dict[str, Any]) -> bool:
@@ -160,6 +162,7 @@ def _rule_applies(lhs: jax.Array, rhs: jax.Array, options: dict[str, Any]) -> bo
   layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, options['dimension_numbers'])
   is_left_to_lax = (
     _lax_only.get()
+    or is_forward_mode()
     or lhs.ndim != 4
     or layout != lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
     or any(dilation != 1 for dilation in options['lhs_dilation'] or ())

@@ -199,12 +199,12 @@ def test_a_student_of_a_function_has_no_depth(config):
     config_lib.students(config)
 
 
-def test_a_workdir_whose_function_is_gone(folder, tmp_path):
+def test_a_report_needs_no_function(folder, tmp_path):
   shutil.copytree(folder / 'teacher', tmp_path / 'moved')
   config_file = tmp_path / 'moved' / 'config.json'
   config_file.write_text(config_file.read_text().replace('tests.helpers.user:with_norm', 'gone.py:with_norm'))
-  with pytest.raises(UserError, match=f"^{config_file}: config.model.network='gone.py:with_norm': no file .*/gone.py"):
-    runs_lib.collect_runs(tmp_path)
+  (run,) = runs_lib.collect_runs(tmp_path)  # the counts are in its records
+  assert run.config.model.network == 'gone.py:with_norm' and run.parameters > 0
 
 
 def test_maps_of_another_size_are_told_of(folder, config, capsys):

@@ -15,6 +15,7 @@ import flax.linen as nn
 from flax.core.scope import union_filters
 
 from moonshine_jax.ops import grouped_conv
+from moonshine_jax.ops.derivatives import is_forward_mode
 
 CAPTURED = 'moonshine_jax'  # the collection in which captured outputs leave `nn.remat` and `nn.jit`
 
@@ -39,6 +40,7 @@ class Unbound:
     """
     assert wrapper.scope is not None  # it is bound
     scope = wrapper.scope.rewound()
+    mark = f'{mark} {"in forward mode" if is_forward_mode() else ""}'
     scope.flags = scope.flags.copy({f'moonshine_jax: {mark}': True})
     if captures:
       scope.mutable = union_filters(scope.mutable, CAPTURED)

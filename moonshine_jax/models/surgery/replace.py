@@ -94,7 +94,8 @@ def cheapen(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Cheap:
     **kwargs: further arguments of its call.
 
   Returns:
-    The student, to be trained with `mutable=['batch_stats']`; for `pmap`, `student.clone(axis_name=...)`.
+    The student, to be trained with `mutable=['batch_stats']`; for `pmap`, `student.clone(axis_name=...)`. For
+    `jax.jvp` and `jax.jacfwd` of it, `with moonshine_jax.forward_mode():`.
 
   Raises:
     UserError: for a notation that is none, and where nothing can be replaced.

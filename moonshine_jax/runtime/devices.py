@@ -1,4 +1,4 @@
-"""Data-parallel computation on one device or several: `jit` on one, `shard_map` across many, behind one call.
+"""Data-parallel computation on one device or several: `jit` on one, `pmap` across many, behind one call.
 
 No other module knows how many devices there are. They may be those of several processes, which all make the same calls;
 each process has the arrays of its local devices.
@@ -12,7 +12,7 @@ import collections
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,27 @@ def local_devices() -> list[jax.Device]:
     ) from error
 
 
+class WithOptions:
+  """A pmapped function that XLA compiles with options: `jax.pmap` takes none, but what it lowers does."""
+
+  def __init__(self, mapped: Any, options: Mapping[str, Any]):
+    self._mapped = mapped
+    self._options = dict(options)
+    self._compiled: dict[Any, Callable] = {}  # by the shapes of the arguments
+
+  def lower(self, *args: Any) -> Any:
+    """Lowers the function for arguments, as the lowering of `jax.pmap` does."""
+    return self._mapped.lower(*args)
+
+  def __call__(self, *args: Any) -> Any:
+    """Calls the function, which compiles for the first arguments of each shape."""
+    leaves, structure = jax.tree.flatten(args)
+    shapes = structure, tuple(jax.typeof(leaf) for leaf in leaves)
+    if shapes not in self._compiled:
+      self._compiled[shapes] = self.lower(*args).compile(self._options)
+    return self._compiled[shapes](*args)
+
+
 class Replicas:
   """The devices of one data-parallel computation.
 
@@ -101,7 +122,7 @@ class Replicas:
         raise UserError(f'processes have {sorted(counts.values())} devices: expected the same number in each')
     self.axis_name = AXIS if len(self) > 1 else None
     if self.axis_name:
-      mesh = jax.sharding.Mesh(np.array(self._all_devices), AXIS)
+      mesh = jax.sharding.Mesh(np.array(self.devices), AXIS)
       self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
   def __len__(self) -> int:
@@ -124,20 +145,15 @@ class Replicas:
     options = COMPILER_OPTIONS if self.devices[0].platform == 'cpu' else None
     if self.axis_name is None:
       return jax.jit(step, donate_argnums=donate_argnums, compiler_options=options)
-
-    def on_replica(*args: Any) -> Any:
-      results = step(*jax.tree.map(lambda x: lax.squeeze(x, [0]), args))
-      return jax.tree.map(lambda x: lax.expand_dims(x, [0]), results)
-
-    mesh, spec = self._sharding.mesh, self._sharding.spec
-    mapped = jax.shard_map(on_replica, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    return jax.jit(mapped, donate_argnums=donate_argnums, compiler_options=options)
+    mapped = jax.pmap(step, axis_name=AXIS, devices=self._all_devices, donate_argnums=donate_argnums)
+    return WithOptions(mapped, options) if options else mapped
 
   def replicate(self, tree: Any) -> Any:
     """Puts the same arrays on every device."""
     if self.axis_name is None:
       return jax.device_put(tree, self.devices[0])
-    return self._put(jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(self.devices), *np.shape(x))), tree))
+    stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(self.devices), *np.shape(x))), tree)
+    return jax.device_put(stacked, self._sharding)
 
   def process_share(self, batch: Any, axis: int = 0) -> Any:
     """Takes this process's share of a batch.
@@ -158,11 +174,8 @@ class Replicas:
     """
     if self.axis_name is None:
       return jax.device_put(batch, self.devices[0])
-    return self._put(jax.tree.map(lambda x: np.stack(np.split(x, len(self.devices), axis)), batch))
-
-  def _put(self, stacked: Any) -> Any:
-    """Puts a row of each array (devices of this process, ...) on each device, as a part of an array of all devices."""
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._sharding, x), stacked)
+    shares = jax.tree.map(lambda x: np.stack(np.split(x, len(self.devices), axis)), batch)
+    return jax.device_put(shares, self._sharding)
 
   def fetch(self, tree: Any) -> Any:
     """Copies the first replica's arrays to NumPy, where a later donation cannot touch them."""
@@ -180,7 +193,7 @@ class Replicas:
       return array
     terms = np.zeros((len(self.devices), *array.shape), array.dtype)
     terms[0] = array  # zeros in all processes but the first: the sum over all devices is the first one's array
-    return self.fetch(self.compile(lambda x: total(x, self.axis_name))(self._put(terms)))
+    return self.fetch(self.compile(lambda x: total(x, self.axis_name))(jax.device_put(terms, self._sharding)))
 
 
 def mean(tree: Any, axis_name: str | None) -> Any:

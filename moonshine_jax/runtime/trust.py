@@ -125,12 +125,14 @@ def _find_spec(module: str, folders: Iterable[str] | None) -> ModuleSpec | None:
   if folders is None:
     found = (finder.find_spec(module, None) for finder in sys.meta_path)
     return next((spec for spec in found if spec), None)
-  namespace = ModuleSpec(module, None, is_package=True)
+  portions: list[str] = []  # of a package without a file
   for folder in folders:
     finder = pkgutil.get_importer(folder)
     spec = finder.find_spec(module) if finder else None
     if spec and spec.loader:
       return spec
     if spec:
-      namespace.submodule_search_locations += spec.submodule_search_locations
-  return namespace if namespace.submodule_search_locations else None
+      portions += spec.submodule_search_locations or []
+  namespace = ModuleSpec(module, None, is_package=True)
+  namespace.submodule_search_locations = portions
+  return namespace if portions else None

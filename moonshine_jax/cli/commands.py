@@ -211,12 +211,15 @@ def import_torch(values: FlagValues) -> None:
   )
   flags.DEFINE_string('workdir', None, 'Folder for the network.', flag_values=values)
   flags.DEFINE_list(
-    'mean',
-    None,
-    'Means of the channels, of pixels from 0 to 1, as given to transforms.Normalize.',
-    flag_values=values,
+    'mean', None, 'Means of the channels, of pixels from 0 to 1, as given to transforms.Normalize.', flag_values=values
   )
   flags.DEFINE_list('std', None, 'Standard deviations of the channels, of pixels from 0 to 1.', flag_values=values)
+  flags.DEFINE_string(
+    'state', None, 'Key of the network in a file that holds several, as state_dict_ema.', flag_values=values
+  )
+  flags.DEFINE_float(
+    'expect_error', None, 'Its test error in PyTorch: with another, none is imported.', 0, 100, flag_values=values
+  )
 
 
 @_command('sweep', 'moonshine_jax.launch.sweep', required=('config', 'out'))

@@ -6,6 +6,7 @@ from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError, say
 from moonshine_jax.import_torch.network import import_network
 from moonshine_jax.models import factory
+from moonshine_jax.models.blocks import BN_EPSILON
 from moonshine_jax.training.pretrained import are_of_pixels
 
 
@@ -19,14 +20,32 @@ def main(values: FlagValues, path: str) -> None:
       _parse_channels('mean', values.mean),
       _parse_channels('std', values.std),
     )
-  config, facts, record = import_network(path, values.config, values.workdir, normalisation)
+  config, facts, record = import_network(
+    path, values.config, values.workdir, normalisation, values.state, values.expect_error
+  )
   parameters = counting.count_cost(factory.create_model(config.model, facts.num_classes), facts.image_shape).parameters
   mean, std = (','.join(f'{value / 255:.4f}' for value in values) for values in (facts.mean, facts.std))
   say(
     f'{values.workdir}: {factory.network_name(config.model)} {config.model.block}, {parameters:,} parameters, of {path}'
   )
   say(f'normalises images by mean {mean} and std {std}')
-  say(f'test error {record["test_error"]:.2f}% on {config.data.name}: expected that which it has in PyTorch')
+  say(
+    f'{untold(config.model.network)}, which names do not tell: where the network has others, its error in PyTorch is '
+    'another'
+  )
+  agreement = 'expected that which it has in PyTorch, as --expect_error compares'
+  if values.expect_error is not None:
+    agreement = f'as it has in PyTorch ({values.expect_error:.2f}%)'
+  say(f'test error {record["test_error"]:.2f}% on {config.data.name}: {agreement}')
+
+
+def untold(network: str) -> str:
+  """Returns what a network is taken to have that the names and shapes of its arrays do not tell."""
+  if network == 'resnet':
+    return f'ReLU, BN of epsilon {BN_EPSILON:g}, and strides in the 3x3 convolutions'
+  return (
+    f'ReLU, BN of epsilon {BN_EPSILON:g}, and in a block that changes its channels a shortcut from behind BN and ReLU'
+  )
 
 
 def _parse_channels(flag: str, words: list[str]) -> tuple[float, ...]:

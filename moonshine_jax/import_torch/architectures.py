@@ -205,7 +205,7 @@ def _input_features_of_fc(arrays: Arrays) -> int:
 
 
 def _check(arrays: Arrays, paths: dict[str, Path]) -> None:
-  """Raises ValueError where names are missing or unknown, or arrays are of other dimensions or not finite."""
+  """Raises ValueError where names are missing or unknown, or arrays are of other dimensions, or cannot be."""
   dimensions = {name: 1 if path[-1] != 'kernel' else 2 if path[-2] == 'fc' else 4 for name, path in paths.items()}
   refuse(
     {
@@ -217,6 +217,9 @@ def _check(arrays: Arrays, paths: dict[str, Path]) -> None:
         if name in arrays and (arrays[name].ndim != dimensions[name] or not arrays[name].size)
       ],
       'not finite': [name for name in paths if name in arrays and not np.isfinite(arrays[name]).all()],
+      'negative variances': [
+        name for name, path in paths.items() if path[-1] == 'var' and name in arrays and (arrays[name] < 0).any()
+      ],
     }
   )
 

@@ -34,6 +34,8 @@ def import_network(
   config: ml_collections.ConfigDict | None,
   workdir: str | os.PathLike,
   normalisation: Normalisation | None = None,
+  state: str | None = None,
+  expected_error: float | None = None,
 ) -> tuple[ml_collections.ConfigDict, splits.Facts, dict[str, Any]]:
   """Makes a workdir of the network of a PyTorch state dict, and evaluates it.
 
@@ -44,14 +46,17 @@ def import_network(
     workdir: a folder, made where there is none; refused before the data is read where it holds anything else.
     normalisation: mean and standard deviation of each channel, of pixels from 0 to 1, by which the network was trained
       to have its images normalised. Without them: torchvision's for a ResNet, else those of the training images.
+    state: the key under which the file holds the network, as `read_state_dict` takes it.
+    expected_error: the test error in percent that the network has in PyTorch; None for any.
 
   Returns:
     The workdir's config, the facts of its data, and the record of `pretrained.write_network`.
 
   Raises:
-    UserError: for a file that holds no state dict of a network that is known, or none of this data.
+    UserError: for a file that holds no state dict of a network that is known, or none of this data, and for a network
+      of another test error than expected. Nothing is written then.
   """
-  arrays = read_state_dict(path)
+  arrays = read_state_dict(path, state)
   try:
     model, paths = architectures.recognise(arrays)
     num_classes, channels = len(arrays['fc.weight']), arrays['conv1.weight'].shape[1]
@@ -74,7 +79,9 @@ def import_network(
     raise UserError(f'{path}: {error}') from error
 
   facts = _facts_of(source, config, normalisation)
-  record = pretrained.write_network(workdir, config, facts, variables, source.read(config.data.test_split))
+  record = pretrained.write_network(
+    workdir, config, facts, variables, source.read(config.data.test_split), expected_error
+  )
   return config, facts, record
 
 

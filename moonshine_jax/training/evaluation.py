@@ -1,6 +1,7 @@
 """Evaluation of a network on a whole split."""
 
 import collections
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import ml_collections
 from moonshine_jax import config as config_lib
 from moonshine_jax.cost import counting
 from moonshine_jax.data import feeds, splits
-from moonshine_jax.errors import warn_once
+from moonshine_jax.errors import UserError, warn_once
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import exchange
@@ -27,6 +28,7 @@ def evaluate_feed(
   examples: int,
   batch_size: int,
   replicas: Replicas,
+  name: str,
 ) -> dict[str, float]:
   """Evaluates a network on every example of a feed, once, with a compiled step.
 
@@ -37,9 +39,13 @@ def evaluate_feed(
     examples: number of examples in the split.
     batch_size: examples in a batch, all of the split at most; rounded up to a multiple of the devices.
     replicas: the devices.
+    name: of the network, for the message.
 
   Returns:
     {'test_error': top-1 error in percent, 'test_loss': mean cross entropy}.
+
+  Raises:
+    UserError: where the loss is not finite.
   """
   batches = feeds.masked_batches(examples, replicas.round_up(min(batch_size, examples)))
   sums = replicas.replicate(step_lib.NO_EXAMPLES)
@@ -55,7 +61,13 @@ def evaluate_feed(
       'the network gives probabilities: all its outputs are from 0 to 1, as of a softmax or a sigmoid: expected '
       'logits: leave out the last activation, which the losses compute themselves'
     )
-  return {'test_error': 100 * sums['wrong'] / sums['examples'], 'test_loss': sums['loss'] / sums['examples']}
+  loss = sums['loss'] / sums['examples']
+  if not math.isfinite(loss):
+    raise UserError(
+      f'{name}: not a number on the test images: test loss {loss}: expected finite logits for every image, of which no '
+      'parameter, statistic or activation is too large'
+    )
+  return {'test_error': 100 * sums['wrong'] / sums['examples'], 'test_loss': loss}
 
 
 def evaluate_split(
@@ -64,6 +76,7 @@ def evaluate_split(
   split: splits.Split | splits.CroppedSplit,
   config: ml_collections.ConfigDict,
   replicas: Replicas,
+  name: str,
 ) -> dict[str, float]:
   """Evaluates a network on a split with the config's feed and batch size.
 
@@ -73,13 +86,17 @@ def evaluate_split(
     split: evaluated on every example, once.
     config: config of the run.
     replicas: the devices.
+    name: of the network, for the message.
 
   Returns:
     {'test_error': top-1 error in percent, 'test_loss': mean cross entropy}.
+
+  Raises:
+    UserError: where the loss is not finite.
   """
   feed = feeds.FEEDS[config.data.feed](split, replicas)
   eval_step = replicas.compile(step_lib.make_eval_step(network, feed.gather, replicas))
-  return evaluate_feed(eval_step, replicas.replicate(variables), feed, len(split), config.batch_size, replicas)
+  return evaluate_feed(eval_step, replicas.replicate(variables), feed, len(split), config.batch_size, replicas, name)
 
 
 def evaluate_workdir(
@@ -97,13 +114,14 @@ def evaluate_workdir(
     'examples', 'parameters' as the paper counts them, and 'multiply_adds' for one image.
 
   Raises:
-    UserError: where there is no checkpoint or no data.
+    UserError: where there is no checkpoint or no data, and where the loss is not finite.
   """
   replicas = Replicas()
   trained = exchange.from_first(lambda: Trained.open(workdir, trust_code), replicas)
   source, config = trained.source(data_dir), trained.config
   split = exchange.first_before_others(lambda: source.read(config.data.test_split))
-  result = evaluate_split(trained.network, trained.variables, split, config, replicas)
+  name = f'{workdir}, step {trained.step}'
+  result = evaluate_split(trained.network, trained.variables, split, config, replicas, name)
   cost = counting.count_cost(trained.network.model, trained.facts.image_shape)
   return {
     'workdir': str(workdir),

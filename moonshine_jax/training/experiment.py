@@ -137,10 +137,10 @@ class Experiment:
     steps = [step_lib.make_eval_step(student.network, gather, self.replicas) for student in self.students]
     return [self.replicas.compile(step) for step in steps]
 
-  def evaluate(self, eval_step: Callable, state: step_lib.TrainState) -> dict[str, float]:
-    """Returns the test error and the test loss of a student."""
+  def evaluate(self, eval_step: Callable, state: step_lib.TrainState, name: str) -> dict[str, float]:
+    """Returns the test error and the test loss of a student. Raises UserError where these are not finite."""
     return evaluate_feed(
-      eval_step, state.variables, self.test_feed, self.test_examples, self.config.batch_size, self.replicas
+      eval_step, state.variables, self.test_feed, self.test_examples, self.config.batch_size, self.replicas, name
     )
 
   def save(self, wait: bool = False) -> None:

@@ -68,7 +68,7 @@ def train_and_evaluate(
           'images_per_second': images_per_second,
         }
         if run.evaluates(epoch):
-          record |= run.evaluate(eval_step, state)
+          record |= run.evaluate(eval_step, state, f'{student.workdir}, step {step}')
         student.end_epoch(record)
         progress.epoch(record, student.workdir.path.name if len(run.students) > 1 else '')
       if run.saves(epoch):

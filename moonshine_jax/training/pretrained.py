@@ -22,6 +22,8 @@ from moonshine_jax.workdir import metrics
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import Workdir
 
+EXPECTED_ERROR_ROUNDING = 0.05  # percentage points: half of the last digit of an error such as 4.8%
+
 
 def write_network(
   workdir: str | os.PathLike,
@@ -29,6 +31,7 @@ def write_network(
   facts: Facts,
   variables: Mapping[str, Any],
   test_split: Split | CroppedSplit | None = None,
+  expected_error: float | None = None,
 ) -> dict[str, Any]:
   """Makes a workdir of a trained network, as training leaves one, for evaluation and as a teacher.
 
@@ -42,12 +45,14 @@ def write_network(
       uint8, by which the network was trained to have its images normalised.
     variables: the model's variables, {'params': ..., 'batch_stats': ...}.
     test_split: the network is evaluated on it, for the error in tables and reports; None for no error.
+    expected_error: the test error that the network has elsewhere, in percent; None for any.
 
   Returns:
     The record of epoch 0, as in `metrics.jsonl`: 'test_error' in percent and 'test_loss', where there is a test split.
 
   Raises:
-    UserError: where the variables are not the model's, and where the workdir holds another network.
+    UserError: where the variables are not the model's, where one is not finite or a variance is negative, where the
+      test loss is not finite or the test error not the expected one, and where the workdir holds another network.
   """
   config = config_of_pretrained(config)
   config_lib.check(config)
@@ -56,12 +61,14 @@ def write_network(
   workdir = Workdir(workdir)
   check_same_network(workdir, config, variables, facts)
   if workdir.begun:
+    check_expected_error(workdir.records[-1], expected_error, test_split)
     return workdir.records[-1]
 
   record: dict[str, Any] = {'epoch': 0, 'step': 0}
   if test_split is not None:
-    record |= evaluate_split(network, variables, test_split, config, Replicas())
+    record |= evaluate_split(network, variables, test_split, config, Replicas(), str(workdir))
     doubt_error(record['test_error'], facts.num_classes, len(test_split))
+  check_expected_error(record, expected_error, test_split)
   with workdir.lock():
     checkpoints = workdir.checkpoints(create=True)
     checkpoints.go_back(-1)  # what a call that was stopped has left
@@ -129,6 +136,21 @@ def are_of_pixels(name: str, numbers: Sequence[float], white: float) -> bool:
   return all(0 <= number <= white and (name == 'mean' or number > 0) for number in numbers)
 
 
+def check_expected_error(
+  record: Mapping[str, Any], expected_error: float | None, test_split: Split | CroppedSplit | None
+) -> None:
+  """Raises UserError where the test error differs from the expected one by more than its rounding, and one image."""
+  if expected_error is None or test_split is None:
+    return
+  allowed = max(EXPECTED_ERROR_ROUNDING, 100 / len(test_split)) + 1e-6
+  if not abs(record['test_error'] - expected_error) <= allowed:
+    raise UserError(
+      f'test error {record["test_error"]:.2f}%: expected {expected_error:.2f}%: the images, their normalisation or a '
+      "part of the network that no name tells (BN's epsilon, the activation, where a shortcut begins) are not those "
+      'that it was trained with'
+    )
+
+
 def config_of_pretrained(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns a copy of the config for a network that nothing trains on."""
   config = copy.deepcopy(config)
@@ -160,6 +182,14 @@ def fit(variables: Mapping[str, Any], network: Network, image_shape: tuple[int, 
       f'{"missing" if path in expected else "not in it"} (of {len(expected)} arrays; {len(arrays)} given)'
     )
   for path, leaf in expected.items():
+    values = np.asarray(arrays[path], np.float32)
+    if not np.isfinite(values).all():
+      raise UserError(f'the variables are not those of a trained network: {path} is not finite')
+    if path.startswith("['batch_stats']") and path.endswith(("var']", "variance']")) and (values < 0).any():
+      raise UserError(
+        f'the variables are not those of a trained network: {path} has a negative number, {values.min():.3g}: '
+        'expected variances, of 0 and more'
+      )
     if np.shape(arrays[path]) != leaf.shape:
       raise UserError(
         f'the variables are not those of the network: {path} has the shape {np.shape(arrays[path])}: '

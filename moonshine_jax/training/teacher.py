@@ -70,7 +70,8 @@ def tell_error(
   same = all(data[name] == config.data[name] for name in ('name', 'test_split', 'image_size'))
   error = exchange.from_first(lambda: teacher.test_error if same else None, replicas)
   if error is None:
-    error = evaluate_split(teacher.network, teacher.variables, test_split, config, replicas)['test_error']
+    name = f'teacher {config.distill.teacher}'
+    error = evaluate_split(teacher.network, teacher.variables, test_split, config, replicas, name)['test_error']
   if exchange.is_first():
     say(f'teacher {config.distill.teacher}: test error {error:.2f}% on {sources.title(config.data.name)}')
     doubt_error(error, teacher.facts.num_classes, len(test_split))

@@ -77,6 +77,11 @@ REFUSED = {
     r'of no network that is known \(features.0.weight\): expected those of a Wide ResNet',
   ),
   'not a number': (with_nan('bn1.bias'), 'not finite: bn1.bias$'),
+  'a statistic that is not a number': (with_nan('bn1.running_var'), 'not finite: bn1.running_var$'),
+  'a negative variance': (
+    lambda arrays: arrays['block2.layer.0.bn2.running_var'].__setitem__(3, -1e-8),
+    'negative variances: block2.layer.0.bn2.running_var$',
+  ),
 }
 
 
@@ -142,6 +147,19 @@ def test_a_workdir_of_another_network_is_refused_before_the_data_is_read(write, 
   config.seed += 1
   with pytest.raises(UserError, match=r'run holds a run of another config: config.seed=1 \(there: 0\): expected'):
     import_network(write(), config, tmp_path / 'run', (MEAN, STD))
+
+
+def test_another_error_than_in_pytorch_is_refused_and_nothing_is_written(write, config, tmp_path):
+  measured = import_network(write(), config, tmp_path / 'run', (MEAN, STD))[2]['test_error']
+  one_image = 100 / 13
+  with pytest.raises(UserError, match=f'^test error {measured:.2f}%: expected 1.00%: the images, their normalisation'):
+    import_network(write(), config, tmp_path / 'other', (MEAN, STD), expected_error=1.0)
+  assert not (tmp_path / 'other').exists()
+  with pytest.raises(UserError, match='expected 1.00%'):  # of a network that is imported already
+    import_network(write(), config, tmp_path / 'run', (MEAN, STD), expected_error=1.0)
+  import_network(write(), config, tmp_path / 'run', (MEAN, STD), expected_error=measured + one_image)
+  with pytest.raises(UserError, match='expected'):
+    import_network(write(), config, tmp_path / 'run', (MEAN, STD), expected_error=measured + one_image + 0.1)
 
 
 def with_other_bias(value):

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from moonshine_jax.errors import UserError
 from moonshine_jax.import_torch.state_dict import read_state_dict
+from tests.import_torch.conftest import wide_resnet_arrays
 
 
 @pytest.mark.parametrize(
@@ -44,13 +46,69 @@ class Malicious:
     return Path.touch, (self._path,)
 
 
+FILES = {
+  'module.': lambda arrays: under('module.', arrays),
+  '_orig_mod.module.': lambda arrays: under('_orig_mod.module.', arrays),
+  'module._orig_mod.module.': lambda arrays: under('module._orig_mod.module.', arrays),
+  'backbone.': lambda arrays: under('backbone.', arrays),
+  'module.student.': lambda arrays: under('module.student.', arrays),
+  'of AveragedModel': lambda arrays: {'n_averaged': np.array(7), **under('module.', arrays)},
+  'a compiled layer': lambda arrays: {name.replace('layer.0.', 'layer.0._orig_mod.'): x for name, x in arrays.items()},
+}
+
+
+def under(prefix, arrays):
+  return {prefix + name: array for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_prefixes_are_taken_off_and_told(name, tmp_path, capsys):
+  save_file(FILES[name](wide_resnet_arrays()), tmp_path / 'a.safetensors')
+  arrays = read_state_dict(tmp_path / 'a.safetensors')
+  assert arrays.keys() == wide_resnet_arrays().keys()
+  prefix = 'module.' if name == 'of AveragedModel' else name if name.endswith('.') else ''
+  told = f'{tmp_path}/a.safetensors: the network is read without the prefix {prefix} of its names\n'
+  assert capsys.readouterr().out == (told if prefix else '')
+
+
+def test_of_several_networks_one_is_taken_and_told(tmp_path, capsys):
+  raw, path = wide_resnet_arrays(), tmp_path / 'a.safetensors'
+  average = {name: array + 1 for name, array in raw.items()}
+  for averaged_key, key in (('model_ema.module.', 'model.'), ('teacher.', 'student.'), ('ema.', '')):
+    save_file({**under(averaged_key, average), **under(key, raw)}, path)
+    np.testing.assert_array_equal(read_state_dict(path)['fc.bias'], raw['fc.bias'])
+    names = averaged_key.split('.')[0], key.removesuffix('.') or 'no key'
+    listed = ', '.join(sorted(names)) if key else 'no key, ema'
+    line = f'{path}: holds 2 networks, under {listed}: taken is that under {names[1]}: expected '
+    assert capsys.readouterr().err == f'warning: {line}--state={names[0]} for another\n'
+    np.testing.assert_array_equal(read_state_dict(path, names[0])['fc.bias'], average['fc.bias'])
+    assert capsys.readouterr().err == ''
+  with pytest.raises(UserError, match=f'^--state=swa: {path} holds networks under no key, ema: expected one of these$'):
+    read_state_dict(path, 'swa')
+
+
+def test_what_stands_beside_a_network_is_left_out_where_the_user_says_so(tmp_path):
+  path = tmp_path / 'a.safetensors'
+  save_file({**under('backbone.', wide_resnet_arrays()), 'projector.weight': np.ones((2, 2), np.float32)}, path)
+  with pytest.raises(UserError, match='projector.weight stands beside the network under backbone: .* --state=backbone'):
+    read_state_dict(path)
+  assert read_state_dict(path, 'backbone').keys() == wide_resnet_arrays().keys()
+
+
 def test_wrappers_are_taken_off_and_objects_are_not_made(networks, tmp_path):
   import torch
 
   network, path = networks.randomise(networks.WideResNet(10, 1, 3)), tmp_path / 'weights.pt'
   plain = network.state_dict()
   prefixed = {f'module.{name}': value for name, value in plain.items()}
-  for saved in (plain, {'net': prefixed, 'epoch': 3}, {'state_dict': plain, 'model': 'WRN'}, {'model': prefixed}):
+  optimizer = {'state': {0: {'momentum_buffer': plain['fc.weight']}}, 'param_groups': [{'params': [0]}]}
+  for saved in (
+    plain,
+    {'net': prefixed, 'epoch': 3},
+    {'state_dict': plain, 'model': 'WRN'},
+    {'model': prefixed},
+    {'epoch': 3, 'optimizer': optimizer, 'weights': {'student': plain}},
+  ):
     torch.save(saved, path)
     arrays = read_state_dict(path)
     assert arrays.keys() == {name for name in plain if not name.endswith('num_batches_tracked')}
@@ -60,8 +118,8 @@ def test_wrappers_are_taken_off_and_objects_are_not_made(networks, tmp_path):
     (network, 'it holds a Python object .*WideResNet.*, and reading that would run its code: expected a state dict'),
     ({'net': plain, 'x': Malicious(marker)}, 'it holds a Python object '),
     ({'net': network.state_dict, 'epoch': 3}, 'it holds a Python object '),
-    ({'epoch': 3, 'weights': plain}, "'epoch' is no dense tensor, and none of state_dict, .*, model is there"),
-    ({'fc.weight': torch.eye(3).to_sparse()}, "'fc.weight' is no dense tensor"),
+    ({'epoch': 3}, "it holds {'epoch': 3}, and no tensor"),
+    ({**plain, 'fc.weight': torch.eye(3).to_sparse()}, "'fc.weight' is no dense tensor"),
     ([1, 2], 'it holds a list'),
     ({}, 'it holds {}'),
   ):

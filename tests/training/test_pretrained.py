@@ -140,6 +140,11 @@ def test_variables_that_are_not_the_networks(config, network, tmp_path):
     (lambda each: each['params'].update(more=np.zeros(2)), r"\['params'\]\['more'\] is not in it"),
     (lambda each: each['params']['fc'].update(bias=np.zeros(4)), r'has the shape \(4,\): expected \(3,\)'),
     (lambda each: each['params']['fc'].update(bias=np.full(3, np.nan, np.float32)), 'fc.*is not finite'),
+    (lambda each: each['batch_stats']['bn'].update(var=np.full(64, np.inf)), r"\['bn'\]\['var'\] is not finite"),
+    (
+      lambda each: each['batch_stats']['bn'].update(var=np.full(64, -0.25)),
+      r"\['bn'\]\['var'\] has a negative number, -0.25: expected variances, of 0 and more$",
+    ),
   ]:
     spoiled = jax.tree.map(lambda leaf: leaf, variables)
     spoil(spoiled)

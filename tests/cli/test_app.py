@@ -139,3 +139,14 @@ def test_a_config_is_found_by_its_name_unless_there_is_such_a_file(monkeypatch, 
   ]
   (tmp_path / 'digits').write_text('')
   assert app.with_config_path(['--config=digits']) == ['--config=digits']
+
+
+@pytest.mark.parametrize(('options', 'warning'), [(['-W', 'error'], ''), ([], 'warning: odd thing\n')])
+def test_warnings_of_python_are_lines_and_may_be_errors(tmp_path, options, warning):
+  """`load_module`, by which ml_collections loads a config, warns in each Python since 3.4."""
+  config = tmp_path / 'config.py'
+  text = f'import warnings\nif {not options}: warnings.warn("odd\\nthing")\n'
+  config.write_text(f'{text}from moonshine_jax.configs.digits import get_config\n')
+  command = [sys.executable, *options, '-m', 'moonshine_jax.main', f'--config={config}']
+  process = subprocess.run(command, capture_output=True, text=True)
+  assert process.stderr == f'{warning}error: --workdir is missing\n'

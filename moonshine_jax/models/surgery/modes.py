@@ -109,7 +109,7 @@ def check_modes(model: nn.Module, images: jax.ShapeDtypeStruct) -> tuple[str, ..
 
   Returns:
     What may be meant, in words, a line each: some of the statistics do not change in training, or none do by a `call`
-    that the user wrote.
+    that the user wrote; evaluation reads none of them.
 
   Raises:
     UserError: where training changes no running statistics or no dropout drops, though the network has them, and where
@@ -121,6 +121,8 @@ def check_modes(model: nn.Module, images: jax.ShapeDtypeStruct) -> tuple[str, ..
   trained = _Listener()
   training.apply(trained.intercept, variables, mutable=['batch_stats'])
   doubts = []
+  if variables.get('batch_stats') and not evaluation.reads(variables, 'batch_stats'):
+    doubts.append('evaluation computes with none of the running statistics: its BN may take those of each batch')
   for heard, what in ((trained.changes, 'leaves running statistics as they are'), (trained.drops, 'drops nothing')):
     if deaf := [path for path, hears in heard.items() if not hears]:
       line = f'training {what} in {_names(deaf)}'

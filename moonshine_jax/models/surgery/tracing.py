@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.extend.core import Jaxpr
+from jax.extend.core import Jaxpr, Literal
 
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.surgery.intercept import Unbound
@@ -57,6 +57,17 @@ class Traceable:
       mutable: the collections that are mutable.
       has_rngs: whether there is a key for random choices.
     """
+    return jax.eval_shape(self._application(interceptor, mutable, has_rngs), variables, jax.random.key(0), self._arrays)
+
+  def reads(self, variables: dict[str, Any], collection: str) -> bool:
+    """Returns whether an application in which nothing is mutable computes with any array of a collection."""
+    apply = self._application(lambda call, args, kwargs, context: call(*args, **kwargs), (), has_rngs=False)
+    jaxpr = jax.make_jaxpr(apply)(variables, jax.random.key(0), self._arrays).jaxpr
+    read = {var for eqn in jaxpr.eqns for var in eqn.invars if not isinstance(var, Literal)}
+    of_variables = zip(jax.tree.leaves_with_path(variables), jaxpr.invars, strict=False)
+    return any(var in read for (path, _), var in of_variables if path[0] == jax.tree_util.DictKey(collection))
+
+  def _application(self, interceptor: Interceptor, mutable: Sequence[str], has_rngs: bool) -> Callable[..., Any]:
     module = self._marked(None)
 
     def apply(variables: dict[str, Any], key: jax.Array, arrays: dict[int, Any]) -> Any:
@@ -64,7 +75,7 @@ class Traceable:
       with nn.intercept_methods(interceptor):
         return module.apply(variables, *args, **kwargs, mutable=list(mutable), rngs=key if has_rngs else None)
 
-    return jax.eval_shape(apply, variables, jax.random.key(0), self._arrays)
+    return apply
 
   def _marked(self, mark: str | None) -> nn.Module:
     return _Marked(Unbound(self._module), mark or new_mark())

@@ -237,3 +237,23 @@ def test_a_call_of_the_user_tells_what_no_argument_can():
 def test_networks_that_train_in_evaluation(norm, message):
   with pytest.raises(UserError, match=f'^{message}'):
     doubts(network(lambda self, x: norm.copy()(x)))
+
+
+class ByTheBatch(nn.Module):
+  """A BN of one's own that always takes the statistics of the batch, and keeps those that it does not read."""
+
+  @nn.compact
+  def __call__(self, x):
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, x.shape[-1])
+    batch_mean = x.mean((0, 1, 2))
+    if self.is_mutable_collection('batch_stats') and not self.is_initializing():
+      mean.value = 0.9 * mean.value + 0.1 * batch_mean
+    return x - batch_mean
+
+
+def test_evaluation_by_the_batch_is_a_doubt():
+  def call(self, x, train=False):
+    return nn.Dense(2)(ByTheBatch()(nn.Conv(8, (3, 3))(nn.Conv(8, (3, 3))(x))).mean((1, 2)))
+
+  (doubt,) = doubts(network(call))
+  assert doubt.startswith('evaluation computes with none of the running statistics')

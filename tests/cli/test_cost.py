@@ -5,12 +5,16 @@ import subprocess
 import sys
 
 import jax
+import pytest
 
+from moonshine_jax.cli import app
 from moonshine_jax.configs import cifar10
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import WideResNet
+from moonshine_jax.runtime import files
 from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
+from moonshine_jax.workdir.workdir import Workdir
 from tests.helpers import made_runs
 
 
@@ -54,3 +58,22 @@ def test_command_of_any_network(tmp_path):
   stem, stages, fully_connected = 32 * 32 * 9 * 3 * 8, 16 * 16 * 9 * 8 * 8 + 8 * 8 * 9 * 8 * 16, 16 * 10
   assert (run['workdir'], run['image_shape']) == (f'{tmp_path}/run', [32, 32, 3])
   assert run['multiply_adds'] == stem + stages + fully_connected
+
+
+def test_a_network_whose_code_may_not_run_costs_what_its_run_recorded(tmp_path, capsys):
+  code = tmp_path / 'run' / 'code.py'
+  made_runs.write(tmp_path / 'run', [], **{'model.network': f'{code}:network'})
+  code.write_text('raise SystemExit("it ran")')
+  (start,) = Workdir(tmp_path / 'run').starts
+  files.append_record(
+    tmp_path / 'run' / 'environment.jsonl', {**start, 'cost': {'parameters': 1234, 'multiply_adds': 56789}}
+  )
+  app.run('cost', [f'--workdir={tmp_path}/run', '--max_params=2000'])
+  output = capsys.readouterr()
+  assert output.out.splitlines()[1].split() == ['network', 'S', '1,234', '-', '56,789', '-', '-', '-', '-']
+  refusal = f"{tmp_path}/run: '{code}:network': not run: {code} lies in {tmp_path}/run, which is read: expected --trust"
+  assert output.err.startswith(f'warning: {refusal}') and output.err.endswith('has recorded is all that is known\n')
+  for flag in ('--layers', '--latency', '--max_latency_ms=1'):
+    with pytest.raises(SystemExit, match='^2$'):
+      app.run('cost', [f'--workdir={tmp_path}/run', flag])
+    assert capsys.readouterr().err.startswith(f'error: {refusal}')

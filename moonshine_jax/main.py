@@ -6,7 +6,7 @@ from absl.flags import FlagValues
 
 from moonshine_jax.cli import app
 from moonshine_jax.errors import UserError, say
-from moonshine_jax.runtime import devices, exchange, processes
+from moonshine_jax.runtime import devices, exchange, files, processes
 from moonshine_jax.training import loop
 
 
@@ -14,7 +14,9 @@ def main(values: FlagValues) -> None:
   """Trains as the flags of `moonshine train` say, and prints the test error of each network."""
   with processes.connect(values.distributed, values.coordinator_address, values.num_processes, values.process_id):
     devices.use_all_cores(values.config.batch_size, exchange.num_processes())
-    devices.cache_compilations(Path(values.workdir).absolute().parent / '.jax_cache')
+    compiled = Path(values.workdir).absolute().parent / '.jax_cache'
+    files.check_inside(compiled, compiled.parent)
+    devices.cache_compilations(compiled)
     records = loop.train_and_evaluate(values.config, values.workdir, values.trust_code)
     for workdir, record in records.items():
       if not {'test_error', 'best_test_error'} <= record.keys():  # of a run that was finished

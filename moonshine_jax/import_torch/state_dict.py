@@ -5,7 +5,7 @@ No code that a file holds is ever run.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,10 +45,12 @@ def read_state_dict(path: str | os.PathLike, state: str | None = None) -> dict[s
     raise UserError(f'{path}: no such file: {HOW_TO_SAVE}')
   leaves = _read_safetensors(path) if str(path).endswith('.safetensors') else _read_torch(path)
   leaves = {name: leaf for name, leaf in leaves.items() if not COUNTERS.search(name)}
-  prefix = _choose_prefix(path, leaves, state)
+  prefixes = _find_prefixes(leaves)
+  prefix = _choose_prefix(path, leaves, prefixes, state)
+  others = tuple(other for other in prefixes.values() if len(other) > len(prefix))
   arrays: dict[str, np.ndarray] = {}
   for name, leaf in leaves.items():
-    if name.startswith(prefix):
+    if name.startswith(prefix) and not name.startswith(others):
       if isinstance(leaf, str):
         _refuse(path, leaf)
       arrays[name.removeprefix(prefix)] = leaf
@@ -58,10 +60,22 @@ def read_state_dict(path: str | os.PathLike, state: str | None = None) -> dict[s
   return unwrapped if len(unwrapped) == len(arrays) else arrays
 
 
-def _choose_prefix(path: str | os.PathLike, leaves: Mapping[str, Any], state: str | None) -> str:
+def _find_prefixes(names: Iterable[str]) -> dict[str, str]:
+  """Returns what stands before the names of each network, by the key that a user names it by."""
+  prefixes: dict[str, str] = {}
+  for name in names:
+    if match := FIRST_BLOCKS.search(name):
+      prefix = name[: match.start()]
+      key = WRAPPERS.sub('', prefix)
+      key = prefix if prefixes.get(_key(key), prefix) != prefix else key  # two that differ in wrappers alone
+      prefixes[_key(key)] = prefix
+  return prefixes
+
+
+def _choose_prefix(
+  path: str | os.PathLike, leaves: Mapping[str, Any], keys: Mapping[str, str], state: str | None
+) -> str:
   """Returns what stands before the names of the network that is taken. Raises UserError."""
-  matches = (FIRST_BLOCKS.search(name) for name in leaves)
-  keys = {_key(match.string[: match.start()]): match.string[: match.start()] for match in matches if match}
   if not keys:  # no network that is known
     return ''
   listed = ', '.join(key or 'no key' for key in keys)
@@ -97,8 +111,8 @@ def _check_rest(path: str | os.PathLike, leaves: Mapping[str, Any], keys: Mappin
 
 
 def _key(prefix: str) -> str:
-  """Returns what a user names a prefix by: without wrappers, its parts joined by '.'."""
-  return WRAPPERS.sub('', prefix).replace('/', '.').removesuffix('.')
+  """Returns a prefix as a user writes it: its parts joined by '.'."""
+  return prefix.replace('/', '.').removesuffix('.')
 
 
 def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:

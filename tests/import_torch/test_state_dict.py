@@ -74,11 +74,18 @@ def test_prefixes_are_taken_off_and_told(name, tmp_path, capsys):
 def test_of_several_networks_one_is_taken_and_told(tmp_path, capsys):
   raw, path = wide_resnet_arrays(), tmp_path / 'a.safetensors'
   average = {name: array + 1 for name, array in raw.items()}
-  for averaged_key, key in (('model_ema.module.', 'model.'), ('teacher.', 'student.'), ('ema.', '')):
+  for averaged_key, key in (
+    ('model_ema.module.', 'model.'),
+    ('teacher.', 'student.'),
+    ('module.', ''),
+    ('ema.', ''),
+  ):
     save_file({**under(averaged_key, average), **under(key, raw)}, path)
-    np.testing.assert_array_equal(read_state_dict(path)['fc.bias'], raw['fc.bias'])
+    arrays = read_state_dict(path)
+    assert arrays.keys() == raw.keys()
+    np.testing.assert_array_equal(arrays['fc.bias'], raw['fc.bias'])
     names = averaged_key.split('.')[0], key.removesuffix('.') or 'no key'
-    listed = ', '.join(sorted(names)) if key else 'no key, ema'
+    listed = ', '.join(sorted(names)) if key else f'no key, {names[0]}'
     line = f'{path}: holds 2 networks, under {listed}: taken is that under {names[1]}: expected '
     assert capsys.readouterr().err == f'warning: {line}--state={names[0]} for another\n'
     np.testing.assert_array_equal(read_state_dict(path, names[0])['fc.bias'], average['fc.bias'])

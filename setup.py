@@ -90,6 +90,16 @@ setup(
     'tflite': ['ai-edge-litert>=2.1', 'tensorflow>=2.20'],
     'report': ['matplotlib>=3.8'],
     'benchmarks': ['matplotlib>=3.8', 'torch>=2.4'],
+    # Builds the site, and executes its tutorial.
+    'docs': [
+      'ipykernel>=6',
+      'matplotlib>=3.8',
+      'mkdocs>=1.6,<2',
+      'mkdocs-jupyter>=0.25',
+      'mkdocs-material>=9.6,<10',
+      'mkdocstrings[python]>=0.28,<2',
+      'nbclient>=0.10',
+    ],
     'torch': ['safetensors>=0.4', 'torch>=2.4'],  # reads the networks of import_torch
     'test': [
       'flatbuffers>=24',

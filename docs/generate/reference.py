@@ -10,6 +10,7 @@ from pathlib import Path
 from absl.flags import FlagValues
 from tabulate import tabulate
 
+import moonshine_jax
 from moonshine_jax import config as config_lib
 from moonshine_jax.cli.commands import COMMANDS, Command
 
@@ -34,13 +35,6 @@ API = {
   'errors': ('Errors', ['errors']),
   'paper': ('The paper', ['paper']),
 }
-PUBLIC = (
-  'models.surgery.replace.cheapen',
-  'api.distil',
-  'models.surgery.replace.inherit',
-  'models.surgery.replace.plan',
-  'models.surgery.capture.with_capture',
-)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -114,8 +108,11 @@ def contract() -> list[list[str]]:
 def api_pages() -> dict[str, str]:
   """Makes the pages of the API: mkdocstrings reads the modules without running them."""
   index = '\n\n'.join(
-    ['# The public functions', '`import moonshine_jax` offers these five.']
-    + [f'::: moonshine_jax.{path}\n    options:\n      show_root_full_path: false' for path in PUBLIC]
+    ['# The public functions', 'What `import moonshine_jax` offers. Other names are of modules, which may change.']
+    + [
+      f'::: moonshine_jax.{module}.{name}\n    options:\n      show_root_full_path: false'
+      for name, module in moonshine_jax._MODULES.items()
+    ]
   )
   pages = {'reference/api/index.md': index}
   for name, (title, parts) in API.items():

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime.cpu import COMPILER_OPTIONS, available_cores
@@ -78,8 +79,10 @@ def local_devices() -> list[jax.Device]:
 class WithOptions:
   """A pmapped function that XLA compiles with options: `jax.pmap` takes none, but what it lowers does."""
 
-  def __init__(self, mapped: Any, options: Mapping[str, Any]):
+  def __init__(self, mapped: Any, devices: Sequence[jax.Device], options: Mapping[str, Any]):
+    """Takes a function of `jax.pmap` over AXIS, the devices of all processes, and the options."""
     self._mapped = mapped
+    self._mesh = jax.sharding.Mesh(np.array(devices), AXIS)
     self._options = dict(options)
     self._compiled: dict[Any, Callable] = {}  # by the shapes of the arguments
 
@@ -89,6 +92,14 @@ class WithOptions:
 
   def __call__(self, *args: Any) -> Any:
     """Calls the function, which compiles for the first arguments of each shape."""
+    if jax.process_count() == 1:
+      return self._call(args)
+    # What is lowered takes and returns the arrays of all processes, not the local parts of them as `jax.pmap` does.
+    spec = jax.sharding.PartitionSpec(AXIS)
+    results = self._call(multihost_utils.host_local_array_to_global_array(args, self._mesh, spec))
+    return multihost_utils.global_array_to_host_local_array(results, self._mesh, spec)
+
+  def _call(self, args: tuple[Any, ...]) -> Any:
     leaves, structure = jax.tree.flatten(args)
     shapes = structure, tuple(jax.typeof(leaf) for leaf in leaves)
     if shapes not in self._compiled:
@@ -146,7 +157,7 @@ class Replicas:
     if self.axis_name is None:
       return jax.jit(step, donate_argnums=donate_argnums, compiler_options=options)
     mapped = jax.pmap(step, axis_name=AXIS, devices=self._all_devices, donate_argnums=donate_argnums)
-    return WithOptions(mapped, options) if options else mapped
+    return WithOptions(mapped, self._all_devices, options) if options else mapped
 
   def replicate(self, tree: Any) -> Any:
     """Puts the same arrays on every device."""

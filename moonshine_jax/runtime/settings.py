@@ -14,12 +14,12 @@ NAMES = (
 )
 
 
-def current() -> dict[str, Any]:
+def current_settings() -> dict[str, Any]:
   """Returns the values now, by the names that they have in `jax.config`, as values for JSON."""
   return {name: getattr(jax.config, name) for name in NAMES}
 
 
-def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+def describe_changes(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
   """Returns in words where two settings differ, in what both have; empty where they are the same."""
   return ', '.join(
     f'{name.upper()}={ours[name]} (there: {theirs[name]})'

@@ -215,7 +215,7 @@ def check_same_config(config: ml_collections.ConfigDict, replicas: Replicas) -> 
 
   Only where its data is may differ.
   """
-  values = {f'config.{name}': value for name, value in config_lib.flatten(config).items()} | settings.current()
+  values = {f'config.{name}': value for name, value in config_lib.flatten(config).items()} | settings.current_settings()
   for name, first in exchange.from_first(lambda: values, replicas).items():
     if name != 'config.data.data_dir' and values[name] != first:
       raise UserError(f'{name}={values[name]!r} (in process 0: {first!r}): expected the same in all processes')

@@ -77,7 +77,7 @@ def check_resumption(workdir: str | os.PathLike) -> None:
   Warns where the devices or JAX's version differ: the run goes on, equal to rounding.
   """
   for start in read_starts(workdir)[-1:]:
-    if difference := settings.difference(settings.current(), start.get('settings', {})):
+    if difference := settings.describe_changes(settings.current_settings(), start.get('settings', {})):
       raise UserError(f'{workdir} holds a run under {difference}: expected the same, to go on, or another workdir')
     now = environment()
     changed = [
@@ -125,7 +125,7 @@ def environment() -> dict[str, Any]:
     'torch': _version('torch'),
     'libtpu': _version('libtpu'),
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
-    'settings': settings.current(),
+    'settings': settings.current_settings(),
     'omp_wait_policy': os.environ.get('OMP_WAIT_POLICY', ''),
     'commit': _commit(),
   }

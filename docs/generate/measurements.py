@@ -14,7 +14,7 @@ from moonshine_jax.report import table_formats, tables
 RESULTS = Path(__file__).parents[2] / 'results'
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> str:
+def aligned(headings: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> str:
   """Writes a Markdown table: so many columns of words, the others of numbers."""
   rows = list(rows)
   alignment = ['left'] * left + ['right'] * (len(headings) - left)
@@ -32,7 +32,8 @@ def runs(file: str) -> str:
     f'{len(all_runs)} runs of {_and(epochs)} epochs of `{_and(splits)}`; {_hardware(starts)}; '
     f'{_source(file, starts)}. `moonshine report results/{file}` shows every run, with its command, seed and losses.'
   )
-  return '\n\n'.join([table_formats.summary_markdown(all_runs), *(f'- {note}' for note in notes)])
+  table = f'<div class="numbers" markdown>\n\n{table_formats.summary_markdown(all_runs)}\n\n</div>'
+  return '\n\n'.join([table, *(f'- {note}' for note in notes)])
 
 
 def regimes(file: str) -> str:
@@ -47,14 +48,14 @@ def regimes(file: str) -> str:
     spread = statistics.stdev(changes) / len(changes) ** 0.5
     change = '-' if method == 'none' else f'{statistics.mean(changes):+.2f} ± {spread:.2f}'
     body.append([method, f'{statistics.mean(column):.2f}', change])
-  return table(['regime', f'mean error of {len(column)} students', 'change (± standard error)'], body)
+  return aligned(['regime', f'mean error of {len(column)} students', 'change (± standard error)'], body)
 
 
 def counts(*notations: str) -> str:
   """Lists the parameters and multiply-adds of WRN-40-2 with some blocks."""
   rows = {row['network']: row for row in _read('cpu/inference.json')['rows']}
   found = [rows[f'WRN-40-2 {notation}'] for notation in notations]
-  return table(
+  return aligned(
     ['WRN-40-2, 32x32 images', 'parameters', 'multiply-adds'],
     [[_block(row), f'{row["parameters"]:,}', f'{row["multiply_adds"]:,}'] for row in found],
   )
@@ -78,7 +79,7 @@ def train_step(*files: str) -> str:
       _block(row), f'{ours:,.0f}', *(f'{ratios[name]:.2f}' for name in ('PyTorch NCHW', 'PyTorch channels_last', 'S')),
     ])  # fmt: skip
   headings = ['network', 'images/s', 'beside PyTorch, NCHW', 'beside PyTorch, channels_last', 'beside our `S`']
-  return _with_sources(table(headings, body), measured)
+  return _with_sources(aligned(headings, body), measured)
 
 
 def inference(file: str) -> str:
@@ -98,7 +99,7 @@ def inference(file: str) -> str:
   ]
   batches = f'batches of {content["flags"]["batch"]}, images/s'
   headings = ['network', 'one image, ms', 'beside `S`', batches, 'beside `S`', 'ns for 1,000 multiply-adds, in batches']
-  return _with_sources(table(headings, body), {file: content})
+  return _with_sources(aligned(headings, body), {file: content})
 
 
 def step_loop(file: str) -> str:
@@ -135,7 +136,7 @@ def roofline(file: str) -> str:
   ]
   headings = ['network', 'arithmetic, ms', 'memory, ms', 'floor, images/s', 'images/s', 'share']
   device = f'The device reaches {content["tflops"]:.3f} TFLOP/s by a matrix product and {content["bandwidth"]:.0f} GB/s'
-  return _with_sources(table(headings, body), {file: content}) + f' {device} by a pass over memory.'
+  return _with_sources(aligned(headings, body), {file: content}) + f' {device} by a pass over memory.'
 
 
 def compilation(file: str) -> str:
@@ -145,7 +146,7 @@ def compilation(file: str) -> str:
     [_block(row), f'{row["tracing"]:.1f}', f'{row["xla"]:.1f}', f'{row["tracing"] + row["xla"]:.1f}']
     for row in content['rows']
   ]
-  return _with_sources(table(['network', 'tracing, s', 'XLA, s', 'together, s'], body), {file: content})
+  return _with_sources(aligned(['network', 'tracing, s', 'XLA, s', 'together, s'], body), {file: content})
 
 
 def host_memory(file: str) -> str:
@@ -154,7 +155,7 @@ def host_memory(file: str) -> str:
   (row,) = content['rows']
   parts = ('programs', 'activations', 'data', 'total', 'data_set')
   body = [[name.replace('_', ' '), f'{row[name] / 1e6:,.0f}'] for name in parts]
-  return _with_sources(table(['part', 'MB'], body), {file: content})
+  return _with_sources(aligned(['part', 'MB'], body), {file: content})
 
 
 def image_feed(file: str) -> str:
@@ -164,7 +165,7 @@ def image_feed(file: str) -> str:
     [row['run'], *(f'{row[name]:,.0f}' for name in ('images_per_second', 'lowest', 'highest'))]
     for row in content['rows']
   ]
-  return _with_sources(table(['run', 'images/s', 'lowest', 'highest'], body), {file: content})
+  return _with_sources(aligned(['run', 'images/s', 'lowest', 'highest'], body), {file: content})
 
 
 def exports(*files: str) -> str:
@@ -180,7 +181,7 @@ def exports(*files: str) -> str:
       columns.setdefault(f'{runtime}, {row["numbers"]}', {})[block] = cell + ('' if form == 'grouped' else f', {form}')
   blocks = list(dict.fromkeys(block for column in columns.values() for block in column))
   body = [[block, *(column.get(block, '-') for column in columns.values())] for block in blocks]
-  return _with_sources(table(['block', *columns], body), measured)
+  return _with_sources(aligned(['block', *columns], body), measured)
 
 
 def tpu_formulations(file: str) -> str:
@@ -191,7 +192,7 @@ def tpu_formulations(file: str) -> str:
     cells.setdefault(_block(row), {})[row['formulation']] = _cycles(row)
   names = {'rule': 'our rule', 'lax': "XLA's grouped convolutions", 'dense': 'dense convolutions throughout'}
   body = [[block, *(row.get(name, '-') for name in names)] for block, row in cells.items()]
-  return _with_sources(table(['network', *names.values()], body), {file: content})
+  return _with_sources(aligned(['network', *names.values()], body), {file: content})
 
 
 def tpu_steps(*files: str) -> str:
@@ -199,7 +200,7 @@ def tpu_steps(*files: str) -> str:
   measured = {path: _read(path) for path in files}
   rows = {row['network']: row for content in measured.values() for row in content['rows']}
   body = [[_block(row), _cycles(row)] for row in rows.values()]
-  return _with_sources(table(['network', 'training (evaluation)'], body), measured)
+  return _with_sources(aligned(['network', 'training (evaluation)'], body), measured)
 
 
 def _cycles(row: dict[str, Any]) -> str:

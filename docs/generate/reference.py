@@ -41,7 +41,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   """Writes a Markdown table whose last column is prose."""
   cells = [[str(cell).replace('|', r'\|').replace('<', '&lt;') for cell in row] for row in rows]
   markdown = tabulate(cells, headings, 'github', disable_numparse=True)
-  return f'<div class="prose-table" markdown>\n\n{markdown}\n\n</div>'
+  return f'<div class="prose" markdown>\n\n{markdown}\n\n</div>'
 
 
 def commands() -> str:

@@ -1,4 +1,4 @@
-"""The commands of README and of the guides: each parses with the real flags, and is run here or named with its needs."""
+"""The commands of README and of the guides: each parses with the real flags, and runs here or has its needs named."""
 
 import json
 import os
@@ -29,7 +29,6 @@ RUN = (
   'moonshine attention --workdirs=runs/teacher,runs/student --images=0,1,2 --out=maps.png',
   'moonshine cost --workdir=runs/teacher --workdir=runs/student',
   "moonshine cost --network='G(N/8)' --layers",
-  "moonshine cost --network='mine.py:network G(N/8)' --workdir=runs/teacher --workdir=runs/student",
   "moonshine sweep --config=digits --blocks='G(N/8),BG(2,M/8)' --seeds=3 --out=runs/sweep",
   'moonshine sweep --config=digits --config.model.network=mine.py:network --config.data.name=mine.py:data '
   "--blocks='G(N/8),BG(2,M/8)' --out=runs/sweep",

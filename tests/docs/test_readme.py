@@ -59,4 +59,4 @@ def test_its_python_distils(small_runs, tmp_path, monkeypatch, capsys):
   importlib.import_module('readme_example')
   printed = capsys.readouterr().out
   assert re.search(r'Conv_1 +convolution 3x3, 16 to 32 +G\(N/8\) ', printed)
-  assert '| Network (teacher) | S ' in printed and '| Network           | G(N/8) | 7,786 ' in printed
+  assert '| Network (teacher) | S ' in printed and '| Network           | G(N/8) | 7,338 ' in printed

@@ -1,0 +1,55 @@
+"""Pages that stand beside the code name what the code has."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import moonshine_jax
+from moonshine_jax import errors
+from moonshine_jax.models.surgery import modes
+from moonshine_jax.workdir import checkpoint, metrics, provenance, workdir
+
+ROOT = Path(__file__).parents[2]
+
+
+def page(path):
+  return (ROOT / 'docs' / path).read_text()
+
+
+def test_architecture_describes_every_package_of_the_contract():
+  (layers,) = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['importlinter']['contracts']
+  for name in re.split(r'[|\s]+', ' '.join(layers['layers'])):
+    assert f'| `{name.removeprefix("moonshine_jax.")}` |' in page('concepts/architecture.md')
+
+
+def test_files_of_a_workdir_and_exit_statuses():
+  for name in (workdir.CONFIG_FILE, workdir.LOCK_FILE, metrics.FILE, provenance.FILE, checkpoint.FOLDER, 'tensorboard'):
+    assert f'| `{name}' in page('reference/workdir.md')
+  for status in (errors.MISTAKE, errors.RESUME_ME):
+    assert f'| {status} |' in page('reference/statuses.md')
+
+
+def test_words_by_which_a_network_hears_that_it_trains():
+  for name in modes.FLAGS:
+    assert f'`{name}`' in page('guides/flax.md')
+
+
+def test_every_page_is_in_the_navigation():
+  navigation = (ROOT / 'mkdocs.yml').read_text()
+  for path in (ROOT / 'docs').rglob('*.*'):
+    if path.suffix in ('.md', '.ipynb') and '.cache' not in path.parts:
+      assert f'- {path.relative_to(ROOT / "docs")}\n' in navigation
+
+
+def test_the_citation_is_of_this_version():
+  assert yaml.safe_load((ROOT / 'CITATION.cff').read_text())['version'] == moonshine_jax.__version__
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'docs').rglob('*.md')), ids=lambda path: path.stem)
+def test_python_of_the_pages_compiles(path):
+  for program in re.findall(r'^```python\n(.*?)^```', path.read_text(), re.MULTILINE | re.DOTALL):
+    ast.parse(program)

@@ -147,6 +147,15 @@ FIELDS: dict[str, Field] = {
   'optimizer.decay_factor': Field(0.2, _POSITIVE, 'of the learning rate, at each decay', recipe=True),
   'optimizer.decay_epochs': Field((60, 120, 160), _EPOCHS, 'epochs after which the learning rate falls', recipe=True),
   'distill.teacher': Field('', _PATH, "the teacher's workdir; empty for no distillation"),
+  'distill.start': Field(
+    '',
+    _PATH,
+    "where the student's parameters begin: empty for random ones; blockwise for blocks that have each learnt alone "
+    'what the teacher has in their place; or the workdir of a network with the same blocks',
+  ),
+  'distill.blockwise': Field(
+    False, _BOOL, 'whether each block learns alone, as distill.start=blockwise has it, in place of the loss'
+  ),
   'distill.students': Field(
     (),
     _TEXTS,
@@ -158,6 +167,12 @@ FIELDS: dict[str, Field] = {
   'distill.temperature': Field(4.0, _TEMPERATURE, 'of knowledge distillation', recipe=True),
   'distill.kd_form': Field('released', _choice(losses.KD_FORMS), 'see moonshine_jax/losses.py', recipe=True),
   'distill.at_form': Field('released', _choice(losses.AT_FORMS), 'see moonshine_jax/losses.py', recipe=True),
+  'blockwise.epochs': Field(1, _integer(1), 'passes over the training split in which blocks learn alone'),
+  'blockwise.optimizer': Field('adam', _choice(('adam', 'sgd')), 'of blocks that learn alone'),
+  'blockwise.learning_rate': Field(3e-3, _POSITIVE, 'at the start; it falls to 0 by a cosine'),
+  'blockwise.calibration_steps': Field(
+    100, _integer(1), "steps in which BN's running statistics are estimated once the blocks are put together"
+  ),
 }
 
 MAY_DIFFER = {'data.data_dir', 'data.feed', 'steps_per_dispatch'}  # fields that change no bit of a run
@@ -175,6 +190,7 @@ STUDENT_FIELDS = {
   'temperature': 'distill.temperature',
   'kd_form': 'distill.kd_form',
   'at_form': 'distill.at_form',
+  'start': 'distill.start',
 }
 
 
@@ -201,6 +217,8 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
       raise UserError(f'config.{name}: missing: expected {field.kind.expected}')
     if not field.kind.valid(values[name]):
       raise UserError(f'config.{name}={shown(values[name])}: expected {field.kind.expected}')
+  if not config.distill.teacher and (config.distill.start == 'blockwise' or config.distill.blockwise):
+    raise UserError("config.distill.teacher='': expected the workdir of the teacher that the blocks learn from")
   if config.data.image_size:
     for name, expected in (('feed', 'stream'), ('pad', 0)):
       if config.data[name] != expected:
@@ -223,11 +241,16 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
         f'config.distill.students: {shown(words)}: expected words like block=G(N/8), of at most '
         f'{MAX_STUDENT} characters in all, since they name its folder'
       )
-    name = re.sub('[^A-Za-z0-9.]+', '-', words).strip('-')
+    name = folder_name(words)
     if name in configs:
       raise UserError(f'config.distill.students: {words!r} is there twice')
     configs[name] = _student(config, words)
   return configs or {'': config}
+
+
+def folder_name(words: str) -> str:
+  """Returns the name of the folder of a student of `distill.students`."""
+  return re.sub('[^A-Za-z0-9.]+', '-', words).strip('-')
 
 
 def _student(config: ml_collections.ConfigDict, words: str) -> ml_collections.ConfigDict:
@@ -257,9 +280,11 @@ def _student(config: ml_collections.ConfigDict, words: str) -> ml_collections.Co
 
 
 def regime(config: ml_collections.ConfigDict) -> str:
-  """Returns how the network learns: 'none', 'KD', 'AT' or 'KD+AT'."""
+  """Returns how the network learns: 'none', 'KD', 'AT', 'KD+AT' or 'blockwise'."""
   if not config.distill.teacher:
     return 'none'
+  if config.distill.blockwise:
+    return 'blockwise'
   weights = {'KD': config.distill.alpha, 'AT': config.distill.beta}
   return '+'.join(name for name, weight in weights.items() if weight) or 'none'
 

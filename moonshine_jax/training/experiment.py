@@ -14,12 +14,12 @@ import optax
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import feeds, sources
-from moonshine_jax.data.splits import Facts
+from moonshine_jax.data.splits import CroppedSplit, Facts, Split
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.runtime import exchange, files, settings
 from moonshine_jax.runtime.devices import Replicas
-from moonshine_jax.training import optimizer
+from moonshine_jax.training import blockwise, optimizer
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.evaluation import evaluate_feed
 from moonshine_jax.training.progress import ProgressBar
@@ -39,13 +39,12 @@ class Experiment:
     config: config of the run.
     workdir: folder of the run.
     replicas: devices of all processes.
-    facts: facts of the data.
     students: networks that are trained.
     teacher: their teacher; None where no student needs one.
     train_feed: batches of the training split.
     test_feed: batches of the test split.
     steps_per_epoch: number of training steps in an epoch.
-    test_examples: number of examples in the test split.
+    test_split: the test split.
     states: state of each student, on the devices, once the run is open.
     first_step: steps done when the run was opened.
   """
@@ -53,13 +52,12 @@ class Experiment:
   config: ml_collections.ConfigDict
   workdir: Path
   replicas: Replicas
-  facts: Facts
   students: list[Student]
   teacher: Trained | None
   train_feed: feeds.Feed
   test_feed: feeds.Feed
   steps_per_epoch: int
-  test_examples: int
+  test_split: Split | CroppedSplit
   states: tuple[step_lib.TrainState, ...] = ()
   first_step: int = 0
 
@@ -67,7 +65,7 @@ class Experiment:
   def open(self) -> Iterator[ProgressBar]:
     """Opens the workdirs and restores what is in them; closes all at the end. Yields the progress bar."""
     with contextlib.ExitStack() as opened:
-      states = open_students(self.students, self.facts, self._optimizer, self.replicas, self.steps_per_epoch, opened)
+      states = open_students(self.students, self._optimizer, self.replicas, self.steps_per_epoch, opened)
       self.first_step = int(states[0].step)
       self.states = self.replicas.replicate(states)
       bar = ProgressBar(self.config.epochs, self.steps_per_epoch, self.first_step, self.config.batch_size)
@@ -119,14 +117,16 @@ class Experiment:
 
   def compile_train_loop(self) -> Callable:
     """Returns the train loop (states, data, batches) -> (states, metrics); it compiles when it is first called."""
-    train_step = step_lib.make_train_step(
-      [student.config for student in self.students],
-      [student.network for student in self.students],
-      self.teacher.network if self.teacher else None,
-      self._optimizer,
-      self.train_feed.gather,
-      self.replicas,
-    )
+    networks = [student.network for student in self.students]
+    teacher, gather = self.teacher.network if self.teacher else None, self.train_feed.gather
+    if self.config.distill.blockwise:
+      assert teacher
+      train_step = blockwise.make_blockwise_step(
+        self.config, networks, teacher, self._optimizer, gather, self.replicas, self.students[0].facts.image_shape
+      )
+    else:
+      configs = [student.config for student in self.students]
+      train_step = step_lib.make_train_step(configs, networks, teacher, self._optimizer, gather, self.replicas)
     train_loop = self.replicas.compile(step_lib.make_train_loop(train_step), donate_argnums=(0,))
     teacher_variables = self.replicas.replicate(self.teacher.variables if self.teacher else {})
     return lambda states, data, batches: train_loop(states, teacher_variables, data, batches)
@@ -140,12 +140,12 @@ class Experiment:
   def evaluate(self, eval_step: Callable, state: step_lib.TrainState, name: str) -> dict[str, float]:
     """Returns the test error and the test loss of a student. Raises UserError where these are not finite."""
     return evaluate_feed(
-      eval_step, state.variables, self.test_feed, self.test_examples, self.config.batch_size, self.replicas, name
+      eval_step, state.variables, self.test_feed, len(self.test_split), self.config.batch_size, self.replicas, name
     )
 
   def save(self, wait: bool = False) -> None:
     """Saves the students, and waits for it if asked; see `students.save_students`."""
-    save_students(self.students, self.states, self.facts, self.replicas, wait)
+    save_students(self.students, self.states, self.replicas, wait)
 
   @functools.cached_property
   def _schedule(self) -> optax.Schedule:
@@ -191,7 +191,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust
   steps_per_epoch = count_steps(config, len(train_split))
   facts = sources.measure_facts(source, train_split)
   students = [
-    Student(student, student_workdir, create_network(student.model, facts, replicas.axis_name))
+    open_student(student, student_workdir, workdir, facts, teacher, replicas, trust_code)
     for student_workdir, student in configs.items()
   ]
   feed = feeds.FEEDS[config.data.feed]
@@ -200,14 +200,48 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust
     config=config,
     workdir=Path(workdir),
     replicas=replicas,
-    facts=facts,
     students=students,
     teacher=teacher,
     train_feed=train_feed,
     test_feed=test_feed,
     steps_per_epoch=steps_per_epoch,
-    test_examples=len(test_split),
+    test_split=test_split,
   )
+
+
+def open_student(
+  config: ml_collections.ConfigDict,
+  workdir: Workdir,
+  run: str | os.PathLike,
+  facts: Facts,
+  teacher: Trained | None,
+  replicas: Replicas,
+  trust_code: bool,
+) -> Student:
+  """Returns a student, which has its images normalised as the network that it starts or learns its blocks from.
+
+  Args:
+    config: the student's.
+    workdir: the student's.
+    run: workdir of the whole run.
+    facts: of the data.
+    teacher: of the run.
+    replicas: the devices of all processes.
+    trust_code: whether the function of the network it starts from is loaded, whatever it is: see `Trained.open`.
+
+  Raises:
+    UserError: where there is no such network.
+  """
+  if start := blockwise.start_of(config, run):
+    facts = exchange.from_first(lambda: blockwise.facts_of_start(start, facts), replicas)
+  elif config.distill.blockwise and teacher:
+    facts = dataclasses.replace(facts, mean=teacher.facts.mean, std=teacher.facts.std)
+  student = Student(config, workdir, create_network(config.model, facts, replicas.axis_name), facts)
+  if start:
+    student.start = functools.partial(blockwise.state_of_network, start, trust_code, student.network, facts.image_shape)
+  elif config.distill.blockwise and teacher:
+    student.start = functools.partial(blockwise.state_of_blocks, teacher, student.network, facts.image_shape)
+  return student
 
 
 def check_same_config(config: ml_collections.ConfigDict, replicas: Replicas) -> None:

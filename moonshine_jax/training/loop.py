@@ -13,7 +13,9 @@ import numpy as np
 from moonshine_jax.errors import Preempted
 from moonshine_jax.runtime import signals as signal_handlers
 from moonshine_jax.runtime.devices import IN_FLIGHT
+from moonshine_jax.training import blockwise
 from moonshine_jax.training.experiment import prepare
+from moonshine_jax.workdir.workdir import BLOCKS_FOLDER
 
 
 def train_and_evaluate(
@@ -38,6 +40,10 @@ def train_and_evaluate(
       finite and for a disk that is full.
     Preempted: after SIGTERM or SIGINT, once the steps that were on their way are saved.
   """
+  if blocks := blockwise.config_of_blocks(config, workdir):
+    folder = Path(workdir) / BLOCKS_FOLDER
+    train_and_evaluate(blocks, folder, trust_code)
+    blockwise.assemble(prepare(blocks, folder, trust_code), workdir)
   run = prepare(config, workdir, trust_code)
   with signal_handlers.catch() as signals, run.open() as progress:
     train_loop, eval_steps = run.compile_train_loop(), run.compile_eval_steps()

@@ -69,6 +69,27 @@ def write_network(
     record |= evaluate_split(network, variables, test_split, config, Replicas(), str(workdir))
     doubt_error(record['test_error'], facts.num_classes, len(test_split))
   check_expected_error(record, expected_error, test_split)
+  save_network(workdir, config, facts, variables, record)
+  return record
+
+
+def save_network(
+  workdir: str | os.PathLike,
+  config: ml_collections.ConfigDict,
+  facts: Facts,
+  variables: Mapping[str, Any],
+  record: dict[str, Any],
+) -> None:
+  """Makes the workdir of a network; see `write_network`.
+
+  Args:
+    workdir: a folder, made where there is none.
+    config: as `config_of_pretrained` returns it.
+    facts: of its data, with its normalisation.
+    variables: host arrays in the tree of the network.
+    record: of epoch 0.
+  """
+  workdir = Workdir(workdir)
   with workdir.lock():
     checkpoints = workdir.checkpoints(create=True)
     checkpoints.go_back(-1)  # what a call that was stopped has left
@@ -77,7 +98,6 @@ def write_network(
     checkpoints.close()
     metrics.write(workdir, [record])
     workdir.begin(config, facts, step=0)  # the last: it stands for all of them
-  return record
 
 
 def normalised_by(measured: Facts, mean: Any, std: Any) -> Facts:
@@ -154,7 +174,9 @@ def check_expected_error(
 def config_of_pretrained(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns a copy of the config for a network that nothing trains on."""
   config = copy.deepcopy(config)
-  config.update_from_flattened_dict({'epochs': 0, 'distill.teacher': '', 'distill.students': ()})
+  config.update_from_flattened_dict(
+    {'epochs': 0, 'distill.teacher': '', 'distill.students': (), 'distill.start': '', 'distill.blockwise': False}
+  )
   return config
 
 

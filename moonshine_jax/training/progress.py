@@ -5,6 +5,8 @@ from typing import Any
 
 import tqdm
 
+METRICS = {f'train_{name}' for name in ('loss', 'ce', 'kd', 'at', 'error', 'gradient_norm')}
+
 
 class ProgressBar:
   """A progress bar with images a second and the time to go; a line for each epoch where stderr is no terminal."""
@@ -32,6 +34,11 @@ class ProgressBar:
     for name, label in (('train_loss', 'loss'), ('train_error', 'train error'), ('test_error', 'test error')):
       if name in record:
         line += f'  {label} {record[name]:.{4 if name == "train_loss" else 2}f}' + ('%' if 'error' in name else '')
+    line += ''.join(
+      f'  {name.removeprefix("train_")} {value:.3f}'
+      for name, value in record.items()
+      if name.startswith('train_') and name not in METRICS  # of blocks that learn alone, by their paths
+    )
     line += f'  {record["images_per_second"]:,.0f} images/s'
     if self._bar.disable:
       print(line, file=sys.stderr, flush=True)

@@ -93,20 +93,39 @@ def make_train_step(
     The step (states, teacher's variables, data, batch) -> (states, metrics), where `data` is the feed's and `batch` the
     replica's share.
   """
-  axis_name = replicas.axis_name
-  shared = configs[0]
   updates = [
-    make_update(config, student, teacher, tx, axis_name) for config, student in zip(configs, students, strict=True)
+    make_update(config, student, teacher, tx, replicas.axis_name)
+    for config, student in zip(configs, students, strict=True)
   ]
+  return join_updates(configs[0], updates, teacher, gather, replicas)
+
+
+def join_updates(
+  config: ml_collections.ConfigDict,
+  updates: Sequence[Callable],
+  teacher: Callable | None,
+  gather: Callable,
+  replicas: Replicas,
+) -> Callable:
+  """Makes the train step of one replica from the updates of its students; see `make_train_step`.
+
+  Args:
+    config: config of the run.
+    updates: (state, images, labels, teacher's outputs) -> (state, metrics), of each student.
+    teacher: their teacher, or None.
+    gather: the feed's.
+    replicas: the devices.
+  """
+  axis_name = replicas.axis_name
 
   def train_step(states: Any, teacher_variables: Any, data: Any, batch: Any) -> tuple[Any, ...]:
     batch = gather(data, batch)
     labels = batch['label']
     key = jax.random.fold_in(jax.random.wrap_key_data(states[0].rng), states[0].step)
     # Drawn for the whole batch, so that an example's choices do not depend on the number of devices.
-    choices = augment.draw_choices(key, shared.batch_size, shared.data.pad, shared.data.flip)
+    choices = augment.draw_choices(key, config.batch_size, config.data.pad, config.data.flip)
     choices = devices.replica_share(choices, len(labels), axis_name)
-    images = augment.crop_and_flip(batch['image'], choices, shared.data.pad)
+    images = augment.crop_and_flip(batch['image'], choices, config.data.pad)
     targets = jax.lax.stop_gradient(teacher(teacher_variables, images, train=False)) if teacher else None
     results = [update(state, images, labels, targets) for update, state in zip(updates, states, strict=True)]
     return tuple(zip(*results, strict=True))

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Student:
     config: the student's config, as if it were trained alone.
     workdir: where it is kept.
     network: the student for the devices of the run.
+    facts: facts of the data, with the normalisation of its images.
+    start: from the state with random parameters to the one in which it begins.
     checkpoints: its checkpoints, once the workdir is opened in the first process.
     writer: of its metrics, once the workdir is opened.
     epoch_metrics: (steps,) by name, of the steps of the present epoch that the host has heard of.
@@ -40,6 +42,8 @@ class Student:
   config: ml_collections.ConfigDict
   workdir: Workdir
   network: Network
+  facts: Facts
+  start: Callable[[TrainState], TrainState] = lambda state: state
   checkpoints: Checkpoints | NoCheckpoints = dataclasses.field(default_factory=NoCheckpoints)
   writer: Writer | NoWriter = dataclasses.field(default_factory=lambda: NoWriter([]))
   epoch_metrics: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -83,7 +87,6 @@ class Student:
 
 def open_students(
   students: Sequence[Student],
-  facts: Facts,
   tx: optax.GradientTransformation,
   replicas: Replicas,
   steps_per_epoch: int,
@@ -95,7 +98,6 @@ def open_students(
 
   Args:
     students: of one run.
-    facts: facts of their data.
     tx: their optimiser.
     replicas: the devices of all processes.
     steps_per_epoch: number of steps.
@@ -104,7 +106,7 @@ def open_students(
   Returns:
     The state of each student, host arrays.
   """
-  states, written = exchange.from_first(lambda: _open_workdirs(students, facts, tx, steps_per_epoch, opened), replicas)
+  states, written = exchange.from_first(lambda: _open_workdirs(students, tx, steps_per_epoch, opened), replicas)
   if not exchange.is_first():
     for student, (epoch_metrics, records) in zip(students, written, strict=True):
       student.epoch_metrics, student.writer = epoch_metrics, NoWriter(records)
@@ -113,7 +115,6 @@ def open_students(
 
 def _open_workdirs(
   students: Sequence[Student],
-  facts: Facts,
   tx: optax.GradientTransformation,
   steps_per_epoch: int,
   opened: contextlib.ExitStack,
@@ -133,14 +134,16 @@ def _open_workdirs(
   for student in students:
     init_key, _, _ = split_seed(student.config.model.seed)
     _, _, step_key = split_seed(student.config.seed)
-    initial.append(step_lib.create_train_state(student.network, facts.image_shape, tx, init_key, step_key))
+    initial.append(step_lib.create_train_state(student.network, student.facts.image_shape, tx, init_key, step_key))
   step, states = restore_students(students, checkpoints, initial, students[0].config.epochs * steps_per_epoch)
+  if not step:
+    states = [student.start(state) for student, state in zip(students, states, strict=True)]
   if begun and not step:
     common = os.path.commonpath([student.workdir for student in students])
     warn(f'{common}: no checkpoint yet of the run that was begun here: it begins anew')
   for student, saved in zip(students, checkpoints, strict=True):
     saved.go_back(step)
-    student.workdir.begin(student.config, facts, step)
+    student.workdir.begin(student.config, student.facts, step)
     writer = Writer(student.workdir, (step - student.steps_of_epoch) // steps_per_epoch)
     opened.callback(writer.close)
     student.writer = writer
@@ -203,14 +206,13 @@ def common_step(saved: dict[Path, list[int]], last_step: int) -> int:
 
 
 def save_students(
-  students: Sequence[Student], states: Sequence[TrainState], facts: Facts, replicas: Replicas, wait: bool = False
+  students: Sequence[Student], states: Sequence[TrainState], replicas: Replicas, wait: bool = False
 ) -> None:
   """Begins to save all students, unless this step is saved; only once no earlier save goes on, so none is far ahead.
 
   Args:
     students: of one run.
     states: their states, on the devices.
-    facts: facts of their data.
     replicas: the devices.
     wait: whether to wait until they are saved.
   """
@@ -218,7 +220,7 @@ def save_students(
     student.checkpoints.wait()
   for student, state in zip(students, map(replicas.fetch, states), strict=True):
     if state.step and state.step not in student.checkpoints.steps:
-      student.checkpoints.save(int(state.step), state.trees, student.config, facts, student.epoch_metrics)
+      student.checkpoints.save(int(state.step), state.trees, student.config, student.facts, student.epoch_metrics)
   if wait:
     for student in students:
       student.checkpoints.wait()

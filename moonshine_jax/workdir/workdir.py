@@ -24,6 +24,8 @@ if TYPE_CHECKING:
   from moonshine_jax.workdir.checkpoint import Checkpoints
 
 CONFIG_FILE = 'config.json'
+# Folders in a run's folder that hold the networks it starts from, and the run in which their blocks learnt alone.
+START_FOLDER, BLOCKS_FOLDER = 'start', 'blockwise'
 LOCK_FILE = '.lock'  # the lock ends with its process, so the file may stay
 
 # What Orbax and what is under it do not take for a name, wherever it is in an absolute path: patterns of files, a
@@ -49,8 +51,9 @@ class Workdir(os.PathLike):
 
   @classmethod
   def find(cls, folder: str | os.PathLike) -> list['Workdir']:
-    """Returns the workdirs of all runs below a folder, in the order of their paths."""
-    return [cls(path.parent) for path in sorted(Path(folder).glob(f'**/{CONFIG_FILE}'), key=lambda path: path.parent)]
+    """Returns the workdirs of all runs below a folder, in the order of their paths; without those of their starts."""
+    paths = sorted(path.parent for path in Path(folder).glob(f'**/{CONFIG_FILE}'))
+    return [cls(path) for path in paths if not {START_FOLDER, BLOCKS_FOLDER} & set(path.relative_to(folder).parts)]
 
   @property
   def begun(self) -> bool:

@@ -1,0 +1,251 @@
+"""Blockwise distillation: each cheap block learns alone what its teacher has in its place.
+
+A student has the shapes of its teacher. So each of its blocks can be given what comes in at its place in the teacher,
+and learn what goes out there; all blocks of all students learn at once, from one pass of the teacher. What is put
+together from them starts near the teacher (LIT: Koratana et al., 2019; DNA: Li et al., 2020; LANA: Molchanov et al.,
+2022).
+"""
+
+import copy
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from moonshine_jax import config as config_lib
+from moonshine_jax.data.splits import Facts
+from moonshine_jax.errors import UserError, say
+from moonshine_jax.models import factory
+from moonshine_jax.models.network import Network
+from moonshine_jax.models.surgery import places as places_lib
+from moonshine_jax.models.surgery.places import Place
+from moonshine_jax.runtime import devices, exchange
+from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training import pretrained
+from moonshine_jax.training import step as step_lib
+from moonshine_jax.training.step import TrainState
+from moonshine_jax.workdir.trained import Trained
+from moonshine_jax.workdir.workdir import START_FOLDER, Workdir
+
+if TYPE_CHECKING:
+  from moonshine_jax.training.experiment import Experiment
+
+BLOCKWISE = 'blockwise'  # the value of distill.start
+
+
+def make_blockwise_update(places: Sequence[Place], tx: optax.GradientTransformation, axis_name: str | None) -> Callable:
+  """Makes the update of one student: (state, images, labels, what the teacher has at the places) -> (state, metrics).
+
+  The loss is the sum over the places of the squared error of the outputs over the mean square of the teacher's, both
+  over the whole batch: no place's gradient depends on another place. What is at no place stays as it is. The metrics
+  are 'loss', the mean over the places; the error of each place, by its path; and 'gradient_norm'.
+
+  Args:
+    places: where the student differs from its teacher.
+    tx: the optimiser.
+    axis_name: of the replicas.
+  """
+
+  def update(
+    state: TrainState, images: jax.Array, labels: jax.Array, targets: dict[str, tuple[jax.Array, jax.Array]]
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    del images, labels  # a place sees what its teacher sees there
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+      errors, batch_stats = {}, state.batch_stats
+      for place in places:
+        inputs, outputs = targets[place.path]
+        learnt, updates = place.run({'params': params, 'batch_stats': state.batch_stats}, inputs)
+        errors[place.path] = relative_error(learnt, outputs, axis_name)
+        if updates:
+          batch_stats = places_lib.with_subtree(batch_stats, place.path, updates)
+      return jnp.sum(jnp.stack(list(errors.values()))), (errors, batch_stats)
+
+    grads, (errors, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, errors = devices.mean((grads, errors), axis_name)
+    metrics = {'loss': jnp.mean(jnp.stack(list(errors.values()))), **errors, 'gradient_norm': optax.tree.norm(grads)}
+    changes, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, changes)
+    return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state), metrics
+
+  return update
+
+
+def relative_error(learnt: jax.Array, outputs: jax.Array, axis_name: str | None) -> jax.Array:
+  """Returns the mean squared error over the mean square of the teacher's outputs in the whole batch.
+
+  Args:
+    learnt: (batch, height, width, channels), of this replica.
+    outputs: the teacher's.
+    axis_name: of the replicas. Their mean is the error of the batch, and of its gradient the batch's gradient.
+  """
+  outputs = outputs.astype(jnp.float32)
+  scale = devices.mean(jnp.mean(outputs**2), axis_name)
+  return jnp.mean((learnt.astype(jnp.float32) - outputs) ** 2) / jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)
+
+
+def make_blockwise_step(
+  config: ml_collections.ConfigDict,
+  students: Sequence[Network],
+  teacher: Network,
+  tx: optax.GradientTransformation,
+  gather: Callable,
+  replicas: Replicas,
+  image_shape: Sequence[int],
+) -> Callable:
+  """Makes the train step in which the blocks of all students learn alone, from one pass of their teacher.
+
+  Args and what it returns are those of `step.make_train_step`, but for image_shape: (height, width, channels).
+
+  Raises:
+    UserError: for a student that is not its teacher with other blocks.
+  """
+  places = [places_lib.find_places(student.model, teacher.model, image_shape) for student in students]
+  paths = tuple(sorted({place.path for place in itertools.chain(*places)}))
+  tapped = places_lib.tap(teacher, paths)
+  updates = [make_blockwise_update(of_student, tx, replicas.axis_name) for of_student in places]
+  return step_lib.join_updates(config, updates, tapped, gather, replicas)
+
+
+def config_of_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
+  """Returns the config of the run in which the blocks of a run's students learn alone; None where none are to learn.
+
+  Students that differ in the loss alone share their blocks.
+
+  Args:
+    config: of the run that starts from them.
+    workdir: of that run, where they may have learnt already.
+  """
+  config_lib.check(config)
+  starting = [each for each in config_lib.students(config).values() if each.distill.start == BLOCKWISE]
+  starts = [start for each in starting if (start := start_of(each, workdir))]
+  if exchange.from_first(lambda: all(start.begun for start in starts), Replicas()):
+    return None
+  blocks = copy.deepcopy(config)
+  blocks.update_from_flattened_dict(
+    {
+      'epochs': config.blockwise.epochs,
+      'eval_every': 1,
+      'distill.start': '',
+      'distill.blockwise': True,
+      'distill.students': tuple(dict.fromkeys(map(_words, starting))),
+    }
+  )
+  return blocks
+
+
+def start_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Workdir | None:
+  """Returns the workdir of the network that a student starts from; None where it starts from random parameters.
+
+  Args:
+    config: the student's.
+    workdir: of the run.
+  """
+  if config.distill.start == BLOCKWISE:
+    return Workdir(Path(workdir) / START_FOLDER / config_lib.folder_name(_words(config)))
+  return Workdir(config.distill.start) if config.distill.start else None
+
+
+def facts_of_start(start: Workdir, facts: Facts) -> Facts:
+  """Returns the facts of the data with the normalisation of the network that a student starts from.
+
+  Raises UserError where there is no such network, or it is of other images or classes.
+  """
+  try:
+    theirs = start.facts
+  except UserError as error:
+    raise UserError(f'config.distill.start={str(start)!r}: {error}') from error
+  if (theirs.image_shape, theirs.num_classes) != (facts.image_shape, facts.num_classes):
+    raise UserError(
+      f'config.distill.start={str(start)!r}: of {theirs.num_classes} classes and images of {theirs.image_shape}: '
+      f'expected {facts.num_classes} and {facts.image_shape}, as the data has'
+    )
+  return dataclasses.replace(facts, mean=theirs.mean, std=theirs.std)
+
+
+def state_of_network(
+  start: Workdir, trust_code: bool, network: Network, image_shape: Sequence[int], state: TrainState
+) -> TrainState:
+  """Returns a student's state with the parameters and running statistics of the network in a workdir.
+
+  Raises UserError where there is none, or it has other blocks.
+  """
+  try:
+    variables = pretrained.fit(Trained.open(start, trust_code).variables, network, tuple(image_shape))
+  except UserError as error:
+    raise UserError(f'config.distill.start={str(start)!r}: {error}') from error
+  return state.replace(params=variables['params'], batch_stats=variables.get('batch_stats', {}))
+
+
+def state_of_blocks(teacher: Trained, network: Network, image_shape: Sequence[int], state: TrainState) -> TrainState:
+  """Returns a student's state with its teacher's parameters and running statistics outside of its cheap blocks.
+
+  Raises UserError for a student that is not its teacher with other blocks.
+  """
+  places = places_lib.find_places(network.model, teacher.network.model, image_shape)
+  variables = places_lib.start_from(state.variables, teacher.variables, places)
+  return state.replace(params=variables['params'], batch_stats=variables.get('batch_stats', {}))
+
+
+def _words(config: ml_collections.ConfigDict) -> str:
+  """Returns the words of `distill.students` for a student's network."""
+  values = config_lib.flatten(config)
+  fields = {word: field for word, field in config_lib.STUDENT_FIELDS.items() if field.startswith('model.')}
+  if factory.is_user_defined(config.model):
+    del fields['depth'], fields['width']
+  return ' '.join(f'{word}={values[field]}' for word, field in fields.items())
+
+
+def assemble(run: 'Experiment', workdir: str | os.PathLike) -> None:
+  """Puts the networks together whose blocks have learnt alone, and writes each as a workdir with its test error.
+
+  BN's running statistics are estimated again, since a block now sees what the blocks before it give.
+
+  Args:
+    run: the run in which they have learnt, to its end.
+    workdir: of the run that starts from them.
+  """
+  with run.open():
+    states = calibrate(run)
+    for student, state, eval_step in zip(run.students, states, run.compile_eval_steps(), strict=True):
+      record = {'epoch': 0, 'step': 0, **run.evaluate(eval_step, state, f'the blocks of {student.workdir}')}
+      if exchange.is_first():
+        folder = Path(workdir) / START_FOLDER / student.workdir.path.name
+        config = pretrained.config_of_pretrained(student.config)
+        pretrained.save_network(folder, config, student.facts, run.replicas.fetch(state).variables, record)
+        say(f'{folder}: test error {record["test_error"]:.2f}% of the blocks that were put together')
+
+
+def calibrate(run: 'Experiment') -> Sequence[TrainState]:
+  """Returns the states of an open run with BN's running statistics estimated anew, on augmented training images."""
+  updates = [make_calibration(student.network, run.replicas.axis_name) for student in run.students]
+  step = step_lib.join_updates(run.config, updates, None, run.train_feed.gather, run.replicas)
+  loop = run.replicas.compile(step_lib.make_train_loop(step), donate_argnums=(0,))
+  states, left, no_teacher = run.states, run.config.blockwise.calibration_steps, run.replicas.replicate({})
+  for epoch in itertools.count():
+    for batches in run.train_feed.epoch(run.config.seed, epoch, run.batch_size, 0, min(left, run.steps_per_epoch)):
+      states, metrics = loop(states, no_teacher, run.train_feed.data, batches)
+      left -= len(run.replicas.fetch(metrics[0])['loss'])
+      if left <= 0:
+        return states
+  raise AssertionError  # the count of epochs has no end
+
+
+def make_calibration(network: Network, axis_name: str | None) -> Callable:
+  """Makes an update that changes the running statistics of BN alone: (state, images, ...) -> (state, metrics)."""
+
+  def update(state: TrainState, images: jax.Array, labels: jax.Array, targets: Any) -> tuple[TrainState, Any]:
+    del labels, targets
+    rngs = devices.replica_key(jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step), axis_name)
+    _, updates = network(state.variables, images, train=True, mutable=['batch_stats'], rngs=rngs)
+    state = state.replace(step=state.step + 1, batch_stats=updates.get('batch_stats', {}))
+    return state, {'loss': jnp.zeros(())}
+
+  return update

@@ -1,0 +1,114 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moonshine_jax.errors import UserError
+from moonshine_jax.models.resnet import ResNet
+from moonshine_jax.models.surgery import places as places_lib
+from moonshine_jax.models.wide_resnet import WideResNet
+from tests.helpers.modules import make_user_model
+
+SHAPE = (8, 8, 3)
+TEACHER = WideResNet(10, 1, 'S', 3)
+MIXED = WideResNet(10, 1, ('G(N/8)', 'S', 'B(2)'), 3)
+
+
+@pytest.fixture(scope='module')
+def images():
+  return jax.random.normal(jax.random.key(0), (2, *SHAPE))
+
+
+@pytest.fixture(scope='module')
+def teacher_variables():
+  """Of the teacher, its statistics and BN parameters other than the initial ones."""
+  variables = TEACHER.init(jax.random.key(1), jnp.zeros((1, *SHAPE)))
+  keys = iter(jax.random.split(jax.random.key(2), 100))
+  return jax.tree.map(lambda x: x + 0.1 * jax.random.uniform(next(keys), x.shape), variables)
+
+
+def test_the_places_are_the_blocks_that_differ():
+  places = places_lib.find_places(MIXED, TEACHER, SHAPE)
+  assert [(place.path, str(place.module.block)) for place in places] == [
+    ('conv2_block1', 'G(N/8)'),
+    ('conv4_block1', 'B(2)'),
+  ]
+  same = TEACHER.clone(axis_name='batch', dtype=jnp.bfloat16)
+  assert places_lib.find_places(TEACHER, TEACHER, SHAPE) == places_lib.find_places(same, TEACHER, SHAPE) == ()
+
+
+@pytest.mark.parametrize(
+  ('student', 'message'),
+  [
+    (WideResNet(10, 2, 'G(N/8)', 3), r'^conv2_block1 of the student has the shapes \(\(8, 8, 16\), \(8, 8, 32\)\)'),
+    (WideResNet(16, 1, 'S', 3), '^conv2_block2 of the student has .*there is none: expected a student of its arch'),
+  ],
+)
+def test_a_student_of_another_architecture_is_refused(student, message):
+  with pytest.raises(UserError, match=message):
+    places_lib.find_places(student, TEACHER, SHAPE)
+
+
+def test_what_goes_in_and_out_is_what_the_blocks_of_the_teacher_have(images, teacher_variables):
+  """Each block of the teacher, alone, makes of what comes in what goes out; and the next block is given that."""
+  paths = tuple(f'conv{group}_block1' for group in (2, 3, 4))
+  tapped = places_lib.tap(TEACHER.apply, paths)(teacher_variables, images)
+  for path, place in zip(paths, places_lib.find_places(WideResNet(10, 1, 'G(1)', 3), TEACHER, SHAPE), strict=True):
+    inputs, outputs = tapped[path]
+    alone = {name: tree[path] for name, tree in teacher_variables.items()}
+    block = place.module.clone(block=type(place.module.block).parse('S'))
+    np.testing.assert_allclose(block.apply(alone, inputs, False), outputs, rtol=1e-5, atol=1e-5)
+  np.testing.assert_array_equal(tapped['conv3_block1'][0], tapped['conv2_block1'][1])
+  np.testing.assert_array_equal(tapped['conv4_block1'][1], TEACHER.apply(teacher_variables, images)[1][2])
+
+
+def test_a_student_starts_as_its_teacher_outside_of_the_cheap_convolutions(images, teacher_variables):
+  places = places_lib.find_places(MIXED, TEACHER, SHAPE)
+  fresh = MIXED.init(jax.random.key(3), images)
+  started = places_lib.start_from(fresh, teacher_variables, places)
+  theirs = dict(jax.tree.leaves_with_path(teacher_variables))
+  from_teacher = {
+    '/'.join(key.key for key in keys[1:])
+    for keys, leaf in jax.tree.leaves_with_path(started)
+    if keys in theirs and leaf.shape == theirs[keys].shape and np.array_equal(leaf, theirs[keys])
+  }
+  blocks = {'/'.join(path.split('/')[:2]) for path in from_teacher}
+  assert blocks == {
+    *('conv1/kernel', 'bn/mean', 'bn/var', 'bn/scale', 'bn/bias', 'fc/kernel', 'fc/bias'),
+    *('conv2_block1/bn1', 'conv4_block1/bn1', 'conv4_block1/shortcut'),
+    *(f'conv3_block1/{name}' for name in ('bn1', 'bn2', 'conv1', 'conv2', 'shortcut')),
+  }
+  others = jax.tree.map(np.array_equal, started['params']['conv2_block1'], fresh['params']['conv2_block1'])
+  assert all(jax.tree.leaves({name: same for name, same in others.items() if name != 'bn1'}))
+
+
+def test_a_student_of_the_same_blocks_starts_as_its_teacher(images, teacher_variables):
+  started = places_lib.start_from(TEACHER.init(jax.random.key(3), images), teacher_variables, ())
+  assert jax.tree.all(jax.tree.map(np.array_equal, started, teacher_variables))
+
+
+def test_the_places_of_a_resnet_learn_alone():
+  teacher, student = ResNet(18, 'S', 3), ResNet(18, 'S,S,S,G(N/8)', 3)
+  places = places_lib.find_places(student, teacher, (32, 32, 3))
+  assert [place.path for place in places] == ['layer4_0', 'layer4_1']
+  variables = jax.eval_shape(student.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+  for place, features in zip(places, (256, 512), strict=True):
+    outputs, batch_stats = jax.eval_shape(
+      place.run, variables, jnp.zeros((2, 2 if features == 256 else 1, 2, features))
+    )
+    assert outputs.shape[-1] == 512
+    assert jax.tree.structure(batch_stats) == jax.tree.structure(variables['batch_stats'][place.path])
+
+
+def test_the_places_of_a_users_network_are_its_replaced_convolutions():
+  teacher, student = make_user_model('with_norm'), make_user_model('with_norm', 'G(N/8)')
+  places = places_lib.find_places(student, teacher, (8, 8, 2))
+  images = jax.random.normal(jax.random.key(0), (2, 8, 8, 2))
+  variables, teacher_variables = (model.init(jax.random.key(1), images) for model in (student, teacher))
+  tapped = places_lib.tap(teacher.apply, [place.path for place in places])(teacher_variables, images)
+  assert places
+  for place in places:
+    inputs, outputs = tapped[place.path]
+    learnt, batch_stats = place.run(variables, inputs)
+    assert learnt.shape == outputs.shape and set(batch_stats) == {'bn'}
+    assert not np.array_equal(batch_stats['bn']['mean'], np.zeros(inputs.shape[-1]))

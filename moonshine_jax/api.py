@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 
 from moonshine_jax import config as config_lib
+from moonshine_jax import fields
 from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError, say
 from moonshine_jax.models import factory, user
@@ -54,8 +55,8 @@ def distil(
     UserError: for what cannot be run, in a line that says what would be right.
   """
   overrides = dict(overrides or {})
-  if unknown := sorted(overrides.keys() - config_lib.FIELDS.keys()):
-    raise UserError(f'overrides: {unknown[0]!r}: no such field: expected some of {", ".join(config_lib.FIELDS)}')
+  if unknown := sorted(overrides.keys() - fields.FIELDS.keys()):
+    raise UserError(f'overrides: {unknown[0]!r}: no such field: expected some of {", ".join(fields.FIELDS)}')
   named = {'model.network': user_functions.name_of(network), 'data.name': user_functions.name_of(data)}
   blocks = (blocks,) if isinstance(blocks, str) else tuple(blocks)
   words = tuple(block if '=' in block else f'block={block}' for block in blocks)
@@ -93,5 +94,5 @@ def write_teacher(
 
 def decays_in_proportion(epochs: int) -> tuple[int, ...]:
   """Returns the epochs after which the learning rate falls in a run of so many epochs, in proportion to the recipe."""
-  shares = (epoch / config_lib.RECIPE['epochs'] for epoch in config_lib.RECIPE['optimizer.decay_epochs'])
+  shares = (epoch / fields.RECIPE['epochs'] for epoch in fields.RECIPE['optimizer.decay_epochs'])
   return tuple(sorted({max(1, round(share * epochs)) for share in shares}))

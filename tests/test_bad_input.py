@@ -14,6 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 from moonshine_jax import config as config_lib
+from moonshine_jax import fields
 from moonshine_jax.configs import cifar10
 from moonshine_jax.cost import counting
 from moonshine_jax.errors import UserError
@@ -162,7 +163,7 @@ def test_a_network_that_is_not_refused_has_its_shapes(depth, width, block, size)
 
 
 @examples(300)
-@hypothesis.given(st.dictionaries(st.sampled_from(list(config_lib.FIELDS)), VALUES, min_size=1, max_size=4))
+@hypothesis.given(st.dictionaries(st.sampled_from(list(fields.FIELDS)), VALUES, min_size=1, max_size=4))
 def test_a_config_runs_or_is_refused(values):
   config = cifar10.get_config()
   with config.ignore_type():

@@ -2,6 +2,7 @@ import ml_collections
 import pytest
 
 from moonshine_jax import config as config_lib
+from moonshine_jax import fields
 from moonshine_jax.configs import cifar10, cifar100, digits, imagenet, table3, table3_digits, table4
 from moonshine_jax.errors import UserError
 
@@ -10,7 +11,7 @@ from moonshine_jax.errors import UserError
 def test_the_configs_that_come_along_are_right_and_survive_json(module):
   config = module.get_config()
   config_lib.check(config)
-  assert config_lib.flatten(config).keys() == config_lib.FIELDS.keys()
+  assert config_lib.flatten(config).keys() == fields.FIELDS.keys()
   assert config_lib.from_json(config_lib.to_json(config)).to_dict() == config.to_dict()
 
 
@@ -129,5 +130,16 @@ def test_students_that_are_none(students, message):
   ],
 )
 def test_regimes(teacher, alpha, beta, regime):
-  config = ml_collections.ConfigDict({'distill': {'teacher': teacher, 'alpha': alpha, 'beta': beta}})
+  config = ml_collections.ConfigDict(
+    {'distill': {'teacher': teacher, 'alpha': alpha, 'beta': beta, 'blockwise': False}}
+  )
   assert config_lib.regime(config) == regime
+
+
+def test_a_file_that_is_older_than_a_field_has_its_default():
+  values = config_lib.to_json(config_lib.create_config())
+  del values['blockwise'], values['distill']['start']
+  assert config_lib.flatten(config_lib.from_json(values)) == config_lib.flatten(config_lib.create_config())
+  del values['distill']['alpha']
+  with pytest.raises(UserError, match=r'^config\.distill\.alpha: missing: '):
+    config_lib.from_json(values)

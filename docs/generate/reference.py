@@ -11,7 +11,7 @@ from absl.flags import FlagValues
 from tabulate import tabulate
 
 import moonshine_jax
-from moonshine_jax import config as config_lib
+from moonshine_jax import fields
 from moonshine_jax.cli.commands import COMMANDS, Command
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def _fence(manual: str) -> str:
 def config_fields() -> str:
   """Lists the fields of a config by their parts: default, allowed values, meaning."""
   parts: dict[str, list[list[str]]] = {}
-  for name, field in config_lib.FIELDS.items():
+  for name, field in fields.FIELDS.items():
     part = name.partition('.')[0] if '.' in name else 'run'
     row = [f'`{name}`', f'`{field.default!r}`', field.kind.expected, field.meaning + (' (recipe)' * field.recipe)]
     parts.setdefault(part, []).append(row)

@@ -11,6 +11,7 @@ import ml_collections
 from msgspec import Meta
 
 from moonshine_jax import config as config_lib
+from moonshine_jax import fields
 from moonshine_jax.cost import counting
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, shown
@@ -22,7 +23,7 @@ from moonshine_jax.workdir.workdir import Workdir
 
 # Config fields that do not tell one recipe from another: the network and its seeds, which a table shows elsewhere, and
 # how often a run evaluates and saves itself.
-NOT_RECIPE = config_lib.MAY_DIFFER | {
+NOT_RECIPE = fields.MAY_DIFFER | {
   'seed',
   'model.seed',
   'model.network',
@@ -32,6 +33,7 @@ NOT_RECIPE = config_lib.MAY_DIFFER | {
   'eval_every',
   'checkpoint_every',
   'distill.students',
+  'distill.blockwise',
 }
 
 
@@ -86,11 +88,15 @@ class Run:
   def recipe(self) -> dict[str, Any]:
     """The config's values that a result depends on, the network and the seeds apart, by dotted name."""
     values = {name: value for name, value in config_lib.flatten(self.config).items() if name not in NOT_RECIPE}
-    unused = {
-      'none': ('distill.',),
+    unused: tuple[str, ...] = {
+      'none': tuple(name for name in values if name.startswith('distill.') and name != 'distill.start'),
       'KD': ('distill.beta', 'distill.at_form'),
       'AT': ('distill.alpha', 'distill.temperature', 'distill.kd_form'),
     }.get(self.regime, ())
+    if not self.config.distill.start:
+      unused += ('distill.start',)
+    if self.config.distill.start != 'blockwise':
+      unused += ('blockwise.',)
     return {name: value for name, value in values.items() if not name.startswith(unused)}
 
 

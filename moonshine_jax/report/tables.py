@@ -5,8 +5,7 @@ import statistics
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from moonshine_jax import config as config_lib
-from moonshine_jax import paper
+from moonshine_jax import fields, paper
 from moonshine_jax.data import sources
 from moonshine_jax.models import factory
 from moonshine_jax.report.runs import Run
@@ -143,7 +142,7 @@ def _recipe_notes(runs: Sequence[Run]) -> list[str]:
     {
       f'{name} {run.recipe[name]!r} (paper: {value!r})'
       for run in runs
-      for name, value in config_lib.RECIPE.items()
+      for name, value in fields.RECIPE.items()
       if run.recipe.get(name, value) != value
     }
   )

@@ -40,10 +40,7 @@ def train_and_evaluate(
       finite and for a disk that is full.
     Preempted: after SIGTERM or SIGINT, once the steps that were on their way are saved.
   """
-  if blocks := blockwise.config_of_blocks(config, workdir):
-    folder = Path(workdir) / BLOCKS_FOLDER
-    train_and_evaluate(blocks, folder, trust_code)
-    blockwise.assemble(prepare(blocks, folder, trust_code), workdir)
+  learn_blocks(config, workdir, trust_code)
   run = prepare(config, workdir, trust_code)
   with signal_handlers.catch() as signals, run.open() as progress:
     train_loop, eval_steps = run.compile_train_loop(), run.compile_eval_steps()
@@ -81,6 +78,14 @@ def train_and_evaluate(
         run.save()
 
   return {student.workdir.path: student.writer.records[-1] for student in run.students}
+
+
+def learn_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust_code: bool) -> None:
+  """Makes the networks that the students of a run start from, where they start from blocks; see `blockwise`."""
+  if blocks := blockwise.config_of_blocks(config, workdir):
+    folder = Path(workdir) / BLOCKS_FOLDER
+    train_and_evaluate(blocks, folder, trust_code)
+    blockwise.assemble(prepare(blocks, folder, trust_code), workdir)
 
 
 def run_epoch(

@@ -77,7 +77,7 @@ def save_network(
   workdir: str | os.PathLike,
   config: ml_collections.ConfigDict,
   facts: Facts,
-  variables: Mapping[str, Any],
+  variables: dict[str, Any],
   record: dict[str, Any],
 ) -> None:
   """Makes the workdir of a network; see `write_network`.

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from moonshine_jax import config as config_lib
+from moonshine_jax import fields
 from moonshine_jax.configs import cifar10
 from moonshine_jax.errors import UserError
 from moonshine_jax.report import runs as runs_lib
@@ -105,6 +106,13 @@ def test_a_recipe_is_what_its_regime_uses(folder):
   assert not {'seed', 'model.seed', 'model.block', 'data.data_dir', 'data.feed'} & student.recipe.keys()
 
 
+def test_where_a_student_starts_is_of_its_recipe(folder):
+  _, student, other = runs_lib.collect_runs(folder)
+  other.config.distill.start = student.config.distill.start = 'blockwise'
+  for run in (student, other):
+    assert run.recipe['distill.start'] == 'blockwise' and run.recipe['blockwise.epochs'] == 1
+
+
 def test_the_recipe_of_the_paper_is_the_config():
   values = config_lib.flatten(cifar10.get_config())
-  assert {name: values[name] for name in config_lib.RECIPE} == config_lib.RECIPE
+  assert {name: values[name] for name in fields.RECIPE} == fields.RECIPE

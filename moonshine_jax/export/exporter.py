@@ -1,27 +1,27 @@
 """Exports a trained network: converts it to a file of another runtime, verifies the file and measures its latency.
 
-Each file format is a module of this package that has what `Format` lists: `onnx`, `stablehlo` and `tflite`.
+Each file format is a module of this package that has what `file_format.Format` lists: `onnx`, `stablehlo`, `tflite`.
 """
 
 import collections
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax import export as jax_export
-from jax.extend import core
 
 from moonshine_jax.cost import timing
 from moonshine_jax.data import splits
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.export import graph
+from moonshine_jax.export.file_format import Format, ImagesToLogits
 from moonshine_jax.models.network import Network
+from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.workdir.trained import Trained
 
 VERIFIED_IMAGES = 256  # test images on which logits are compared
@@ -32,33 +32,6 @@ TEST_BATCH = 64  # images in a call, where the test error is measured
 # The largest difference of logits that is let pass, as a part of the largest logit, by the dtype of the training: an
 # exported network computes in float32.
 TOLERANCE = {'float32': 1e-3, 'bfloat16': 5e-2}
-
-ImagesToLogits = Callable[[np.ndarray], np.ndarray]  # uint8 (batch, height, width, channels) to (batch, classes)
-
-
-class Format(Protocol):
-  """A file format and its runtime: what each format's module has.
-
-  Attributes:
-    SUFFIX: of the files' names.
-    MODULES: names of the Python modules that converting and loading need.
-    SYMBOLIC_BATCH: whether a file takes any number of images; else it takes one.
-    FORMULATIONS: ways to write a grouped convolution, as `graph.trace` names them. Where there are several, all are
-      tried, and the first must work.
-    QUANTISES: whether it can quantise weights and activations to 8 bits.
-    convert: makes the content of a file from a graph, quantised where it gets calibration images.
-    load: makes a function from images to logits of the content of a file.
-    runtime_version: names the runtime and its version.
-  """
-
-  SUFFIX: str
-  MODULES: tuple[str, ...]
-  SYMBOLIC_BATCH: bool
-  FORMULATIONS: tuple[str, ...]
-  QUANTISES: bool
-  convert: Callable[[core.ClosedJaxpr, np.ndarray | None], bytes]
-  load: Callable[[bytes], ImagesToLogits]
-  runtime_version: Callable[[], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +63,8 @@ class Reference:
   @functools.cached_property
   def logits(self) -> np.ndarray:
     """The logits (images, classes) that the network itself computes for `images`."""
-    forward = jax.jit(lambda variables, images: self.network(variables, images, train=False)[0])
+    one = Replicas(jax.local_devices()[:1])
+    forward = one.compile(lambda variables, images: self.network(variables, images, train=False)[0])
     return np.asarray(forward(self.variables, self.images))
 
 
@@ -165,11 +139,10 @@ def export_network(reference: Reference, numbers: str, file_format: Format) -> E
     The exported network, its grouped convolutions in the formulation that `choose_formulation` takes.
 
   Raises:
-    UserError: where the network cannot be converted, and where the logits of a float32 file differ by more than
-      TOLERANCE of the largest.
+    UserError: where the network cannot be converted, where the runtime cannot load or run the file, and where the
+      logits of a float32 file differ by more than TOLERANCE of the largest.
   """
-  contents, operations = _convert_formulations(reference, numbers, file_format)
-  functions = {formulation: file_format.load(content) for formulation, content in contents.items()}
+  contents, functions, operations = _convert_formulations(reference, numbers, file_format)
   medians, chosen = {}, next(iter(contents))
   if len(contents) > 1:
     seconds = measure_latencies({name: (run, reference.images[:1]) for name, run in functions.items()})
@@ -192,29 +165,52 @@ def export_network(reference: Reference, numbers: str, file_format: Format) -> E
 
 def _convert_formulations(
   reference: Reference, numbers: str, file_format: Format
-) -> tuple[dict[str, bytes], dict[str, collections.Counter[str]]]:
-  """Converts a network in each formulation of its grouped convolutions. Returns contents and counts of operations."""
+) -> tuple[dict[str, bytes], dict[str, ImagesToLogits], dict[str, collections.Counter[str]]]:
+  """Converts a network in each formulation of its grouped convolutions, and loads it.
+
+  Returns:
+    By formulation: the contents, the loaded files, and how often each operation is in the graph.
+  """
   (batch,) = jax_export.symbolic_shape('batch') if file_format.SYMBOLIC_BATCH else (1,)
   images = jax.ShapeDtypeStruct((batch, *reference.images.shape[1:]), jnp.uint8)
   calibration = reference.calibration if numbers == 'int8' else None
-  contents, operations = {}, {}
+  contents, functions, operations = {}, {}, {}
   for formulation in file_format.FORMULATIONS:
     is_first = formulation == file_format.FORMULATIONS[0]
     try:
       traced = graph.trace(reference.network, reference.variables, images, formulation)
-      contents[formulation] = file_format.convert(traced, calibration)
-    except Exception as error:  # of any type: it is up to a converter what it raises for an operation it lacks
-      reason = (
-        f'{reference.workdir}: cannot be written as {file_format.SUFFIX}: {type(error).__name__}: {str(error)[:200]}'
-      )
+      content = file_format.convert(traced, calibration)
+      run = file_format.load(content)
+      run(reference.images[:1])
+    except Exception as error:  # of any type: it is up to a converter and to a runtime what they raise
+      reason = _reason(reference, file_format, error)
       if is_first:
         raise UserError(reason) from error
       warn(f'{reason}: left out: grouped convolutions as {formulation}')
       continue
+    contents[formulation], functions[formulation] = content, _with_one_line(run, reference, file_format)
     operations[formulation] = graph.count_operations(traced)
     if is_first and not operations[formulation]['grouped']:
       break  # without grouped convolutions there is one formulation
-  return contents, operations
+  return contents, functions, operations
+
+
+def _with_one_line(run: ImagesToLogits, reference: Reference, file_format: Format) -> ImagesToLogits:
+  """Returns a loaded file that raises UserError for whatever its runtime raises."""
+
+  def run_or_tell(images: np.ndarray) -> np.ndarray:
+    try:
+      return run(images)
+    except Exception as error:
+      raise UserError(_reason(reference, file_format, error)) from error
+
+  return run_or_tell
+
+
+def _reason(reference: Reference, file_format: Format, error: Exception) -> str:
+  """Returns why there is no file."""
+  what = f'cannot be written as {file_format.SUFFIX} and run'
+  return f'{reference.workdir}: {what}: {type(error).__name__}: {" ".join(str(error).split())[:200]}'
 
 
 def _check_difference(exported: ExportedNetwork) -> None:

@@ -197,7 +197,8 @@ def _convolve(eqn: core.JaxprEqn, x: Any, kernel: Any, formulation: str) -> Any:
   """Computes a convolution, a grouped one in the given formulation where its layout is NHWC without input dilation."""
   params, groups, channels = eqn.params, eqn.params['feature_group_count'], x.shape[-1]
   is_plain = (
-    params['dimension_numbers'] == lax.conv_dimension_numbers(x.shape, kernel.shape, formulations.NHWC)
+    x.ndim == 4
+    and params['dimension_numbers'] == lax.conv_dimension_numbers(x.shape, kernel.shape, formulations.NHWC)
     and all(dilation == 1 for dilation in params['lhs_dilation'])
     and params['batch_group_count'] == 1
   )

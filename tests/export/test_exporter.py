@@ -23,3 +23,22 @@ def test_a_file_that_differs_is_refused(digits_runs, monkeypatch):
   monkeypatch.setattr(stablehlo, 'load', lambda content: lambda images: load(content)(images) + 1)
   with pytest.raises(UserError, match='student: exported, its logits differ by 1, where the largest is .* nothing is'):
     exporter.export_network(student, 'float32', stablehlo)
+
+
+@pytest.mark.parametrize('fails', ['load', 'first run', 'later run'])
+def test_what_a_runtime_raises_is_one_line(digits_runs, monkeypatch, fails):
+  skip_without(stablehlo)
+  student = exporter.read_reference(f'{digits_runs}/student', None, calibrates=False)
+
+  def fail(images):
+    raise RuntimeError('Non-zero status\n  Unsupported pooling size')
+
+  def load(content):
+    if fails == 'load':
+      fail(None)
+    return lambda images: fail(images) if fails == 'first run' or len(images) > 1 else student.logits[:1]
+
+  monkeypatch.setattr(stablehlo, 'load', load)
+  message = r'student: cannot be written as .stablehlo and run: RuntimeError: Non-zero status Unsupported pooling size$'
+  with pytest.raises(UserError, match=message):
+    exporter.export_network(student, 'float32', stablehlo)

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export as jax_export
 
+from moonshine_jax.export import exporter, graph
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import WideResNet
 
@@ -57,4 +59,10 @@ def assert_exports_float32_and_int8(runs, path, file_format, name):
   assert (teacher['network'], student['numbers'], int8['numbers']) == ('WRN-10-1 S', 'float32', 'int8')
   assert set(student['formulations']) == set(file_format.FORMULATIONS) and not teacher['formulations']
   assert student['difference'] <= 1e-5 * student['largest_logit']
-  assert int8['bytes'] == path.stat().st_size < student['bytes']
+  assert int8['bytes'] == path.stat().st_size
+  # In one formulation the file is smaller; which one the command writes is a matter of latencies.
+  reference = exporter.read_reference(f'{runs}/student', None, calibrates=True)
+  (batch,) = jax_export.symbolic_shape('batch') if file_format.SYMBOLIC_BATCH else (1,)
+  images = jax.ShapeDtypeStruct((batch, 8, 8, 1), jnp.uint8)
+  traced = graph.trace(reference.network, reference.variables, images, 'grouped')
+  assert len(file_format.convert(traced, reference.calibration)) < len(file_format.convert(traced, None))

@@ -30,7 +30,7 @@ API = {
   'cost': ('Costs', ['cost']),
   'export': ('Export', ['export']),
   'import_torch': ('Import from PyTorch', ['import_torch']),
-  'config': ('Config', ['config']),
+  'config': ('Config', ['config', 'fields']),
   'runtime': ('Runtime', ['runtime']),
   'errors': ('Errors', ['errors']),
   'paper': ('The paper', ['paper']),

@@ -48,6 +48,7 @@ NEEDS = {
   'moonshine train --config=cifar10 ': 'a download, and an accelerator for hours',
   'moonshine train --config=imagenet ': 'data to be had by hand, and an accelerator for days',
   'moonshine train --config=digits --workdir=runs/mine ': 'minutes: it is the quick start on 16x16 pixels',
+  'moonshine train --config=digits --workdir=runs/starts ': 'minutes; tests/training/test_blockwise.py runs it',
   'moonshine export ': 'the extras onnx and tflite; tests/export runs it',
   'moonshine import-torch ': 'PyTorch, and the data of CIFAR-10; tests/import_torch runs it',
   'moonshine cost': 'a minute or more, for all networks of a table, or large ones; tests/cli/test_cost.py runs it',

@@ -31,6 +31,9 @@ LONGEST = (
   'training/test_step.py',
   'surgery/test_capture.py',
   'test_main.py',
+  'docs/test_commands.py',
+  'docs/test_tutorial.py',
+  'docs/test_readme.py',
   'ops/test_grouped_conv.py',
   'surgery/test_replace.py',
 )

@@ -36,6 +36,11 @@ def runs(file: str) -> str:
   return '\n\n'.join([table, *(f'- {note}' for note in notes)])
 
 
+def summary(file: str) -> str:
+  """Shows the errors of a file of runs alone."""
+  return table_formats.summary_markdown(runs_lib.read_runs(RESULTS / file))
+
+
 def regimes(file: str) -> str:
   """Compares the regimes over the students of a file: the mean error, and what each changes beside none."""
   (results,) = tables.make_tables(runs_lib.read_runs(RESULTS / file))
@@ -79,7 +84,7 @@ def train_step(*files: str) -> str:
       _block(row), f'{ours:,.0f}', *(f'{ratios[name]:.2f}' for name in ('PyTorch NCHW', 'PyTorch channels_last', 'S')),
     ])  # fmt: skip
   headings = ['network', 'images/s', 'beside PyTorch, NCHW', 'beside PyTorch, channels_last', 'beside our `S`']
-  return _with_sources(aligned(headings, body), measured)
+  return _with_sources(aligned(headings, body), measured, 'torch')
 
 
 def inference(file: str) -> str:
@@ -192,7 +197,7 @@ def tpu_formulations(file: str) -> str:
     cells.setdefault(_block(row), {})[row['formulation']] = _cycles(row)
   names = {'rule': 'our rule', 'lax': "XLA's grouped convolutions", 'dense': 'dense convolutions throughout'}
   body = [[block, *(row.get(name, '-') for name in names)] for block, row in cells.items()]
-  return _with_sources(aligned(['network', *names.values()], body), {file: content})
+  return _with_sources(aligned(['network', *names.values()], body), {file: content}, 'libtpu')
 
 
 def tpu_steps(*files: str) -> str:
@@ -200,7 +205,7 @@ def tpu_steps(*files: str) -> str:
   measured = {path: _read(path) for path in files}
   rows = {row['network']: row for content in measured.values() for row in content['rows']}
   body = [[_block(row), _cycles(row)] for row in rows.values()]
-  return _with_sources(aligned(['network', 'training (evaluation)'], body), measured)
+  return _with_sources(aligned(['network', 'training (evaluation)'], body), measured, 'libtpu')
 
 
 def _cycles(row: dict[str, Any]) -> str:
@@ -212,9 +217,11 @@ def _block(row: dict[str, Any]) -> str:
   return f'`{row["network"].removeprefix("WRN-40-2 ")}`'
 
 
-def _with_sources(markdown: str, measured: dict[str, dict[str, Any]]) -> str:
+def _with_sources(markdown: str, measured: dict[str, dict[str, Any]], library: str | None = None) -> str:
+  """Adds the machines, versions and files of a table; `library` takes part in it beside JAX."""
   sources = '; '.join(_source(path, [content['environment']]) for path, content in measured.items())
-  return f'{markdown}\n\n{_hardware([content["environment"] for content in measured.values()])}. {sources}.'
+  environments = [content['environment'] for content in measured.values()]
+  return f'{markdown}\n\n{_hardware(environments, library)}. {sources}.'
 
 
 def _source(file: str, environments: Iterable[dict[str, Any]]) -> str:
@@ -222,14 +229,14 @@ def _source(file: str, environments: Iterable[dict[str, Any]]) -> str:
   return f'`results/{file}`, commit {_and(commits)}'
 
 
-def _hardware(environments: Iterable[dict[str, Any]]) -> str:
-  """Names the machines and the versions; a library that took no part is left out."""
+def _hardware(environments: Iterable[dict[str, Any]], library: str | None = None) -> str:
+  """Names the machines, and the versions of JAX and of a library beside it."""
   machines, versions = [], []
   for each in environments:
     device = each['processor'] if each['backend'] == 'cpu' else each['device']
     machines.append(f'{each["devices"]} devices on {each["cpus"]} cores of {device}')
-    names = {'jax': 'jax', 'torch': 'PyTorch', 'libtpu': 'libtpu'}
-    versions.append(', '.join(f'{names[name]} {each[name]}' for name in names if each.get(name)))
+    beside = f', {library.replace("torch", "PyTorch")} {each[library]}' if library else ''
+    versions.append(f'jax {each["jax"]}{beside}')
   return f'{_and(dict.fromkeys(machines))}; {_and(dict.fromkeys(versions))}'.replace('1 devices', 'one device')
 
 

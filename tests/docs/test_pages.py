@@ -1,6 +1,7 @@
 """Pages that stand beside the code name what the code has."""
 
 import ast
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -36,6 +37,14 @@ def test_files_of_a_workdir_and_exit_statuses():
 def test_words_by_which_a_network_hears_that_it_trains():
   for name in modes.FLAGS:
     assert f'`{name}`' in page('guides/flax.md')
+
+
+def test_measurements_in_the_pages_are_those_of_the_files(monkeypatch):
+  monkeypatch.syspath_prepend(ROOT / 'docs/generate')
+  fill = importlib.import_module('fill')
+  for path in fill.PAGES:
+    assert path.read_text() == fill.with_measurements(path.read_text()), f'run docs/generate/fill.py: {path}'
+  assert '<!-- generated: summary ' in (ROOT / 'README.md').read_text()
 
 
 def test_every_page_is_in_the_navigation():

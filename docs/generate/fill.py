@@ -1,0 +1,66 @@
+"""Fills marked places of pages with what comes from the code and from results/.
+
+A line `<!-- generated: NAME ARGUMENTS -->` stands for what the function of that name below returns. Measurements are in
+the files too, up to a line `<!-- end -->`, for those who read the pages where no site is built:
+
+    .venv/bin/python docs/generate/fill.py
+
+writes them anew, into README as well. The site makes all of it anew each time that it is built.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import drawings
+import measurements
+import reference
+
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md')))
+MARKER = re.compile(r'^<!-- generated: (\w+)(.*?) -->$(?:\n\n(?:(?!<!-- ).*\n)*?\n?<!-- end -->$)?', re.MULTILINE)
+MEASURED: dict[str, Callable[..., str]] = {
+  'compilation': measurements.compilation,
+  'counts': measurements.counts,
+  'exports': measurements.exports,
+  'host_memory': measurements.host_memory,
+  'image_feed': measurements.image_feed,
+  'inference': measurements.inference,
+  'regimes': measurements.regimes,
+  'roofline': measurements.roofline,
+  'runs': measurements.runs,
+  'step_loop': measurements.step_loop,
+  'summary': measurements.summary,
+  'tpu_formulations': measurements.tpu_formulations,
+  'tpu_steps': measurements.tpu_steps,
+  'train_step': measurements.train_step,
+}
+GENERATORS = MEASURED | {
+  'blocks': drawings.blocks,
+  'commands': reference.commands,
+  'config': reference.config_fields,
+  'configs': reference.configs,
+  'layers': drawings.layers,
+}
+
+
+def filled(text: str) -> str:
+  """Returns the page as the site shows it: what is generated in place of its markers."""
+  return MARKER.sub(lambda marker: GENERATORS[marker[1]](*marker[2].split()), text)
+
+
+def with_measurements(text: str) -> str:
+  """Returns the page as its file has it: its markers stay, each followed by its measurements."""
+
+  def fill(marker: re.Match) -> str:
+    name, arguments = marker[1], marker[2]
+    if name not in MEASURED:
+      return marker[0]
+    return f'<!-- generated: {name}{arguments} -->\n\n{MEASURED[name](*arguments.split())}\n\n<!-- end -->'
+
+  return MARKER.sub(fill, text)
+
+
+if __name__ == '__main__':
+  for path in PAGES:
+    path.write_text(with_measurements(path.read_text('utf-8')), 'utf-8')

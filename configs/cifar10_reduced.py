@@ -1,4 +1,4 @@
-r"""CIFAR-10 reduced to what a CPU trains in an hour: WRN-16-1, 10,000 training images, 5 epochs. Not the paper's result.
+r"""CIFAR-10 reduced to an hour on a CPU: WRN-16-1, 10,000 training images, 5 epochs. Not the paper's result.
 
   moonshine sweep --config=configs/cifar10_reduced.py --seeds=1 --out=runs/cifar10_reduced
   moonshine sweep --config=configs/cifar10_reduced.py --seeds=3 --out=runs/cifar10_reduced --blocks='G(N/8)'

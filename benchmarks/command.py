@@ -8,9 +8,9 @@ import jax
 import ml_collections
 
 from moonshine_jax import paper
-from moonshine_jax.config import DTYPES
 from moonshine_jax.configs import cifar10
 from moonshine_jax.data.splits import Facts
+from moonshine_jax.fields import DTYPES
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import Architecture

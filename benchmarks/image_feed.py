@@ -123,7 +123,7 @@ def time_decoding(files: list[bytes], size: int, key: tuple[int, ...] | None) ->
   """
   start = time.process_time()
   for i, file in enumerate(files):
-    decoding.decode(file, size, 3, decoding.box_chooser(key, i))
+    decoding.decode(file, size, 3, decoding.box_chooser(key, i), set())
   return time.process_time() - start
 
 

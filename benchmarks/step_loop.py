@@ -33,10 +33,10 @@ import ml_collections
 
 from benchmarks.command import make_config, make_network, make_parser, write_json
 from benchmarks.train_step import synthetic_batch
-from moonshine_jax.config import DTYPES
 from moonshine_jax.cost.timing import time_in_turns
 from moonshine_jax.data import feeds
 from moonshine_jax.data.splits import Split
+from moonshine_jax.fields import DTYPES
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.runtime.devices import Replicas, use_all_cores

@@ -71,9 +71,7 @@ def make_blockwise_update(places: Sequence[Place], tx: optax.GradientTransformat
     grads, (errors, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, errors = devices.mean((grads, errors), axis_name)
     metrics = {'loss': jnp.mean(jnp.stack(list(errors.values()))), **errors, 'gradient_norm': optax.tree.norm(grads)}
-    changes, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, changes)
-    return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state), metrics
+    return state.updated(tx, grads, batch_stats), metrics
 
   return update
 
@@ -209,22 +207,21 @@ def assemble(run: 'Experiment', workdir: str | os.PathLike) -> None:
   BN's running statistics are estimated again, since a block now sees what the blocks before it give.
 
   Args:
-    run: the run in which they have learnt, to its end.
+    run: the run in which they have learnt, trained to its end.
     workdir: of the run that starts from them.
   """
-  with run.open():
-    states = calibrate(run)
-    for student, state, eval_step in zip(run.students, states, run.compile_eval_steps(), strict=True):
-      record = {'epoch': 0, 'step': 0, **run.evaluate(eval_step, state, f'the blocks of {student.workdir}')}
-      if exchange.is_first():
-        folder = Path(workdir) / START_FOLDER / student.workdir.path.name
-        config = pretrained.config_of_pretrained(student.config)
-        pretrained.save_network(folder, config, student.facts, run.replicas.fetch(state).variables, record)
-        say(f'{folder}: test error {record["test_error"]:.2f}% of the blocks that were put together')
+  states = calibrate(run)
+  for student, state, eval_step in zip(run.students, states, run.compile_eval_steps(), strict=True):
+    record = {'epoch': 0, 'step': 0, **run.evaluate(eval_step, state, f'the blocks of {student.workdir}')}
+    if exchange.is_first():
+      folder = Path(workdir) / START_FOLDER / student.workdir.path.name
+      config = pretrained.config_of_pretrained(student.config)
+      pretrained.save_network(folder, config, student.facts, run.replicas.fetch(state).variables, record)
+      say(f'{folder}: test error {record["test_error"]:.2f}% of the blocks that were put together')
 
 
 def calibrate(run: 'Experiment') -> Sequence[TrainState]:
-  """Returns the states of an open run with BN's running statistics estimated anew, on augmented training images."""
+  """Returns the states of a trained run with BN's running statistics estimated anew, on augmented training images."""
   updates = [make_calibration(student.network, run.replicas.axis_name) for student in run.students]
   step = step_lib.join_updates(run.config, updates, None, run.train_feed.gather, run.replicas)
   loop = run.replicas.compile(step_lib.make_train_loop(step), donate_argnums=(0,))
@@ -243,7 +240,7 @@ def make_calibration(network: Network, axis_name: str | None) -> Callable:
 
   def update(state: TrainState, images: jax.Array, labels: jax.Array, targets: Any) -> tuple[TrainState, Any]:
     del labels, targets
-    rngs = devices.replica_key(jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step), axis_name)
+    rngs = step_lib.model_key(state, axis_name)
     _, updates = network(state.variables, images, train=True, mutable=['batch_stats'], rngs=rngs)
     state = state.replace(step=state.step + 1, batch_stats=updates.get('batch_stats', {}))
     return state, {'loss': jnp.zeros(())}

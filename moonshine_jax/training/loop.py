@@ -14,7 +14,7 @@ from moonshine_jax.errors import Preempted
 from moonshine_jax.runtime import signals as signal_handlers
 from moonshine_jax.runtime.devices import IN_FLIGHT
 from moonshine_jax.training import blockwise
-from moonshine_jax.training.experiment import prepare
+from moonshine_jax.training.experiment import Experiment, prepare
 from moonshine_jax.workdir.workdir import BLOCKS_FOLDER
 
 
@@ -41,7 +41,11 @@ def train_and_evaluate(
     Preempted: after SIGTERM or SIGINT, once the steps that were on their way are saved.
   """
   learn_blocks(config, workdir, trust_code)
-  run = prepare(config, workdir, trust_code)
+  return train_to_end(prepare(config, workdir, trust_code))
+
+
+def train_to_end(run: Experiment) -> dict[Path, dict[str, Any]]:
+  """Trains what is prepared, to its end; see `train_and_evaluate`. The run then has its last states."""
   with signal_handlers.catch() as signals, run.open() as progress:
     train_loop, eval_steps = run.compile_train_loop(), run.compile_eval_steps()
     for epoch in run.epochs_left:
@@ -57,7 +61,7 @@ def train_and_evaluate(
       if signals.received:
         run.save(wait=True)
         raise Preempted(
-          f'{signals.received} after step {step} of {run.steps} in {workdir}: the same command goes on from there'
+          f'{signals.received} after step {step} of {run.steps} in {run.workdir}: the same command goes on from there'
         )
 
       images = (run.steps_of_epoch - steps_before) * run.batch_size
@@ -83,9 +87,9 @@ def train_and_evaluate(
 def learn_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust_code: bool) -> None:
   """Makes the networks that the students of a run start from, where they start from blocks; see `blockwise`."""
   if blocks := blockwise.config_of_blocks(config, workdir):
-    folder = Path(workdir) / BLOCKS_FOLDER
-    train_and_evaluate(blocks, folder, trust_code)
-    blockwise.assemble(prepare(blocks, folder, trust_code), workdir)
+    run = prepare(blocks, Path(workdir) / BLOCKS_FOLDER, trust_code)
+    train_to_end(run)
+    blockwise.assemble(run, workdir)
 
 
 def run_epoch(

@@ -53,6 +53,18 @@ class TrainState(flax.struct.PyTreeNode):
     """Returns the state with the arrays of other trees."""
     return self.replace(**trees['variables'], **trees['progress'])
 
+  def updated(self, tx: optax.GradientTransformation, grads: Any, batch_stats: Any) -> 'TrainState':
+    """Returns the state after a step of the optimiser, with the running statistics of that step."""
+    changes, opt_state = tx.update(grads, self.opt_state, self.params)
+    params = optax.apply_updates(self.params, changes)
+    return self.replace(step=self.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+
+
+def model_key(state: TrainState, axis_name: str | None) -> jax.Array:
+  """Returns the key of the random choices of the model, such as dropout, in a step on a replica."""
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+  return devices.replica_key(jax.random.fold_in(key, DROPOUT), axis_name)
+
 
 def create_train_state(
   network: Network,
@@ -152,8 +164,7 @@ def make_update(
   def update(
     state: TrainState, images: jax.Array, labels: jax.Array, targets: Any
   ) -> tuple[TrainState, dict[str, jax.Array]]:
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    rngs = devices.replica_key(jax.random.fold_in(key, DROPOUT), axis_name)
+    rngs = model_key(state, axis_name)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
       (logits, activations), updates = student(
@@ -173,9 +184,7 @@ def make_update(
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = devices.mean((grads, metrics), axis_name)
     metrics['gradient_norm'] = optax.tree.norm(grads)
-    changes, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, changes)
-    return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state), metrics
+    return state.updated(tx, grads, batch_stats), metrics
 
   return update
 

@@ -1,6 +1,7 @@
 """Provenance: where and how a run or a measurement was made."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import platform
@@ -18,7 +19,7 @@ from msgspec import Meta
 from moonshine_jax import config as config_lib
 from moonshine_jax.cost import counting
 from moonshine_jax.data.splits import Facts
-from moonshine_jax.errors import UserError, warn
+from moonshine_jax.errors import UserError, warn_once
 from moonshine_jax.models import factory
 from moonshine_jax.runtime import cpu, files, json_files, settings, trust, user_functions
 
@@ -84,7 +85,7 @@ def check_resumption(workdir: str | os.PathLike) -> None:
       f'{name} {now[name]!r} (there: {start[name]!r})' for name in ROUNDING if start.get(name, now[name]) != now[name]
     ]
     if changed:
-      warn(f'{workdir}: goes on under {", ".join(changed)}: equal to rounding, not to the bit')
+      warn_once(f'{workdir}: goes on under {", ".join(changed)}: equal to rounding, not to the bit')
 
 
 def read_starts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -139,6 +140,7 @@ def _version(package: str) -> str | None:
     return None
 
 
+@functools.cache  # of the code that this process runs
 def _commit() -> str | None:
   """The commit of this checkout, with '+' where files differ from it; None outside of a checkout."""
 

@@ -117,13 +117,23 @@ FIELDS: dict[str, Field] = {
   'model.depth': Field(40, _integer(1), 'layers; not of a function'),
   'model.width': Field(2, _integer(1, wide_resnet.MAX_WIDTH), 'factor of the channels; not of a function'),
   'model.block': Field(
-    'S', _NAME, 'one notation for the network; several, separated by commas, for its groups; or one for every block'
+    'S',
+    _NAME,
+    'one notation for the network; several, separated by commas, for its groups; or one for every block, or for every '
+    'convolution that may be replaced in the network of a function',
   ),
   'model.dtype': Field('float32', _choice(DTYPES), 'of the computation', recipe=True),
   'data.name': Field('cifar10', _PATH_OR_NAME, 'of TFDS, or digits, or a function that returns arrays'),
   'data.data_dir': Field('', _PATH, "where TFDS's data is, or goes; empty for ~/tensorflow_datasets"),
   'data.train_split': Field('train', _NAME, 'or a part of it, as TFDS writes one: train[:50%]', recipe=True),
   'data.test_split': Field('test', _NAME, 'or a part of it', recipe=True),
+  'data.held_out': Field(
+    0.0,
+    _number(lambda value: 0 <= value <= 0.5, 'from 0 to 0.5'),
+    'share of the training split, drawn once for all runs, that no run trains on: it is evaluated on in place of the '
+    'test split, for choices that may not see that; `moonshine evaluate` takes the test split all the same',
+    later=True,
+  ),
   'data.feed': Field('resident', _choice(FEEDS), 'the data set on the devices; or stream, from the host'),
   'data.image_size': Field(
     0,

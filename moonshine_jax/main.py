@@ -5,6 +5,7 @@ from pathlib import Path
 from absl.flags import FlagValues
 
 from moonshine_jax.cli import app
+from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError, say
 from moonshine_jax.runtime import devices, exchange, files, processes
 from moonshine_jax.training import loop
@@ -18,11 +19,12 @@ def main(values: FlagValues) -> None:
     files.check_inside(compiled, compiled.parent)
     devices.cache_compilations(compiled)
     records = loop.train_and_evaluate(values.config, values.workdir, values.trust_code)
+    evaluated_on = sources.evaluated_on(values.config.data)
     for workdir, record in records.items():
       if not {'test_error', 'best_test_error'} <= record.keys():  # of a run that was finished
         raise UserError(f'{workdir}: its last record has no test error: expected one, as training writes it')
       say(
-        f'{workdir}: test error {record["test_error"]:.2f}% after {record["epoch"]} epochs '
+        f'{workdir}: {evaluated_on} error {record["test_error"]:.2f}% after {record["epoch"]} epochs '
         f'(the best epoch had {record["best_test_error"]:.2f}%)'
       )
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import ml_collections
 import numpy as np
 
-from moonshine_jax.data.splits import CHUNK, CroppedSplit, Facts, Split, read_part
+from moonshine_jax.data.splits import CHUNK, CroppedSplit, Facts, Split, hold_out, read_part
 from moonshine_jax.data.tfds import TfdsSource
 from moonshine_jax.data.user import FunctionSource
 from moonshine_jax.errors import UserError, warn_once
@@ -75,6 +75,25 @@ def reopen_source(config: ml_collections.ConfigDict, facts: Facts, where: str | 
   if (source.num_classes, source.image_shape) != (facts.num_classes, facts.image_shape):
     raise UserError(f'{where}: trained on other data than {config.name} is now: {facts}')
   return source
+
+
+def read_splits(source: Source, config: ml_collections.ConfigDict) -> tuple[Split | CroppedSplit, Split | CroppedSplit]:
+  """Reads what a run is trained on, and what it is evaluated on: the test split, or what is held out of training.
+
+  Args:
+    source: the data set.
+    config: `config.data`.
+
+  Raises:
+    UserError: where a split cannot be had.
+  """
+  train = source.read(config.train_split)
+  return hold_out(train, config.held_out) if config.held_out else (train, source.read(config.test_split))
+
+
+def evaluated_on(config: ml_collections.ConfigDict) -> str:
+  """Returns what a run of `config.data` is evaluated on, in a word: 'test' or 'held-out'."""
+  return 'held-out' if config.held_out else 'test'
 
 
 def title(name: str) -> str:

@@ -12,6 +12,7 @@ from moonshine_jax.data.decoding import Decoders
 from moonshine_jax.errors import UserError
 
 CHUNK = 1000  # examples that are decoded at a time: TFDS is twice as fast by batches as one by one
+HELD_OUT_SEED = 0  # of what is held out: the same examples in all runs
 SAMPLE = 2000  # training images from which the channels' statistics are measured, where images are of any size
 
 # Bounds of `Facts`, beyond any data set's.
@@ -56,18 +57,23 @@ class Split:
     """Returns the indices of the examples from which the channels' statistics are measured: all of them."""
     return np.arange(len(self))
 
+  def select(self, index: np.ndarray) -> 'Split':
+    """Returns a split of the examples with the indices (examples,)."""
+    return Split(*self.take(index))
+
 
 class CroppedSplit:
   """A split whose images are of any size: they are decoded and cropped to one size whenever they are taken."""
 
-  def __init__(self, decoders: Decoders, split: str, examples: int, num_classes: int):
+  def __init__(self, decoders: Decoders, split: str, index: np.ndarray, num_classes: int):
+    """Takes the examples of a split with the indices (examples,)."""
     self._decoders = decoders
     self._split = split
-    self._examples = examples
+    self._index = index
     self._num_classes = num_classes
 
   def __len__(self) -> int:
-    return self._examples
+    return len(self._index)
 
   def take(self, index: np.ndarray, key: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Decodes and crops examples.
@@ -82,7 +88,7 @@ class CroppedSplit:
     Raises:
       UserError: where an example cannot be read or has no label of a class.
     """
-    images, labels = self._decoders.read(self._split, index.ravel(), key)
+    images, labels = self._decoders.read(self._split, self._index[index.ravel()], key)
     check_labels(f'split {self._split!r}', labels, self._num_classes)
     return images.reshape(*index.shape, *images.shape[1:]), labels.reshape(index.shape)
 
@@ -93,6 +99,10 @@ class CroppedSplit:
       All of them, or SAMPLE evenly spaced ones, the same each time, where there are more.
     """
     return np.linspace(0, len(self) - 1, min(SAMPLE, len(self))).astype(np.int64)
+
+  def select(self, index: np.ndarray) -> 'CroppedSplit':
+    """Returns a split of the examples with the indices (examples,)."""
+    return CroppedSplit(self._decoders, self._split, self._index[index], self._num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +134,24 @@ class Facts:
   def from_json(cls, values: dict[str, Any]) -> 'Facts':
     """Returns the facts from values that `to_json` gave, through JSON or not. Raises ValueError for others."""
     return msgspec.convert(values, cls)
+
+
+def hold_out(split: Split | CroppedSplit, share: float) -> tuple[Split, Split] | tuple[CroppedSplit, CroppedSplit]:
+  """Divides a split into what is trained on and what is held out, which is drawn at random, the same in all runs.
+
+  Args:
+    split: a training split.
+    share: of the examples that are held out, above 0.
+
+  Raises:
+    UserError: where that is no example.
+  """
+  number = round(share * len(split))
+  if not number:
+    raise UserError(f'config.data.held_out={share}: that is none of the {len(split)} training examples')
+  drawn = np.random.default_rng(HELD_OUT_SEED).permutation(len(split))
+  kept, held_out = np.sort(drawn[number:]), np.sort(drawn[:number])
+  return split.select(kept), split.select(held_out)  # type: ignore[return-value]
 
 
 def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:

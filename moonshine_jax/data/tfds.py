@@ -92,7 +92,7 @@ class TfdsSource:
       raise UserError(f'data set {self._name}, split {split!r}: has no examples')
     if self._cropped:
       self._decoders = self._decoders or Decoders(self._builder.data_dir, self.image_shape[0], self.image_shape[-1])
-      return CroppedSplit(self._decoders, split, len(examples), self.num_classes)
+      return CroppedSplit(self._decoders, split, np.arange(len(examples)), self.num_classes)
     paths = self._cache_paths(split)
     if paths[1].exists():
       try:

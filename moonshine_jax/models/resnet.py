@@ -18,6 +18,7 @@ second ReLU follows the addition of the shortcut.
 The stride is that of the first kxk convolution, in a bottleneck block too (v1.5). The stem and the shortcuts stay.
 """
 
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -45,7 +46,7 @@ class ResNet(nn.Module):
 
   Attributes:
     depth: 18, 34 or 50.
-    block: a notation of `models.blocks`, or four, one for each stage, separated by commas.
+    block: a notation of `models.blocks`; or four, one for each stage, or one for every block, separated by commas.
     num_classes: size of the logits.
     dtype: dtype of the computation, float32 or bfloat16; parameters, BN statistics and logits are float32.
     axis_name: the pmapped axis over which BN takes its batch statistics, or None.
@@ -74,9 +75,9 @@ class ResNet(nn.Module):
     x = BatchNormReLU(self.axis_name, name='bn1')(x, train)
     x = MaxPool(name='maxpool')(x)
     activations = []
-    for stage, (block, blocks) in enumerate(zip(stage_blocks(self.block), BLOCKS_PER_STAGE[self.depth], strict=True)):
+    for stage, blocks in enumerate(stage_blocks(self.depth, self.block)):
       features = stage_features(self.depth)[stage]
-      for i in range(blocks):
+      for i, block in enumerate(blocks):
         strides = 2 if stage > 0 and i == 0 else 1
         x = PostActivationBlock(
           convolutions=residual_convolutions(self.depth, block, x.shape[-1], features, strides),
@@ -150,12 +151,19 @@ def stage_features(depth: int) -> tuple[int, ...]:
   return tuple(expansion * _STEM_FEATURES * 2**stage for stage in range(4))
 
 
-def stage_blocks(block: str) -> tuple[Block, ...]:
+def stage_blocks(depth: int, block: str) -> tuple[tuple[Block, ...], ...]:
   """Parses the blocks of the four stages. Raises ValueError for what is no block, or another number of notations."""
-  blocks = Block.parse_list(block)
-  if len(blocks) not in (1, 4):
-    raise ValueError(f'{len(blocks)} blocks: expected 1 or 4 (one for each stage)')
-  return blocks if len(blocks) == 4 else 4 * blocks
+  blocks, numbers = Block.parse_list(block), BLOCKS_PER_STAGE[depth]
+  if len(blocks) not in (1, 4, sum(numbers)):
+    raise ValueError(
+      f'{len(blocks)} blocks: expected 1, 4 (one for each stage) or {sum(numbers)} (every block of this depth)'
+    )
+  if len(blocks) == 1:
+    blocks *= 4
+  if len(blocks) == 4:
+    return tuple(number * (block,) for block, number in zip(blocks, numbers, strict=True))
+  ends = itertools.accumulate(numbers)
+  return tuple(blocks[end - number : end] for end, number in zip(ends, numbers, strict=True))
 
 
 def residual_convolutions(
@@ -176,7 +184,7 @@ def residual_convolutions(
 def check_resnet(depth: int, block: str) -> None:
   """Raises ValueError, with a message that says what would be right, where the blocks do not fit the channels."""
   in_features = _STEM_FEATURES
-  for stage_block, features in zip(stage_blocks(block), stage_features(depth), strict=True):
-    for channels in (in_features, features):  # the input of the stage's first block, and of the blocks after it
-      residual_convolutions(depth, stage_block, channels, features, strides=1)
-    in_features = features
+  for blocks, features in zip(stage_blocks(depth, block), stage_features(depth), strict=True):
+    for residual_block in blocks:
+      residual_convolutions(depth, residual_block, in_features, features, strides=1)
+      in_features = features

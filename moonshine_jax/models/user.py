@@ -45,7 +45,8 @@ def create_user_model(
   Args:
     network: the function's name, 'package.module:function' or 'file.py:function'. The function is called with
       num_classes, and with dtype and axis_name if it has such parameters.
-    block: the notation of the block that replaces the convolutions; 'S' leaves them as they are.
+    block: the notation of the block that replaces the convolutions, or one for each, as for `cheapen`; 'S' leaves them
+      as they are.
     num_classes: size of the logits.
     image_shape: (height, width, channels) with which the module is traced.
     dtype: name of the dtype of the computation.
@@ -105,12 +106,9 @@ def check_user_model(network: str, block: str, dtype: str, load: bool = True) ->
   if load:
     _load_function(network, dtype)
   try:
-    Block.parse(block)
+    Block.parse_list(block)
   except ValueError as error:
-    raise UserError(
-      f'config.model.block={shown(block)}: {error}; expected one for the whole network of '
-      f'{user_functions.short_name(network)}'
-    ) from error
+    raise UserError(f'config.model.block={shown(block)}: {error}') from error
 
 
 def _load_function(network: str, dtype: str) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ import ml_collections
 import optax
 
 from moonshine_jax import config as config_lib
+from moonshine_jax.data import sources
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, say
 from moonshine_jax.models import factory
@@ -217,7 +218,8 @@ def assemble(run: 'Experiment', workdir: str | os.PathLike) -> None:
       folder = Path(workdir) / START_FOLDER / student.workdir.path.name
       config = pretrained.config_of_pretrained(student.config)
       pretrained.save_network(folder, config, student.facts, run.replicas.fetch(state).variables, record)
-      say(f'{folder}: test error {record["test_error"]:.2f}% of the blocks that were put together')
+      evaluated_on = sources.evaluated_on(run.config.data)
+      say(f'{folder}: {evaluated_on} error {record["test_error"]:.2f}% of the blocks that were put together')
 
 
 def calibrate(run: 'Experiment') -> Sequence[TrainState]:

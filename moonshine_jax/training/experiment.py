@@ -44,7 +44,7 @@ class Experiment:
     train_feed: batches of the training split.
     test_feed: batches of the test split.
     steps_per_epoch: number of training steps in an epoch.
-    test_split: the test split.
+    test_split: the test split, or what is held out of the training split.
     states: state of each student, on the devices, once the run is open.
     first_step: steps done when the run was opened.
   """
@@ -68,7 +68,13 @@ class Experiment:
       states = open_students(self.students, self._optimizer, self.replicas, self.steps_per_epoch, opened)
       self.first_step = int(states[0].step)
       self.states = self.replicas.replicate(states)
-      bar = ProgressBar(self.config.epochs, self.steps_per_epoch, self.first_step, self.config.batch_size)
+      bar = ProgressBar(
+        self.config.epochs,
+        self.steps_per_epoch,
+        self.first_step,
+        self.config.batch_size,
+        sources.evaluated_on(self.config.data),
+      )
       yield opened.enter_context(contextlib.closing(bar))
 
   @property
@@ -183,9 +189,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust
       student_workdir.check(student)
       files.check_inside(student_workdir, workdir)
 
-  train_split, test_split = exchange.first_before_others(
-    lambda: (source.read(config.data.train_split), source.read(config.data.test_split))
-  )
+  train_split, test_split = exchange.first_before_others(lambda: sources.read_splits(source, config.data))
   if teacher:
     tell_error(teacher, config, test_split, replicas)
   steps_per_epoch = count_steps(config, len(train_split))

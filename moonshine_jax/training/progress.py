@@ -11,8 +11,9 @@ METRICS = {f'train_{name}' for name in ('loss', 'ce', 'kd', 'at', 'error', 'grad
 class ProgressBar:
   """A progress bar with images a second and the time to go; a line for each epoch where stderr is no terminal."""
 
-  def __init__(self, epochs: int, steps_per_epoch: int, first_step: int, batch_size: int):
+  def __init__(self, epochs: int, steps_per_epoch: int, first_step: int, batch_size: int, evaluated_on: str):
     self._epochs = epochs
+    self._evaluated_on = evaluated_on
     self._batch_size = batch_size
     self._bar = tqdm.tqdm(
       total=epochs * steps_per_epoch * batch_size,
@@ -31,7 +32,11 @@ class ProgressBar:
   def epoch(self, record: dict[str, Any], student: str = '') -> None:
     """Prints the record of an epoch, with the name of the student where there are several."""
     line = f'epoch {record["epoch"]}/{self._epochs}' + (f'  {student}' if student else '')
-    for name, label in (('train_loss', 'loss'), ('train_error', 'train error'), ('test_error', 'test error')):
+    for name, label in (
+      ('train_loss', 'loss'),
+      ('train_error', 'train error'),
+      ('test_error', f'{self._evaluated_on} error'),
+    ):
       if name in record:
         line += f'  {label} {record[name]:.{4 if name == "train_loss" else 2}f}' + ('%' if 'error' in name else '')
     line += ''.join(

@@ -67,13 +67,14 @@ def tell_error(
     replicas: the devices of all processes.
   """
   data = teacher.config.data
-  same = all(data[name] == config.data[name] for name in ('name', 'test_split', 'image_size'))
+  same = all(data[name] == config.data[name] for name in ('name', 'test_split', 'image_size', 'held_out'))
   error = exchange.from_first(lambda: teacher.test_error if same else None, replicas)
   if error is None:
     name = f'teacher {config.distill.teacher}'
     error = evaluate_split(teacher.network, teacher.variables, test_split, config, replicas, name)['test_error']
   if exchange.is_first():
-    say(f'teacher {config.distill.teacher}: test error {error:.2f}% on {sources.title(config.data.name)}')
+    evaluated_on, data = sources.evaluated_on(config.data), sources.title(config.data.name)
+    say(f'teacher {config.distill.teacher}: {evaluated_on} error {error:.2f}% on {data}')
     doubt_error(error, teacher.facts.num_classes, len(test_split))
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from moonshine_jax.configs import digits
 from moonshine_jax.data import sources, splits
 from moonshine_jax.errors import UserError
 
@@ -52,7 +53,7 @@ def test_what_is_no_part_of_a_split(split, message):
 
 
 def test_the_sample_of_images_of_any_size_is_evenly_spaced():
-  sample = splits.CroppedSplit(None, 'train', 1281167, 1000).sample()  # as ImageNet's
+  sample = splits.CroppedSplit(None, 'train', np.arange(1281167), 1000).sample()  # as ImageNet's
   assert len(sample) == splits.SAMPLE
   assert sample[-1] == 1281166 and set(np.diff(sample)) == {640, 641}
 
@@ -66,9 +67,45 @@ def test_labels_of_no_class(labels, message):
       return np.zeros((2, 4, 4, 3), np.uint8), np.array(labels, np.int32)
 
   with pytest.raises(UserError, match=f"split 'train': {message}"):
-    splits.CroppedSplit(Decoders(), 'train', 2, 3).take(np.arange(2))
+    splits.CroppedSplit(Decoders(), 'train', np.arange(2), 3).take(np.arange(2))
 
 
 def test_facts_come_back_from_json():
   facts = splits.Facts((8, 8, 1), 10, (78.0,), (95.5,))
   assert splits.Facts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
+
+
+@pytest.mark.parametrize('kind', ['one size', 'any size'])
+def test_what_is_held_out_is_the_rest_of_what_is_trained_on(kind):
+  labels = np.arange(50, dtype=np.int32) % 10
+
+  class Decoders:
+    def read(self, split, index, key):
+      return np.full((len(index), 2, 2, 1), index[:, None, None, None], np.uint8), labels[index]
+
+  images, _ = Decoders().read('train', np.arange(50), None)
+  whole = {
+    'one size': splits.Split(images, labels),
+    'any size': splits.CroppedSplit(Decoders(), 'train', np.arange(50), 10),
+  }[kind]
+  train, held_out = splits.hold_out(whole, 0.2)
+  assert (len(train), len(held_out)) == (40, 10)
+  seen = [part.take(np.arange(len(part)))[0][:, 0, 0, 0] for part in (train, held_out)]
+  assert sorted(np.concatenate(seen)) == list(range(50))
+  assert max(np.diff(np.sort(seen[1]))) > 1  # drawn, not the last of them
+  np.testing.assert_array_equal(held_out.take(np.array([3, 0]))[1], labels[seen[1][[3, 0]]])
+  np.testing.assert_array_equal(splits.hold_out(whole, 0.2)[1].take(np.arange(10))[0][:, 0, 0, 0], seen[1])
+
+
+def test_nothing_is_held_out_of_too_few():
+  with pytest.raises(UserError, match=r'config.data.held_out=0.1: that is none of the 3 training examples'):
+    splits.hold_out(splits.Split(np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, np.int32)), 0.1)
+
+
+def test_a_run_is_evaluated_on_what_it_does_not_train_on():
+  config = digits.get_config().data
+  source = sources.DigitsSource()
+  assert [len(split) for split in sources.read_splits(source, config)] == [1297, 500]
+  config.held_out = 0.1
+  assert [len(split) for split in sources.read_splits(source, config)] == [1167, 130]
+  assert sources.evaluated_on(config) == 'held-out'

@@ -115,6 +115,12 @@ def test_counts_are_torchvisions(depth, trainable, giga_multiply_adds):
   assert len(names) == 2 * sum(1 for name in names if 'conv' in name or name.endswith('downsample.0')) + 1
 
 
+def test_a_notation_for_every_block_is_one_for_each_stage_written_out():
+  by_block = ','.join(3 * ['S'] + 4 * ['G(2)'] + 6 * ['B(2)'] + 3 * ['S'])
+  costs = [counting.profile(ResNet(34, block, 10), (32, 32, 3)).layers for block in ('S,G(2),B(2),S', by_block)]
+  assert costs[0] == costs[1]
+
+
 def test_notations_of_a_bottleneck_block_that_are_one_network():
   shapes = [
     jax.tree.leaves_with_path(
@@ -141,9 +147,11 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters_statistics_a
   [
     ({'depth': 40}, 'config.model.depth=40: expected 18, 34, 50 for a resnet'),
     ({'width': 2}, 'config.model.width=2: expected 1 for a resnet'),
-    ({'block': 'S,S,S'}, r"config.model.block='S,S,S': 3 blocks: expected 1 or 4 \(one for each stage\)"),
+    ({'block': 'S,S,S'}, r"config.model.block='S,S,S': 3 blocks: expected 1, 4 \(one for each stage\) or 8 \(every"),
     ({'block': 'G(48)'}, r"config.model.block='G\(48\)': block G\(48\): 48 groups do not divide the 64 channels"),
     ({'block': 'S,S,S,G(N/512)'}, None),
+    ({'block': 'S,S,S,S,S,S,S,G(N/512)'}, None),
+    ({'block': 'S,S,S,S,S,S,G(48),S'}, '.*block G.48.: 48 groups do not divide the 256 channels'),
     ({'block': 'G(128)', 'depth': 50}, r'.*128 groups do not divide the 64 channels'),
     ({'block': 'S,S,S,G(512)', 'depth': 18}, r'.*512 groups do not divide the 256 channels'),
     ({'block': 'S,S,S,G(512)', 'depth': 50}, None),

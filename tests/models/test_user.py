@@ -155,7 +155,8 @@ def test_dropout_follows_from_the_step_and_the_device(config):
       {'model.network': 'tests.helpers.user:always_training'},
       "config.model.network='tests.helpers.user:always_training': evaluation changes the running statistics of bn: exp",
     ),
-    ({'model.block': 'S,S,S'}, "config.model.block='S,S,S': .* is not a block: .*expected one for the whole net"),
+    ({'model.block': 'G(N),X'}, "config.model.block='G.N.,X': 'X' is not a block"),
+    ({'model.block': 'S,S,S'}, "config.model.network=.*block='S,S,S': 3 notations: expected 1, or 2: "),
     ({'model.block': 'G(3)'}, r"config.model.network=.*block='G\(3\)': Convnet: nothing in it is replaced: .*3 groups"),
     (
       {'model.dtype': 'bfloat16'},

@@ -87,7 +87,7 @@ def test_a_workdir_without_metrics_has_no_records(tmp_path):
 
 
 def test_without_a_terminal_an_epoch_is_a_line(capsys):
-  progress = ProgressBar(epochs=3, steps_per_epoch=2, first_step=0, batch_size=4)
+  progress = ProgressBar(epochs=3, steps_per_epoch=2, first_step=0, batch_size=4, evaluated_on='test')
   progress.advance(1)
   progress.epoch(
     {'epoch': 1, 'train_loss': 1.23456, 'train_error': 50.0, 'test_error': 40.0, 'images_per_second': 1234.5}

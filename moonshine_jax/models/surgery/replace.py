@@ -5,7 +5,7 @@ A rule says which convolutions become what; a plan says what a rule does to a ne
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -88,8 +88,9 @@ def cheapen(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Cheap:
     module: any linen module; in `setup` style or compact, its layers shared, scanned (`nn.scan` must carry
       'batch_stats'), recomputed (`nn.remat`) or in lists.
     rule: a notation, for all convolutions but the first, the last if no fully connected layer follows, those of 1x1 and
-      those in groups (ConvLayer.stays says which and why); or a function from a ConvLayer to a notation, or to None
-      for what is to stay.
+      those in groups (ConvLayer.stays says which and why); several, separated by commas, one for each of these
+      convolutions in the order in which they run, `S` for one that stays; or a function from a ConvLayer to a
+      notation, or to None for what is to stay.
     *args: a batch of examples to call it with, and further arguments; arrays may be given as `jax.ShapeDtypeStruct`.
     **kwargs: further arguments of its call.
 
@@ -98,7 +99,7 @@ def cheapen(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Cheap:
     `jax.jvp` and `jax.jacfwd` of it, `with moonshine_jax.forward_mode():`.
 
   Raises:
-    UserError: for a notation that is none, and where nothing can be replaced.
+    UserError: for a notation that is none, where nothing can be replaced, and where several notations do not fit.
   """
   replacement_plan = plan(module, rule, *args, **kwargs)
   if not replacement_plan.student.replacements:
@@ -116,15 +117,15 @@ def plan(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Replacemen
 
   Args:
     module: any linen module, as for `cheapen`.
-    rule: a notation, or a function from a ConvLayer to a notation or None, as for `cheapen`.
+    rule: a notation, several, or a function from a ConvLayer to a notation or None, as for `cheapen`.
     *args: a batch of examples to call it with, and further arguments; arrays may be given as `jax.ShapeDtypeStruct`.
     **kwargs: further arguments of its call.
 
   Raises:
-    UserError: for a notation that is none.
+    UserError: for a notation that is none, and where several notations do not fit.
   """
   before = probe_module(inspect_module(module, *args, **kwargs), module, *args, **kwargs)
-  decisions = [_decide(layer, rule) for layer in before.layers]
+  decisions = _decide_all(before.layers, rule)
   replacements = tuple(
     (layer.path, str(block)) for layer, (block, _) in zip(before.layers, decisions, strict=True) if block
   )
@@ -185,14 +186,44 @@ def _decide(layer: ConvLayer, rule: Rule) -> tuple[Block | None, str]:
   return (None, reason) if reason else (block, '')
 
 
-def _obstacle(layer: ConvLayer, block: Block) -> str:
-  """Returns why a block cannot take a layer's place, or ''."""
-  is_two_taps = block.kind == 'S-2x2'
+def _decide_all(layers: Sequence[ConvLayer], rule: Rule) -> list[tuple[Block | None, str]]:
+  """Returns for each layer what `_decide` does; of several notations, each is for one that may be replaced."""
+  try:
+    blocks = Block.parse_list(rule) if isinstance(rule, str) else ()
+  except ValueError as error:
+    raise UserError(str(error)) from error
+  if len(blocks) <= 1:
+    return [_decide(layer, rule) for layer in layers]
+  places = [layer.path for layer in layers if not (layer.stays or _obstacle_to_any(layer))]
+  if len(blocks) != len(places):
+    raise UserError(f'{len(blocks)} notations: expected 1, or {len(places)}: {", ".join(places) or "none"}')
+  by_path = dict(zip(places, blocks, strict=True))
+  decisions = []
+  for layer in layers:
+    block = by_path.get(layer.path)
+    reason = _obstacle(layer, block) if block else layer.stays or _obstacle_to_any(layer)
+    if block and block.kind != 'S' and reason:
+      raise UserError(f'{layer.path}: {block} cannot take its place: {reason}')
+    decisions.append((None, reason) if reason else (block, ''))
+  return decisions
+
+
+def _obstacle_to_any(layer: ConvLayer) -> str:
+  """Returns why no block can take a layer's place, or ''."""
   obstacles = {
     f'it is a {layer.kind}': layer.kind != 'convolution',
     layer.does_more: bool(layer.does_more),
     f'it computes in {layer.dtype}': not jnp.issubdtype(layer.dtype, jnp.floating),
     'its weights are masked': layer.masked,
+  }
+  return next((obstacle for obstacle, holds in obstacles.items() if holds), '')
+
+
+def _obstacle(layer: ConvLayer, block: Block) -> str:
+  """Returns why a block cannot take a layer's place, or ''."""
+  is_two_taps = block.kind == 'S-2x2'
+  obstacles = {
+    _obstacle_to_any(layer): bool(_obstacle_to_any(layer)),
     'S is what it is': block.kind == 'S',
     'no axis has more than 2 taps': is_two_taps and max(layer.kernel_size) <= 2,
     "the transform around it keeps no 'batch_stats' in training": not is_two_taps and not layer.has_batch_stats,

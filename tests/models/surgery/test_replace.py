@@ -240,6 +240,16 @@ def test_what_stays_is_told_with_its_reason():
   assert rows['pointwise'].reason == 'no axis has more than 2 taps'
 
 
+def test_a_notation_for_each_convolution_that_may_be_replaced():
+  network = nn.Sequential([nn.Conv(features, (3, 3)) for features in (8, 16, 12, 8)] + [jnp.ravel, nn.Dense(3)])
+  student = moonshine_jax.cheapen(network, 'S,B(2),G(N/4)', IMAGES)
+  assert student.replacements == (('layers_2', 'B(2)'), ('layers_3', 'G(N/4)'))
+  with pytest.raises(
+    UserError, match=r'^layers_3: G\(8\) cannot take its place: 8 groups do not divide the 12 channels'
+  ):
+    moonshine_jax.cheapen(network, 'S,S,G(8)', IMAGES)
+
+
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, np.float64])
 def test_inherited_values_keep_the_student_s_dtype(dtype):
   boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None,) * 4)
@@ -262,6 +272,8 @@ def test_inherited_values_keep_the_student_s_dtype(dtype):
     ('S', 'nothing in it is replaced: stem: S is what it is'),
     ('G(x)', r"^'G\(x\)' is not a block"),
     (lambda layer: None, 'middle: the rule says so'),
+    ('S,G(2),G(2)', '^3 notations: expected 1, or 1: middle'),
+    ('G(2),X', "^'X' is not a block"),
     (lambda layer: 'X', "^stem: 'X' is not a block"),
   ],
 )

@@ -88,6 +88,7 @@ setup(
     # jax2onnx asks for orbax-checkpoint below 0.11.37, which is within our range.
     'onnx': ['jax2onnx>=0.17,<0.18', 'onnxruntime>=1.24'],
     'tflite': ['ai-edge-litert>=2.1', 'tensorflow>=2.20'],
+    'parquet': ['pyarrow>=15'],
     'report': ['matplotlib>=3.8'],
     'benchmarks': ['matplotlib>=3.8', 'torch>=2.4'],
     # Builds the site, and executes its tutorial.
@@ -108,6 +109,7 @@ setup(
       'jax-resnet==0.0.4',
       'matplotlib>=3.8',
       'mypy>=1.18',
+      'pyarrow>=15',
       'pytest>=8',
       'pytest-xdist>=3.7',
       'pyyaml>=6',

@@ -85,11 +85,12 @@ def write_teacher(
 ) -> None:
   """Makes the workdir of the trained network; see `distil` for mean and std. Raises UserError."""
   source = sources.open_source(config.data)
-  measured = sources.measure_facts(source, source.read(config.data.train_split))
+  train, test = source.read(config.data.train_split), source.read(config.data.test_split)
+  measured = sources.measure_facts(source, train, test)
   facts = pretrained.normalised_by(measured, mean, std)
   model = factory.create_network(config.model, facts).model
   user.check_user_modes(f'config.model.network={config.model.network!r}', model, facts.image_shape)
-  pretrained.write_network(workdir, config, facts, variables, source.read(config.data.test_split))
+  pretrained.write_network(workdir, config, facts, variables, test)
 
 
 def decays_in_proportion(epochs: int) -> tuple[int, ...]:

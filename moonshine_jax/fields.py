@@ -123,8 +123,16 @@ FIELDS: dict[str, Field] = {
     'convolution that may be replaced in the network of a function',
   ),
   'model.dtype': Field('float32', _choice(DTYPES), 'of the computation', recipe=True),
-  'data.name': Field('cifar10', _PATH_OR_NAME, 'of TFDS, or digits, or a function that returns arrays'),
-  'data.data_dir': Field('', _PATH, "where TFDS's data is, or goes; empty for ~/tensorflow_datasets"),
+  'data.name': Field(
+    'cifar10',
+    _PATH_OR_NAME,
+    'of TFDS; or folder:PATH, cifar:PATH, npz:PATH, parquet:PATH; or digits; or a function that returns arrays',
+  ),
+  'data.data_dir': Field(
+    '',
+    _PATH,
+    "where TFDS's data is, or goes (empty for ~/tensorflow_datasets), and where a relative PATH of data.name begins",
+  ),
   'data.train_split': Field('train', _NAME, 'or a part of it, as TFDS writes one: train[:50%]', recipe=True),
   'data.test_split': Field('test', _NAME, 'or a part of it', recipe=True),
   'data.held_out': Field(

@@ -4,7 +4,7 @@ import json
 
 from absl.flags import FlagValues
 
-from moonshine_jax.data import sources
+from moonshine_jax.data import names
 from moonshine_jax.errors import say
 from moonshine_jax.runtime import processes
 from moonshine_jax.training.evaluation import evaluate_workdir
@@ -19,7 +19,7 @@ def main(values: FlagValues) -> None:
       return
     say(
       f'{result["network"]} {result["block"]}, distillation {result["regime"]}, step {result["step"]}, '
-      f'on {result["examples"]:,} test images of {sources.title(result["data"])}'
+      f'on {result["examples"]:,} test images of {names.title(result["data"])}'
     )
     say(f'test error     {result["test_error"]:.2f}%')
     say(f'test loss      {result["test_loss"]:.4f}')

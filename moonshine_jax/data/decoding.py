@@ -12,6 +12,7 @@ absl's global flags to be parsed.
 """
 
 import contextlib
+import functools
 import io
 import math
 import os
@@ -22,16 +23,15 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from moonshine_jax.data.images import reading, to_channels
-from moonshine_jax.data.prepared import encoded_examples, open_folder
+from moonshine_jax.data.encoded import Encoded, Examples, decode_example
+from moonshine_jax.data.images import open_image, to_channels
 from moonshine_jax.errors import UserError, warn_once
 from moonshine_jax.runtime.cpu import available_cores
 
@@ -121,7 +121,7 @@ def decode(
     UserError: for an image of more than 16 bits a channel.
     Exception: what Pillow raises for a damaged file.
   """
-  with Image.open(io.BytesIO(encoded)) as image:
+  with open_image(encoded) as image:
     width, height = image.size
     left, top, right, bottom = choose_box(width, height)
     shrink = min(right - left, bottom - top) / size
@@ -134,19 +134,19 @@ def decode(
 
 
 class Decoders:
-  """Processes that read the examples of a prepared data set, one for each core; they end with this object."""
+  """Processes that read and decode the examples of a data set, one for each core; they end with this object."""
 
-  def __init__(self, data_dir: str | os.PathLike, size: int, channels: int):
+  def __init__(self, where: str | os.PathLike, size: int, channels: int):
     """Starts the processes.
 
     Args:
-      data_dir: where TFDS prepared one data set, as array_record.
+      where: the data set, for a warning.
       size: of the crops, pixels on a side.
       channels: of the images, 1 or 3.
     """
-    self._data_dir = data_dir
+    self._where = where
     self._shape = size, size, channels
-    command = [sys.executable, '-m', __name__, str(data_dir), str(size), str(channels)]
+    command = [sys.executable, '-m', __name__, str(size), str(channels)]
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
     processes = [
@@ -159,11 +159,11 @@ class Decoders:
     self._threads = ThreadPoolExecutor(len(processes))
     weakref.finalize(self, _end, processes)
 
-  def read(self, split: str, index: np.ndarray, key: tuple[int, ...] | None) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, examples: Examples, index: np.ndarray, key: tuple[int, ...] | None) -> tuple[np.ndarray, np.ndarray]:
     """Reads examples of a split.
 
     Args:
-      split: in TFDS's notation.
+      examples: of the split.
       index: the examples' indices (n,), from 0.
       key: numbers from which an example's random crop follows, together with its index; None for the middle.
 
@@ -175,24 +175,26 @@ class Decoders:
     """
     images, labels = np.empty((len(index), *self._shape), np.uint8), np.empty(len(index), np.int32)
     tasks = [slice(start, start + TASK_SIZE) for start in range(0, len(index), TASK_SIZE)]
-    pending = [self._threads.submit(self._ask, split, index[task], key, images[task], labels[task]) for task in tasks]
+    pending = [
+      self._threads.submit(self._ask, examples, index[task], key, images[task], labels[task]) for task in tasks
+    ]
     try:
       doubts = set[str]().union(*(task.result() for task in pending))
     finally:
       for task in pending:
         task.cancel()
     for doubt in doubts:
-      warn_once(f'{self._data_dir}: {doubt}')
+      warn_once(f'{self._where}: {doubt}')
     return images, labels
 
   def _ask(
-    self, split: str, index: np.ndarray, key: tuple[int, ...] | None, images: np.ndarray, labels: np.ndarray
+    self, examples: Examples, index: np.ndarray, key: tuple[int, ...] | None, images: np.ndarray, labels: np.ndarray
   ) -> set[str]:
     """Fills arrays with what a process reads, and returns the doubts about it."""
     process = self._idle.get()
     requests, answers = _pipes(process)
     try:
-      pickle.dump((split, index, key), requests)
+      pickle.dump((examples.reader(index.tolist()), examples.remedy, index.tolist(), key), requests)
       requests.flush()
       answer = pickle.load(answers)
       if not isinstance(answer, str):
@@ -229,11 +231,10 @@ def _end(processes: list[subprocess.Popen]) -> None:
     _pipes(process)[1].close()
 
 
-def serve(data_dir: str, size: int, channels: int) -> None:
+def serve(size: int, channels: int) -> None:
   """Answers the requests of `Decoders`, on standard input and output, until there are no more.
 
   Args:
-    data_dir: where TFDS prepared the data set.
     size: of the crops, pixels on a side.
     channels: of the images, 1 or 3.
   """
@@ -243,17 +244,11 @@ def serve(data_dir: str, size: int, channels: int) -> None:
   _raise_file_limit()
   requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
   os.dup2(2, 1)  # what a library prints is no answer
-  builder = open_folder(data_dir)  # takes a second, which the training process does not wait for
-  splits: dict[str, Any] = {}
   with contextlib.suppress(EOFError, BrokenPipeError):
     while True:
-      split, index, key = pickle.load(requests)
-      where = f'{data_dir}: split {split!r}'
+      read, remedy, index, key = pickle.load(requests)
       try:
-        with reading(where):
-          splits[split] = splits.get(split) or encoded_examples(builder, split)
-          examples = splits[split].__getitems__(index.tolist())
-        images, *answer = _decode_all(where, examples, index.tolist(), key, (size, size, channels))
+        images, *answer = _decode_all(read(), remedy, index, key, (size, size, channels))
       except UserError as error:
         pickle.dump(str(error), answers)
       else:
@@ -272,17 +267,21 @@ def _raise_file_limit() -> None:
 
 
 def _decode_all(
-  where: str, examples: list[Any], index: list[int], key: tuple[int, ...] | None, shape: tuple[int, int, int]
+  examples: Sequence[Encoded],
+  remedy: str,
+  index: Sequence[int],
+  key: tuple[int, ...] | None,
+  shape: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray, set[str]]:
   """Decodes the examples of one request; also returns the doubts. Raises UserError that names an example."""
   images, labels = np.empty((len(index), *shape), np.uint8), np.empty(len(index), np.int32)
   doubts: set[str] = set()
   for i, (position, example) in enumerate(zip(index, examples, strict=True)):
-    with reading(f'{where}, example {position}'):
-      images[i] = decode(example['image'], *shape[1:], box_chooser(key, position), doubts)
-    labels[i] = example['label']
+    crop = functools.partial(decode, size=shape[0], channels=shape[2], choose_box=box_chooser(key, position))
+    images[i] = decode_example(example, functools.partial(crop, doubts=doubts), remedy)
+    labels[i] = example.label
   return images, labels, doubts
 
 
 if __name__ == '__main__':
-  serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+  serve(int(sys.argv[1]), int(sys.argv[2]))

@@ -7,6 +7,7 @@ which differs by at most 1.
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,8 +15,29 @@ from PIL import Image
 
 from moonshine_jax.errors import UserError
 
+# The endings of files of images, and the formats that Pillow may take them for. It has others, of which EPS runs a
+# program.
+ENDINGS = '.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'
+FORMATS = 'BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP'
+GREY_MODES = '1', 'L', 'LA', 'La', 'I'  # of Pillow, beside I;16 and its kin
+
+PREPARE_ANEW = 'its files are damaged: prepare the data set anew'  # what to do about a data set of TFDS
+COLOURED = 'some images have colours: they become grey, as the others are'
 TRANSPARENT = 'some images are transparent in parts: this is dropped, as TensorFlow and torchvision drop it'
 WHITE_OF_16_BITS = 257  # times the white of 8 bits
+
+
+def open_image(encoded: bytes) -> Image.Image:
+  """Opens an image of one of FORMATS, to be closed; its pixels are not decoded yet. Raises what Pillow raises."""
+  return Image.open(io.BytesIO(encoded), formats=FORMATS)
+
+
+def is_grey(image: Image.Image) -> bool:
+  """Returns whether an image, as Pillow opens it, has no colours by its kind or its palette."""
+  if image.mode == 'P':
+    palette = np.array(image.getpalette('RGB')).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())
+  return image.mode in GREY_MODES or image.mode.startswith('I;16')
 
 
 def to_channels(image: Image.Image, channels: int, doubts: set[str]) -> Image.Image:
@@ -24,7 +46,7 @@ def to_channels(image: Image.Image, channels: int, doubts: set[str]) -> Image.Im
   Args:
     image: as Pillow opens it.
     channels: 1 for grey, 3 for RGB.
-    doubts: takes up TRANSPARENT, where that is so.
+    doubts: takes up TRANSPARENT and COLOURED, where that is so.
 
   Returns:
     An image of mode 'L' or 'RGB', of the same size.
@@ -32,6 +54,8 @@ def to_channels(image: Image.Image, channels: int, doubts: set[str]) -> Image.Im
   Raises:
     UserError: for pixels of more than 16 bits, whose range a file does not say.
   """
+  if channels == 1 and not is_grey(image):
+    doubts.add(COLOURED)
   if image.mode.startswith('I;16') or (image.mode == 'I' and image.format == 'PNG'):
     # Pillow's own conversion cuts at 255. PNGs of 16 bits and 3 channels are without their lower 8 bits by now.
     image = Image.fromarray(np.round(np.asarray(image) / WHITE_OF_16_BITS).astype(np.uint8))
@@ -61,7 +85,7 @@ def decode_whole(encoded: bytes, shape: tuple[int, ...], doubts: set[str]) -> np
     Exception: what Pillow raises for a damaged file.
   """
   height, width, channels = shape
-  with Image.open(io.BytesIO(encoded)) as image:
+  with open_image(encoded) as image:
     if image.size != (width, height):
       raise UserError(
         f'an image of {image.height}x{image.width} pixels: expected {height}x{width}, as the data set says, or '
@@ -71,8 +95,12 @@ def decode_whole(encoded: bytes, shape: tuple[int, ...], doubts: set[str]) -> np
 
 
 @contextlib.contextmanager
-def reading(where: str) -> Iterator[None]:
+def reading(where: str, remedy: str = PREPARE_ANEW) -> Iterator[None]:
   """Turns whatever goes wrong while entered into one line that begins with where it was.
+
+  Args:
+    where: begins the line.
+    remedy: ends it, where files are damaged.
 
   Raises:
     UserError: for files that are damaged, and as it was raised inside.
@@ -82,5 +110,5 @@ def reading(where: str) -> Iterator[None]:
   except UserError as error:
     raise UserError(f'{where}: {error}') from error
   except Exception as error:  # what array_record and Pillow make of damaged files
-    reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
-    raise UserError(f'{where} cannot be read ({reason}): its files are damaged: prepare the data set anew') from error
+    reason = re.sub(r' <_io\.\S+ object at \w+>', '', ' '.join(f'{type(error).__name__}: {error}'.split()))[:200]
+    raise UserError(f'{where} cannot be read ({reason}): {remedy}') from error

@@ -4,12 +4,15 @@ People send each other such folders. TFDS imports whatever module their descript
 """
 
 import contextlib
+import functools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from moonshine_jax.data.encoded import Encoded
+from moonshine_jax.data.images import PREPARE_ANEW, reading
 from moonshine_jax.errors import UserError, shown
 
 OWN_FEATURE = re.compile(r'tensorflow_datasets\.core\.features\.\w+\.\w+')  # the name of a class that TFDS has itself
@@ -40,6 +43,7 @@ def open_builder(name: str, data_dir: str | None) -> Any:
   return builder
 
 
+@functools.lru_cache
 def open_folder(folder: str) -> Any:
   """Opens the data set that TFDS prepared in a folder. Returns TFDS's builder. Raises as `open_builder`."""
   import tensorflow_datasets as tfds
@@ -50,11 +54,49 @@ def open_folder(folder: str) -> Any:
   return builder
 
 
-def encoded_examples(builder: Any, split: str) -> Any:
-  """Returns the examples of a split, each with its 'image' as the bytes of the image's file, and its 'label'."""
+class PreparedExamples:
+  """The examples of a split that TFDS prepared in a folder."""
+
+  remedy = PREPARE_ANEW
+
+  def __init__(self, folder: str | os.PathLike, split: str):
+    """Opens a split.
+
+    Args:
+      folder: of the data set, of a version of it.
+      split: in TFDS's notation.
+
+    Raises:
+      NotImplementedError: where it is prepared as another format than array_record.
+      ValueError: for an unknown split, or a part beyond its end.
+    """
+    self._folder, self._split = str(folder), split
+    self._examples = len(_open_split(self._folder, split))
+
+  def __len__(self) -> int:
+    return self._examples
+
+  def reader(self, index: Sequence[int]) -> Callable[[], list[Encoded]]:
+    """Returns a function that reads examples by their indices; see `encoded.Examples`."""
+    return functools.partial(_read_examples, self._folder, self._split, index)
+
+
+def _read_examples(folder: str, split: str, index: Sequence[int]) -> list[Encoded]:
+  where = f'{folder}: split {split!r}'
+  with reading(where):
+    examples = _open_split(folder, split).__getitems__(list(index))
+  return [
+    Encoded(example['image'], int(example['label']), f'{where}, example {i}')
+    for i, example in zip(index, examples, strict=True)
+  ]
+
+
+@functools.lru_cache
+def _open_split(folder: str, split: str) -> Any:
+  """The examples of a split as TFDS reads them, each with its image as the bytes of the image's file."""
   import tensorflow_datasets as tfds
 
-  return builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+  return open_folder(folder).as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
 
 
 def refuse_outside(folder: str | os.PathLike, paths: Iterable[str | os.PathLike]) -> None:

@@ -1,21 +1,28 @@
-"""Data sets for image classification by name: those of TFDS, `digits`, and user-defined functions.
+"""Data sets for image classification by name: those of TFDS, `digits`, a user's files, and user-defined functions.
 
-A data set of images of one size is read whole into uint8 arrays. Images of TFDS are decoded once and kept beside the
-prepared data, since decoding takes ten times as long as reading the arrays. A data set of images of any size, as
-ImageNet, is never whole in memory: its images are decoded and cropped whenever they are asked for.
+A data set of images of one size is read whole into uint8 arrays. Encoded images are decoded once and kept, since
+decoding takes ten times as long as reading the arrays. A data set of images of any size, as ImageNet, is never whole in
+memory: its images are decoded and cropped whenever they are asked for.
 """
 
+import hashlib
 import os
 from typing import Protocol
 
 import ml_collections
 import numpy as np
 
+from moonshine_jax.data import names
+from moonshine_jax.data.cifar import CifarSource
+from moonshine_jax.data.folder import FolderSource
+from moonshine_jax.data.npz import NpzSource
+from moonshine_jax.data.parquet import ParquetSource
 from moonshine_jax.data.splits import CHUNK, CroppedSplit, Facts, Split, hold_out, read_part
 from moonshine_jax.data.tfds import TfdsSource
 from moonshine_jax.data.user import FunctionSource
 from moonshine_jax.errors import UserError, warn_once
-from moonshine_jax.runtime import user_functions
+
+FINGERPRINT = 200  # images of a split whose pixels tell it from others
 
 
 class Source(Protocol):
@@ -24,10 +31,12 @@ class Source(Protocol):
   Attributes:
     image_shape: (height, width, channels).
     num_classes: number of labels.
+    classes: names of the classes, in the order of their labels; none where they have none.
   """
 
   image_shape: tuple[int, ...]
   num_classes: int
+  classes: tuple[str, ...]
 
   def read(self, split: str) -> Split | CroppedSplit:
     """Reads a split, downloading and preparing the data set where that is needed.
@@ -49,15 +58,32 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
   Raises:
     UserError: for a data set that is unknown, or is not of images and labels.
   """
-  if config.image_size and (user_functions.is_name(config.name) or config.name == 'digits'):
+  path_name = names.parse(config.name)
+  of_one_size = names.is_function(config.name) or config.name == 'digits'
+  if config.image_size and (of_one_size or (path_name and path_name.form in ('cifar', 'npz'))):
     raise UserError(
       f'config.data.image_size={config.image_size}: expected 0 for {config.name}, whose images are of one size'
     )
-  if user_functions.is_name(config.name):
+  if path_name:
+    return _open_path(path_name, config)
+  if names.is_function(config.name):
     return FunctionSource(config.name)
   if config.name == 'digits':
     return DigitsSource()
   return TfdsSource(config.name, config.data_dir or None, config.image_size)
+
+
+def _open_path(name: names.PathName, config: ml_collections.ConfigDict) -> Source:
+  """Opens data that a user has on a disk."""
+  match name.form:
+    case 'cifar':
+      return CifarSource(name, config.data_dir)
+    case 'npz':
+      return NpzSource(name, config.data_dir)
+    case 'parquet':
+      return ParquetSource(name, config.data_dir, config.image_size)
+    case _:
+      return FolderSource(name, config.data_dir, config.image_size)
 
 
 def reopen_source(config: ml_collections.ConfigDict, facts: Facts, where: str | os.PathLike) -> Source:
@@ -72,8 +98,9 @@ def reopen_source(config: ml_collections.ConfigDict, facts: Facts, where: str | 
     UserError: as `open_source`, and where the images or the classes have changed since.
   """
   source = open_source(config)
-  if (source.num_classes, source.image_shape) != (facts.num_classes, facts.image_shape):
-    raise UserError(f'{where}: trained on other data than {config.name} is now: {facts}')
+  now = Facts(tuple(source.image_shape), source.num_classes, facts.mean, facts.std, tuple(source.classes))
+  if difference := now.difference(facts):
+    raise UserError(f'{where}: trained on other data than {config.name} is now: {difference}')
   return source
 
 
@@ -96,17 +123,13 @@ def evaluated_on(config: ml_collections.ConfigDict) -> str:
   return 'held-out' if config.held_out else 'test'
 
 
-def title(name: str) -> str:
-  """Returns what a data set is called in a sentence: a user-defined function without its module."""
-  return user_functions.short_name(name) if user_functions.is_name(name) else name
-
-
-def measure_facts(source: Source, train: Split | CroppedSplit) -> Facts:
+def measure_facts(source: Source, train: Split | CroppedSplit, test: Split | CroppedSplit) -> Facts:
   """Measures the facts of a data set, and says in a line each what of them is doubtful.
 
   Args:
     source: the data set.
     train: its training split, whose `sample` gives the statistics of the channels, exactly, from histograms.
+    test: its test split.
   """
   channels = source.image_shape[-1]
   counts = np.zeros((channels, 256), np.int64)
@@ -122,7 +145,31 @@ def measure_facts(source: Source, train: Split | CroppedSplit) -> Facts:
   if isinstance(train, Split):
     _doubt_classes(train.labels, source.num_classes)
   std[std == 0] = 1.0  # a channel that never changes
-  return Facts(tuple(source.image_shape), source.num_classes, tuple(mean.tolist()), tuple(std.tolist()))
+  return Facts(
+    tuple(source.image_shape),
+    source.num_classes,
+    tuple(mean.tolist()),
+    tuple(std.tolist()),
+    tuple(source.classes),
+    fingerprint(train),
+    fingerprint(test),
+  )
+
+
+def fingerprint(split: Split | CroppedSplit) -> str:
+  """Returns what tells a split from others: how many examples it has, and a hash.
+
+  The hash is of the labels and the pixels of up to FINGERPRINT examples, evenly spaced, and where the images are of one
+  size of all labels.
+  """
+  sample = np.linspace(0, len(split) - 1, min(FINGERPRINT, len(split))).astype(np.int64)
+  images, labels = split.take(sample)
+  if isinstance(split, Split):
+    labels = split.labels
+  digest = hashlib.sha256(repr(images.shape).encode())
+  digest.update(np.ascontiguousarray(images).data)
+  digest.update(labels.astype('<i4').tobytes())
+  return f'{len(split):,} images of hash {digest.hexdigest()[:16]}'
 
 
 def _doubt_pixels(counts: np.ndarray) -> None:
@@ -167,6 +214,7 @@ class DigitsSource:
 
   image_shape: tuple[int, ...] = (8, 8, 1)
   num_classes = 10
+  classes: tuple[str, ...] = tuple('0123456789')
 
   def read(self, split: str) -> Split:
     """Reads a split, 'train' or 'test', or a part of one. Raises UserError where there is no such part."""

@@ -2,23 +2,29 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
 from moonshine_jax.data.decoding import Decoders
+from moonshine_jax.data.encoded import Examples, SomeExamples
 from moonshine_jax.errors import UserError
 
-CHUNK = 1000  # examples that are decoded at a time: TFDS is twice as fast by batches as one by one
+CHUNK = 1000  # examples that are taken at a time, where all of them are looked at
 HELD_OUT_SEED = 0  # of what is held out: the same examples in all runs
 SAMPLE = 2000  # training images from which the channels' statistics are measured, where images are of any size
+
+T = TypeVar('T')
+
+TEST_NAMES = 'test', 'val', 'valid', 'validation', 'dev'  # what people call the split that is not trained on
 
 # Bounds of `Facts`, beyond any data set's.
 MAX_SIDE = 2**16  # pixels, or channels
 MAX_CLASSES = 10**7
 MAX_PIXEL = 1e6  # a mean, or a standard deviation, in the units of uint8
+MAX_NAME = 255  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +69,20 @@ class Split:
 
 
 class CroppedSplit:
-  """A split whose images are of any size: they are decoded and cropped to one size whenever they are taken."""
+  """A split whose images are of any size: they are decoded and cropped to one size whenever they are taken.
 
-  def __init__(self, decoders: Decoders, split: str, index: np.ndarray, num_classes: int):
-    """Takes the examples of a split with the indices (examples,)."""
+  Attributes:
+    examples: the split's, as they are encoded.
+  """
+
+  def __init__(self, decoders: Decoders, examples: Examples, where: str, num_classes: int):
+    self.examples = examples
     self._decoders = decoders
-    self._split = split
-    self._index = index
+    self._where = where
     self._num_classes = num_classes
 
   def __len__(self) -> int:
-    return len(self._index)
+    return len(self.examples)
 
   def take(self, index: np.ndarray, key: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Decodes and crops examples.
@@ -88,8 +97,8 @@ class CroppedSplit:
     Raises:
       UserError: where an example cannot be read or has no label of a class.
     """
-    images, labels = self._decoders.read(self._split, self._index[index.ravel()], key)
-    check_labels(f'split {self._split!r}', labels, self._num_classes)
+    images, labels = self._decoders.read(self.examples, index.ravel(), key)
+    check_labels(self._where, labels, self._num_classes)
     return images.reshape(*index.shape, *images.shape[1:]), labels.reshape(index.shape)
 
   def sample(self) -> np.ndarray:
@@ -102,7 +111,7 @@ class CroppedSplit:
 
   def select(self, index: np.ndarray) -> 'CroppedSplit':
     """Returns a split of the examples with the indices (examples,)."""
-    return CroppedSplit(self._decoders, self._split, self._index[index], self._num_classes)
+    return CroppedSplit(self._decoders, SomeExamples(self.examples, index), self._where, self._num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,21 +123,44 @@ class Facts:
     num_classes: number of labels.
     mean: of the training pixels (of the split's `sample`), for each channel, in the units of uint8.
     std: the standard deviation of these pixels, for each channel, in the units of uint8.
+    classes: names of the classes, in the order of their labels; none where they have none.
+    train: fingerprint of the training split: its size, and a hash of labels and pixels; empty of older runs.
+    test: fingerprint of the test split.
   """
 
   image_shape: tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)], ...]
   num_classes: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLASSES)]
   mean: tuple[Annotated[float, msgspec.Meta(ge=-MAX_PIXEL, le=MAX_PIXEL)], ...]
   std: tuple[Annotated[float, msgspec.Meta(gt=0, le=MAX_PIXEL)], ...]
+  classes: tuple[Annotated[str, msgspec.Meta(max_length=MAX_NAME)], ...] = ()
+  train: Annotated[str, msgspec.Meta(max_length=MAX_NAME)] = ''
+  test: Annotated[str, msgspec.Meta(max_length=MAX_NAME)] = ''
 
   def __post_init__(self) -> None:
-    """Raises ValueError where the channels of the images and of the statistics differ."""
+    """Raises ValueError where the channels of the images and of the statistics differ, or names are not as many."""
     if len(self.image_shape) != 3 or {len(self.mean), len(self.std)} - {1, self.image_shape[-1]}:
       raise ValueError(f'images of {self.image_shape} with {len(self.mean)} means and {len(self.std)} deviations')
+    if len(self.classes) not in (0, self.num_classes):
+      raise ValueError(f'{len(self.classes)} names of {self.num_classes} classes')
 
   def to_json(self) -> dict[str, Any]:
     """Returns the facts as values that JSON has."""
     return dataclasses.asdict(self)
+
+  def difference(self, other: 'Facts') -> str:
+    """Returns in words what tells this data from other; empty where nothing does, as far as both say it."""
+    if self.image_shape != other.image_shape:
+      return f'images of {self.image_shape} (there: {other.image_shape})'
+    if self.num_classes != other.num_classes:
+      return f'{self.num_classes} classes (there: {other.num_classes})'
+    for ours, theirs in zip(self.classes, other.classes, strict=False):
+      if ours != theirs:
+        return f'the class {ours!r} (there: {theirs!r})'
+    for name in ('train', 'test'):
+      ours, theirs = getattr(self, name), getattr(other, name)
+      if ours and theirs and ours != theirs:
+        return f'the {name} split has {ours} (there: {theirs})'
+    return ''
 
   @classmethod
   def from_json(cls, values: dict[str, Any]) -> 'Facts':
@@ -156,22 +188,54 @@ def hold_out(split: Split | CroppedSplit, share: float) -> tuple[Split, Split] |
 
 def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
   """Raises UserError, which begins with `where`, for labels that are of no class."""
-  if labels.min() < 0:
-    raise UserError(f'{where}: some examples have no label')
-  if labels.max() >= num_classes:
-    raise UserError(f'{where}: a label is {labels.max()}: expected less than {num_classes}, the number of classes')
+  for wrong, what in ((labels < 0, 'have no label'), (labels >= num_classes, 'have a label of no class')):
+    if wrong.any():
+      raise UserError(
+        f'{where}: {np.sum(wrong):,} of {len(labels):,} examples {what}, the first of them {labels[wrong][0]}: '
+        f'expected labels from 0 to {num_classes - 1}, of {num_classes} classes'
+      )
 
 
-def read_part(splits: Mapping[str, Split], split: str, data: str) -> Split:
+class Part(NamedTuple):
+  """A split, or a part of it.
+
+  Attributes:
+    name: of the split.
+    bounds: of the part, as they are written: '50%', '-100', or None where there is none.
+  """
+
+  name: str
+  bounds: tuple[str | None, str | None]
+
+  def slice(self, examples: int, data: str) -> slice:
+    """Returns the slice of a split of so many examples. Raises UserError where it has no such part."""
+    start, stop = (_bound(bound, examples) for bound in self.bounds)
+    part = slice(start, stop)
+    if max(abs(start or 0), abs(stop or 0)) > examples or not range(examples)[part]:
+      raise UserError(f'data set {data}, split {self}: expected a part of the {examples} examples of {self.name}')
+    return part
+
+  def __str__(self) -> str:
+    return repr(self.name + (f'[{":".join(bound or "" for bound in self.bounds)}]' if any(self.bounds) else ''))
+
+
+def _bound(bound: str | None, examples: int) -> int | None:
+  """Returns a bound of a part of so many examples as an index; a percentage is rounded, as TFDS does it."""
+  if not bound:
+    return None
+  return round(int(bound[:-1]) * examples / 100) if bound.endswith('%') else int(bound)
+
+
+def find_part(splits: Collection[str], split: str, data: str) -> Part:
   """Returns a split by name, or a part of it.
 
   Args:
-    splits: all splits, by name.
+    splits: names of all splits.
     split: a name, or a part in TFDS's notation: 'train[:50%]', 'train[100:200]'.
     data: what the data set is called, for the error.
 
   Raises:
-    UserError: where there is no such split or part.
+    UserError: where there is no such split.
   """
   match = re.fullmatch(r'(.+?)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?', split)
   if not match or match[1] not in splits:
@@ -179,12 +243,18 @@ def read_part(splits: Mapping[str, Split], split: str, data: str) -> Split:
       f'data set {data} has no split {split!r}: expected {" or ".join(splits)}, or a part of one, as '
       f'{next(iter(splits))}[:50%]'
     )
-  whole = splits[match[1]]
-  bounds = [
-    bound and (round(int(bound[:-1]) * len(whole) / 100) if bound.endswith('%') else int(bound))
-    for bound in match.groups()[1:]
-  ]
-  part = slice(*bounds)
-  if any(abs(bound or 0) > len(whole) for bound in bounds) or not len(whole.labels[part]):
-    raise UserError(f'data set {data}, split {split!r}: expected a part of the {len(whole)} examples of {match[1]}')
-  return Split(whole.images[part], whole.labels[part])
+  return Part(match[1], (match[2], match[3]))
+
+
+def read_part(splits: Mapping[str, Split], split: str, data: str) -> Split:
+  """Returns a split, or a part of it, as `find_part` finds it. Raises UserError where there is none."""
+  part = find_part(splits, split, data)
+  whole = splits[part.name]
+  within = part.slice(len(whole), data)
+  return Split(whole.images[within], whole.labels[within])
+
+
+def with_test(splits: Mapping[str, T]) -> dict[str, T]:
+  """Returns splits by name; where there is no 'test', the held-out one that there is stands for it."""
+  held_out = [splits[name] for name in TEST_NAMES if name in splits]
+  return {**splits, 'test': held_out[0]} if held_out else dict(splits)

@@ -78,26 +78,29 @@ def import_network(
   except ValueError as error:
     raise UserError(f'{path}: {error}') from error
 
-  facts = _facts_of(source, config, normalisation)
-  record = pretrained.write_network(
-    workdir, config, facts, variables, source.read(config.data.test_split), expected_error
-  )
+  test = source.read(config.data.test_split)
+  facts = _facts_of(source, config, normalisation, test)
+  record = pretrained.write_network(workdir, config, facts, variables, test, expected_error)
   return config, facts, record
 
 
 def _facts_of(
-  source: sources.Source, config: ml_collections.ConfigDict, normalisation: Normalisation | None
+  source: sources.Source,
+  config: ml_collections.ConfigDict,
+  normalisation: Normalisation | None,
+  test: splits.Split | splits.CroppedSplit,
 ) -> splits.Facts:
   """Returns the facts of the data with the normalisation of the network's images. Raises UserError."""
   if normalisation is None and config.model.network == 'resnet':
     normalisation = TORCHVISION_MEAN, TORCHVISION_STD
   if normalisation is None:
-    return sources.measure_facts(source, source.read(config.data.train_split))
+    return sources.measure_facts(source, source.read(config.data.train_split), test)
   channels = source.image_shape[-1]
   if any(len(values) != channels for values in normalisation):
     raise UserError(f'--mean and --std: expected {channels} numbers each, one for each channel of an image')
   mean, std = (tuple(255 * value for value in values) for values in normalisation)
-  return splits.Facts(source.image_shape, source.num_classes, mean, std)
+  classes = tuple(source.classes)
+  return splits.Facts(source.image_shape, source.num_classes, mean, std, classes, test=sources.fingerprint(test))
 
 
 def choose_config(

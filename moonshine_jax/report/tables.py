@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from moonshine_jax import fields, paper
-from moonshine_jax.data import sources
+from moonshine_jax.data import names
 from moonshine_jax.models import factory
 from moonshine_jax.report.runs import Run
 
@@ -163,7 +163,7 @@ def make_tables(runs: Sequence[Run]) -> list[Table]:
   tables = []
   for data in sorted({run.config.data.name for run in runs}):
     data_runs = tuple(run for run in runs if run.config.data.name == data)
-    number, title, printed = paper.TABLES.get(data, (None, sources.title(data), ()))
+    number, title, printed = paper.TABLES.get(data, (None, names.title(data), ()))
     title = f'Table {number}: test error on {title}' if number else f'Test error on {title}'
     method_by_run = _method_by_run(data_runs)
     methods = _sort_methods(method_by_run.values())

@@ -11,7 +11,7 @@ import ml_collections
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.cost import counting
-from moonshine_jax.data import feeds, splits
+from moonshine_jax.data import feeds, sources, splits
 from moonshine_jax.errors import UserError, warn_once
 from moonshine_jax.models import factory
 from moonshine_jax.models.network import Network
@@ -120,6 +120,8 @@ def evaluate_workdir(
   trained = exchange.from_first(lambda: Trained.open(workdir, trust_code), replicas)
   source, config = trained.source(data_dir), trained.config
   split = exchange.first_before_others(lambda: source.read(config.data.test_split))
+  if not config.data.held_out and trained.facts.test not in ('', sources.fingerprint(split)):
+    warn_once(f'{workdir}: evaluated on other test data than in training, under the same name')
   name = f'{workdir}, step {trained.step}'
   result = evaluate_split(trained.network, trained.variables, split, config, replicas, name)
   cost = counting.count_cost(trained.network.model, trained.facts.image_shape)

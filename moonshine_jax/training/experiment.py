@@ -24,7 +24,7 @@ from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.evaluation import evaluate_feed
 from moonshine_jax.training.progress import ProgressBar
 from moonshine_jax.training.students import Student, open_students, save_students
-from moonshine_jax.training.teacher import check_students, load_teacher, tell_error
+from moonshine_jax.training.teacher import check_students, compare_data, load_teacher, tell_error
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import Workdir
 
@@ -190,10 +190,11 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust
       files.check_inside(student_workdir, workdir)
 
   train_split, test_split = exchange.first_before_others(lambda: sources.read_splits(source, config.data))
-  if teacher:
-    tell_error(teacher, config, test_split, replicas)
   steps_per_epoch = count_steps(config, len(train_split))
-  facts = sources.measure_facts(source, train_split)
+  facts = sources.measure_facts(source, train_split, test_split)
+  if teacher:
+    compare_data(teacher, config, facts)
+    tell_error(teacher, config, test_split, facts, replicas)
   students = [
     open_student(student, student_workdir, workdir, facts, teacher, replicas, trust_code)
     for student_workdir, student in configs.items()

@@ -188,8 +188,10 @@ def check_same_network(
   workdir.check(config)
   if workdir.begun:
     saved = Trained.open(workdir)
+    if facts:
+      workdir.check_data(facts)
     same = jax.tree.all(jax.tree.map(np.array_equal, saved.variables, variables))
-    if facts not in (None, saved.facts) or not same:
+    if (facts and (facts.mean, facts.std) != (saved.facts.mean, saved.facts.std)) or not same:
       raise UserError(f'{workdir} holds a network with other variables: expected the same, or another workdir')
 
 

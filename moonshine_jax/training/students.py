@@ -125,6 +125,7 @@ def _open_workdirs(
     opened.enter_context(student.workdir.lock())
   for student in students:
     student.workdir.check(student.config)  # again: another run may have come and gone before the lock was ours
+    student.workdir.check_data(student.facts)
   checkpoints = []
   for student in students:
     checkpoints.append(student.workdir.checkpoints(create=True))

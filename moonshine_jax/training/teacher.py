@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from moonshine_jax import config as config_lib
-from moonshine_jax.data import sources
+from moonshine_jax.data import names, sources
 from moonshine_jax.data.splits import CroppedSplit, Facts, Split
 from moonshine_jax.errors import UserError, say, warn, warn_once
 from moonshine_jax.models import factory, user
@@ -50,11 +50,37 @@ def load_teacher(
       f'{where}: trained for {facts.num_classes} classes and images of {facts.image_shape}: '
       f'data set {students[0].data.name} has {source.num_classes} classes and images of {source.image_shape}'
     )
+  if sorted(facts.classes) == sorted(source.classes) and facts.classes != tuple(source.classes):
+    number = next(i for i, name in enumerate(facts.classes) if name != source.classes[i])
+    raise UserError(
+      f'{where}: trained for the classes in another order: class {number} is {facts.classes[number]!r}, in data set '
+      f'{students[0].data.name} {source.classes[number]!r}: expected the same order'
+    )
   return teacher
 
 
+def compare_data(teacher: Trained, config: ml_collections.ConfigDict, facts: Facts) -> None:
+  """Warns where the data of a run has the name of the teacher's, and is other data.
+
+  Args:
+    teacher: the teacher.
+    config: of the run.
+    facts: of the run's data.
+  """
+  theirs = teacher.config.data
+  same = all(
+    theirs[name] == config.data[name] for name in ('name', 'train_split', 'test_split', 'image_size', 'held_out')
+  )
+  if same and (difference := facts.difference(teacher.facts)) and exchange.is_first():
+    warn(f'teacher {config.distill.teacher}: trained on other data than {config.data.name} is now: {difference}')
+
+
 def tell_error(
-  teacher: Trained, config: ml_collections.ConfigDict, test_split: Split | CroppedSplit, replicas: Replicas
+  teacher: Trained,
+  config: ml_collections.ConfigDict,
+  test_split: Split | CroppedSplit,
+  facts: Facts,
+  replicas: Replicas,
 ) -> None:
   """Prints the test error of a teacher on the data of its students.
 
@@ -64,16 +90,18 @@ def tell_error(
     teacher: the teacher.
     config: of the run.
     test_split: of the run's data.
+    facts: of the run's data.
     replicas: the devices of all processes.
   """
   data = teacher.config.data
   same = all(data[name] == config.data[name] for name in ('name', 'test_split', 'image_size', 'held_out'))
+  same = same and (not teacher.facts.test or teacher.facts.test == facts.test)
   error = exchange.from_first(lambda: teacher.test_error if same else None, replicas)
   if error is None:
     name = f'teacher {config.distill.teacher}'
     error = evaluate_split(teacher.network, teacher.variables, test_split, config, replicas, name)['test_error']
   if exchange.is_first():
-    evaluated_on, data = sources.evaluated_on(config.data), sources.title(config.data.name)
+    evaluated_on, data = sources.evaluated_on(config.data), names.title(config.data.name)
     say(f'teacher {config.distill.teacher}: {evaluated_on} error {error:.2f}% on {data}')
     doubt_error(error, teacher.facts.num_classes, len(test_split))
 

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.cost import counting
+from moonshine_jax.data import names
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, warn_once
 from moonshine_jax.models import factory
@@ -64,9 +65,8 @@ def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
 
 def functions_of(config: ml_collections.ConfigDict) -> dict[str, str]:
   """Returns the checksums of the user-defined functions of a config, by name."""
-  return {
-    name: trust.checksum(name) for name in (config.model.network, config.data.name) if user_functions.is_name(name)
-  }
+  functions = {config.model.network: user_functions.is_name, config.data.name: names.is_function}
+  return {name: trust.checksum(name) for name, is_function in functions.items() if is_function(name)}
 
 
 def check_resumption(workdir: str | os.PathLike) -> None:

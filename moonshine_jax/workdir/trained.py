@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from moonshine_jax.data import sources
+from moonshine_jax.data import names, sources
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_network
@@ -54,7 +54,8 @@ class Trained:
     )
     refusal = ''
     try:
-      workdir.check_code(metadata.config.data.name, trust_code)
+      if names.is_function(metadata.config.data.name):
+        workdir.check_code(metadata.config.data.name, trust_code)
     except UserError as error:  # which matters only to those who need the data
       refusal = str(error)
     return cls(workdir, metadata.step, metadata.config, metadata.facts, variables, refusal)

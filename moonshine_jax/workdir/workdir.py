@@ -146,6 +146,13 @@ class Workdir(os.PathLike):
       )
     provenance.check_resumption(self)
 
+  def check_data(self, facts: Facts) -> None:
+    """Raises UserError where a run of other data than that of these facts is in the workdir."""
+    if self.begun and (difference := facts.difference(self.facts)):
+      raise UserError(
+        f'{self} holds a run of other data: {difference}: expected the same data, to go on, or another workdir'
+      )
+
   @contextmanager
   def lock(self) -> Iterator[None]:
     """Makes the folder and keeps it for this process. Raises UserError where another process has it."""

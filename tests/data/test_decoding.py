@@ -16,6 +16,7 @@ from PIL import Image
 
 from moonshine_jax.data import decoding
 from moonshine_jax.data.decoding import Decoders
+from moonshine_jax.data.prepared import PreparedExamples
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime.cpu import available_cores
 
@@ -95,7 +96,7 @@ def decoders(varied_images):
 def test_examples_are_those_of_tfds_at_the_size_of_the_recipe(decoders, varied_images):
   """The middles, against the recipe in two steps: the short side resized to 256 / 224 of 14, then 14x14 of it."""
   examples = tfds.builder_from_directory(f'{varied_images}/varied_images/1.0.0').as_data_source('test')
-  images, labels = decoders.read('test', np.arange(13), None)
+  images, labels = decoders.read(PreparedExamples(decoders._where, 'test'), np.arange(13), None)
   for image, label, example in zip(images, labels, examples, strict=True):
     whole = Image.fromarray(example['image'])
     short = min(whole.size)
@@ -109,14 +110,14 @@ def test_examples_are_those_of_tfds_at_the_size_of_the_recipe(decoders, varied_i
 
 def test_a_crop_follows_from_the_key_and_the_index_alone(decoders):
   index = np.array([3, 1, 19, 3, *range(16)])  # three tasks
-  images, labels = decoders.read('train', index, (5, 2))
+  images, labels = decoders.read(PreparedExamples(decoders._where, 'train'), index, (5, 2))
   np.testing.assert_array_equal(images[0], images[3])
   for i in (0, 2, 9):
-    again, label = decoders.read('train', index[[i]], (5, 2))
+    again, label = decoders.read(PreparedExamples(decoders._where, 'train'), index[[i]], (5, 2))
     np.testing.assert_array_equal(again[0], images[i])
     assert label == labels[i]
   for key in ((5, 3), (4, 2), None):
-    others, other_labels = decoders.read('train', index, key)
+    others, other_labels = decoders.read(PreparedExamples(decoders._where, 'train'), index, key)
     np.testing.assert_array_equal(other_labels, labels)
     assert (np.abs(others.astype(int) - images).mean((1, 2, 3)) > 2).all()
 
@@ -133,10 +134,10 @@ def test_an_image_that_is_none_is_named_with_what_is_dropped_of_others(odd_image
   folder = f'{odd_images}/odd_images/1.0.0'
   decoders = Decoders(folder, 8, 3)
   with pytest.raises(UserError, match=f"^{folder}: split 'test', example [0-3] cannot be read .UnidentifiedImageErr"):
-    decoders.read('test', np.arange(4), None)
+    decoders.read(PreparedExamples(folder, 'test'), np.arange(4), None)
   assert capsys.readouterr().err == ''
   for _ in range(2):
-    decoders.read('train', np.arange(4), None)
+    decoders.read(PreparedExamples(folder, 'train'), np.arange(4), None)
   assert capsys.readouterr().err == (
     f'warning: {folder}: some images are transparent in parts: this is dropped, as TensorFlow and torchvision drop it\n'
   )
@@ -149,10 +150,11 @@ def test_damaged_files_are_one_line_that_names_the_folder(varied_images, tmp_pat
   for position in range(1000, len(data), 5000):  # every image has about 2,000 bytes, and there is padding too
     data[position] ^= 16
   path.write_bytes(data)
-  decoders = Decoders(f'{tmp_path}/data/varied_images/1.0.0', 14, 3)
+  folder = f'{tmp_path}/data/varied_images/1.0.0'
+  decoders = Decoders(folder, 14, 3)
   with pytest.raises(UserError, match=f"^{tmp_path}/data/varied_images/1.0.0: split 'train' cannot be read .*damaged"):
-    decoders.read('train', np.arange(40), None)
-  assert len(decoders.read('test', np.arange(13), None)[0]) == 13  # the processes live on
+    decoders.read(PreparedExamples(folder, 'train'), np.arange(40), None)
+  assert len(decoders.read(PreparedExamples(folder, 'test'), np.arange(13), None)[0]) == 13  # the processes live on
 
 
 def test_a_process_that_is_killed_is_one_line(varied_images):
@@ -162,7 +164,7 @@ def test_a_process_that_is_killed_is_one_line(varied_images):
   decoders._idle.put(process)
   with pytest.raises(UserError, match=r'^a process that decodes images has ended \(SIGKILL\): expected memory'):
     for _ in range(available_cores()):
-      decoders.read('train', np.arange(3), None)
+      decoders.read(PreparedExamples(decoders._where, 'train'), np.arange(3), None)
 
 
 def test_as_many_files_may_be_open_as_the_system_allows(monkeypatch):

@@ -147,7 +147,8 @@ def test_a_link_to_the_whole_data_set_is_none_that_leaves_it(received, tmp_path)
 def test_arrays_that_others_have_left_are_checked(received, capsys):
   """The checksum is right, the shape is not."""
   source = opened(received)
-  images, labels = source._cache_paths('test')
+  decoded = source._decoded('test')
+  images, labels = decoded.images_path, decoded.labels_path
   images.parent.mkdir()
   for wrong in (np.zeros((13, 4, 4, 3), np.uint8), np.zeros((13, 8, 8, 3), np.int8)):
     np.save(images, wrong)
@@ -156,5 +157,5 @@ def test_arrays_that_others_have_left_are_checked(received, capsys):
     assert 'damaged (' in capsys.readouterr().err
   np.savez(labels, labels=np.full(13, 3, np.int32), images_crc32=zlib.crc32(np.load(images)))
   source.read('test')
-  assert 'a label is 3: expected less than 3' in capsys.readouterr().err
+  assert 'have a label of no class, the first of them 3: expected labels from 0 to 2' in capsys.readouterr().err
   assert Path(images).exists()

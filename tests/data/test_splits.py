@@ -53,13 +53,17 @@ def test_what_is_no_part_of_a_split(split, message):
 
 
 def test_the_sample_of_images_of_any_size_is_evenly_spaced():
-  sample = splits.CroppedSplit(None, 'train', np.arange(1281167), 1000).sample()  # as ImageNet's
+  sample = splits.CroppedSplit(None, range(1281167), 'train', 1000).sample()  # as ImageNet's
   assert len(sample) == splits.SAMPLE
   assert sample[-1] == 1281166 and set(np.diff(sample)) == {640, 641}
 
 
 @pytest.mark.parametrize(
-  ('labels', 'message'), [([0, -1], 'some examples have no label'), ([2, 3], 'a label is 3: expected less than 3')]
+  ('labels', 'message'),
+  [
+    ([0, -1], '1 of 2 examples have no label'),
+    ([2, 3], '1 of 2 examples have a label of no class, the first of them 3'),
+  ],
 )
 def test_labels_of_no_class(labels, message):
   class Decoders:
@@ -67,7 +71,7 @@ def test_labels_of_no_class(labels, message):
       return np.zeros((2, 4, 4, 3), np.uint8), np.array(labels, np.int32)
 
   with pytest.raises(UserError, match=f"split 'train': {message}"):
-    splits.CroppedSplit(Decoders(), 'train', np.arange(2), 3).take(np.arange(2))
+    splits.CroppedSplit(Decoders(), [0, 1], "split 'train'", 3).take(np.arange(2))
 
 
 def test_facts_come_back_from_json():
@@ -79,14 +83,24 @@ def test_facts_come_back_from_json():
 def test_what_is_held_out_is_the_rest_of_what_is_trained_on(kind):
   labels = np.arange(50, dtype=np.int32) % 10
 
+  class Examples:
+    remedy = ''
+
+    def __len__(self):
+      return 50
+
+    def reader(self, index):
+      return list(index)
+
   class Decoders:
-    def read(self, split, index, key):
+    def read(self, examples, index, key):
+      index = np.array(examples.reader(index.tolist()))
       return np.full((len(index), 2, 2, 1), index[:, None, None, None], np.uint8), labels[index]
 
-  images, _ = Decoders().read('train', np.arange(50), None)
+  images, _ = Decoders().read(Examples(), np.arange(50), None)
   whole = {
     'one size': splits.Split(images, labels),
-    'any size': splits.CroppedSplit(Decoders(), 'train', np.arange(50), 10),
+    'any size': splits.CroppedSplit(Decoders(), Examples(), 'train', 10),
   }[kind]
   train, held_out = splits.hold_out(whole, 0.2)
   assert (len(train), len(held_out)) == (40, 10)

@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 
 from moonshine_jax.data import sources
+from moonshine_jax.data.decoded import DecodedSplit
 from moonshine_jax.errors import UserError
 
 
 def data_config(name, data_dir='', image_size=0):
   return ml_collections.ConfigDict({'name': name, 'data_dir': data_dir, 'image_size': image_size})
+
+
+def paths_of(source):
+  decoded = source._decoded('test')
+  return decoded.images_path, decoded.labels_path
 
 
 def test_a_prepared_data_set_is_read_as_it_was_written(tiny_images):
@@ -32,7 +38,7 @@ def test_a_prepared_data_set_is_read_as_it_was_written(tiny_images):
 def test_the_decoded_arrays_are_kept_and_read_again(tiny_images, monkeypatch):
   source = sources.open_source(data_config('tiny_images', tiny_images))
   first = source.read('train[:7]')
-  monkeypatch.setattr(source, '_decode', lambda *args: pytest.fail('decoded a second time'))
+  monkeypatch.setattr(DecodedSplit, '_decode', lambda *args: pytest.fail('decoded a second time'))
   second = source.read('train[:7]')
   assert len(second) == 7
   np.testing.assert_array_equal(first.images, second.images)
@@ -43,11 +49,11 @@ def test_data_prepared_anew_is_decoded_anew(tiny_images):
   """The arrays are named after the files they came from: a file that is touched counts as another."""
   source = sources.open_source(data_config('tiny_images', tiny_images))
   source.read('test')
-  before = source._cache_paths('test')
+  before = paths_of(source)
   assert all(path.exists() for path in before)
   for path in pathlib.Path(tiny_images).glob('tiny_images/1.0.0/*test.array_record*'):
     os.utime(path, (1, 1))
-  assert set(before).isdisjoint(source._cache_paths('test'))
+  assert set(before).isdisjoint(paths_of(source))
   assert len(source.read('test')) == 13
 
 
@@ -86,7 +92,7 @@ def test_damaged_arrays_are_decoded_again(tiny_images, file, damage, capsys):
   source = sources.open_source(data_config('tiny_images', tiny_images))
   good = source.read('test')
   expected = np.array(good.images), np.array(good.labels)
-  path = source._cache_paths('test')[file]
+  path = paths_of(source)[file]
   data = path.read_bytes()
   middle = len(data) // 2
   path.write_bytes(
@@ -100,7 +106,7 @@ def test_damaged_arrays_are_decoded_again(tiny_images, file, damage, capsys):
   again = source.read('test')
   np.testing.assert_array_equal(again.images, expected[0])
   np.testing.assert_array_equal(again.labels, expected[1])
-  assert f'{source._cache_paths("test")[0]}: damaged (' in capsys.readouterr().err
+  assert f'{paths_of(source)[0]}: damaged (' in capsys.readouterr().err
   source.read('test')
   assert capsys.readouterr().err == ''
 

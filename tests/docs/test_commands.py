@@ -46,6 +46,7 @@ SMALL = {
 # What is not run here, by how it begins, and why.
 NEEDS = {
   'moonshine train --config=cifar10 ': 'a download, and an accelerator for hours',
+  'moonshine train --config=cifar100 ': 'the archive of CIFAR-100, and an accelerator for hours',
   'moonshine train --config=imagenet ': 'data to be had by hand, and an accelerator for days',
   'moonshine train --config=digits --workdir=runs/mine ': 'minutes: it is the quick start on 16x16 pixels',
   'moonshine train --config=digits --workdir=runs/starts ': 'minutes; tests/training/test_blockwise.py runs it',

@@ -32,7 +32,7 @@ def mine(tmp_path, monkeypatch):
   config = config_lib.create_config(
     {'model.network': f'{code}:with_norm', 'data.name': f'{code}:images', 'data.pad': 0}
   )
-  facts = sources.measure_facts(source := sources.open_source(config.data), source.read('train'))
+  facts = sources.measure_facts(source := sources.open_source(config.data), source.read('train'), source.read('test'))
   network = factory.create_network(config.model, facts)
   variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype), network.shapes(facts.image_shape))
   workdir = Workdir(tmp_path / 'run')

@@ -72,6 +72,31 @@ def train(values: FlagValues) -> None:
   _define_process_flags(values)
 
 
+@_command('data', 'moonshine_jax.cli.data', arguments=('NAME',))
+def data(values: FlagValues) -> None:
+  """Looks through a data set: its splits, classes, channels and damaged images; and draws some of its images.
+
+      moonshine data digits
+      moonshine data folder:flowers --image_size=64
+      moonshine data cifar:cifar-10-python.tar.gz --out=cifar.png
+
+  NAME is what `config.data.name` takes. Every image is decoded. The picture shows training images as they are
+  augmented, with the names of their classes. Exit status 2 where images are damaged.
+  """
+  _define_data_dir(values)
+  flags.DEFINE_integer(
+    'image_size', 0, 'Pixels on a side to which images of any size are cropped; 0 for one size.', 0, flag_values=values
+  )
+  flags.DEFINE_string('train_split', 'train', 'The training split, or a part of it.', flag_values=values)
+  flags.DEFINE_string('test_split', 'test', 'The test split, or a part of it.', flag_values=values)
+  flags.DEFINE_integer('pad', 4, 'As config.data.pad.', 0, flag_values=values)
+  flags.DEFINE_bool('flip', True, 'As config.data.flip.', flag_values=values)
+  flags.DEFINE_integer(
+    'examples', None, 'Decodes so many images of any size of each split, evenly spaced.', 1, flag_values=values
+  )
+  flags.DEFINE_string('out', 'contact_sheet.png', 'PNG file for the picture.', flag_values=values)
+
+
 @_command('evaluate', 'moonshine_jax.cli.evaluate', required=('workdir',))
 def evaluate(values: FlagValues) -> None:
   """Evaluates a trained network on its test images.

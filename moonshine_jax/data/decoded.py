@@ -92,7 +92,7 @@ class DecodedSplit:
               file.write(pixels.tobytes())
               crc32 = zlib.crc32(pixels.data, crc32)
         if faults:
-          raise DamagedImagesError(faults, len(examples))
+          raise DamagedImagesError(faults, labels)
         check_labels(where, np.array(labels), num_classes)
         os.replace(partial, self.images_path)
         with open(partial, 'xb') as file:

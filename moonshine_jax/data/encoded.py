@@ -71,11 +71,12 @@ class DamagedImagesError(UserError):
 
   Attributes:
     faults: a line for each.
+    labels: of all images of the split.
   """
 
-  def __init__(self, faults: Sequence[str], examples: int):
-    self.faults = list(faults)
-    others = f' (the first of {len(faults):,} such images, of {examples:,})' if len(faults) > 1 else ''
+  def __init__(self, faults: Sequence[str], labels: Sequence[int]):
+    self.faults, self.labels = list(faults), list(labels)
+    others = f' (the first of {len(faults):,} such images, of {len(labels):,})' if len(faults) > 1 else ''
     super().__init__(faults[0] + others)
 
 

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 import moonshine_jax
 from moonshine_jax import fields
-from moonshine_jax.cli.commands import COMMANDS, Command
+from moonshine_jax.cli.app import COMMANDS, Command
 
 ROOT = Path(__file__).parents[2]
 SITE = 'docs/'  # what a link from a file at the root begins with, to a page of the site

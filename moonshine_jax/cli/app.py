@@ -23,7 +23,8 @@ from absl import flags
 from absl.flags import FlagValues
 
 import moonshine_jax
-from moonshine_jax.cli.commands import COMMANDS, Command
+from moonshine_jax.cli import commands  # noqa: F401 - it fills COMMANDS
+from moonshine_jax.cli.command import COMMANDS, Command
 from moonshine_jax.errors import MISTAKE, RESUME_ME, Preempted, UserError, printable, tell, warn
 
 CONFIGS = Path(moonshine_jax.__file__).parent / 'configs'

@@ -1,62 +1,18 @@
 """The commands of `moonshine`: the manual and the flags of each.
 
-Nothing here imports JAX, so that help comes at once: `app` imports the module of a command when it runs it.
+Nothing here imports JAX, so that help comes at once.
 """
-
-import dataclasses
-import inspect
-from collections.abc import Callable
 
 from absl import flags
 from absl.flags import FlagValues
 from ml_collections import config_flags
 
+from moonshine_jax.cli.command import command, define_data_dir, define_process_flags, define_trust_code
+
 CONFIG_HELP = 'Path of a config, or the name of one in configs/; each of its fields is a flag --config.FIELD.'
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-  """A command of `moonshine`.
-
-  Attributes:
-    name: after `moonshine`.
-    module: its `main` is called with the parsed flags, and with the arguments.
-    arguments: the names of what it takes beside flags.
-    required: the flags without which it does not run.
-    define_flags: adds its flags to those given; its docstring is the command's manual.
-  """
-
-  name: str
-  module: str
-  arguments: tuple[str, ...]
-  required: tuple[str, ...]
-  define_flags: Callable[[FlagValues], None]
-
-  @property
-  def manual(self) -> str:
-    """What the command does, with examples."""
-    return inspect.getdoc(self.define_flags) or ''
-
-  @property
-  def summary(self) -> str:
-    """The first line of the manual."""
-    return self.manual.partition('\n')[0]
-
-
-COMMANDS: dict[str, Command] = {}
-
-
-def _command(name: str, module: str, arguments: tuple[str, ...] = (), required: tuple[str, ...] = ()) -> Callable:
-  """Makes a command of the function that defines its flags."""
-
-  def register(define_flags: Callable[[FlagValues], None]) -> Callable[[FlagValues], None]:
-    COMMANDS[name] = Command(name, module, arguments, required, define_flags)
-    return define_flags
-
-  return register
-
-
-@_command('train', 'moonshine_jax.main', required=('config', 'workdir'))
+@command('train', 'moonshine_jax.main', required=('config', 'workdir'))
 def train(values: FlagValues) -> None:
   r"""Trains a network, or distils a teacher into students.
 
@@ -68,11 +24,11 @@ def train(values: FlagValues) -> None:
   """
   config_flags.DEFINE_config_file('config', None, CONFIG_HELP, flag_values=values)
   flags.DEFINE_string('workdir', None, 'Folder for checkpoints, metrics and the config.', flag_values=values)
-  _define_trust_code(values)
-  _define_process_flags(values)
+  define_trust_code(values)
+  define_process_flags(values)
 
 
-@_command('data', 'moonshine_jax.cli.data', arguments=('NAME',))
+@command('data', 'moonshine_jax.cli.data', arguments=('NAME',))
 def data(values: FlagValues) -> None:
   """Looks through a data set: its splits, classes, channels and damaged images; and draws some of its images.
 
@@ -83,7 +39,7 @@ def data(values: FlagValues) -> None:
   NAME is what `config.data.name` takes. Every image is decoded. The picture shows training images as they are
   augmented, with the names of their classes. Exit status 2 where images are damaged.
   """
-  _define_data_dir(values)
+  define_data_dir(values)
   flags.DEFINE_integer(
     'image_size', 0, 'Pixels on a side to which images of any size are cropped; 0 for one size.', 0, flag_values=values
   )
@@ -97,7 +53,7 @@ def data(values: FlagValues) -> None:
   flags.DEFINE_string('out', 'contact_sheet.png', 'PNG file for the picture.', flag_values=values)
 
 
-@_command('evaluate', 'moonshine_jax.cli.evaluate', required=('workdir',))
+@command('evaluate', 'moonshine_jax.cli.evaluate', required=('workdir',))
 def evaluate(values: FlagValues) -> None:
   """Evaluates a trained network on its test images.
 
@@ -107,13 +63,13 @@ def evaluate(values: FlagValues) -> None:
   Needs nothing but the workdir and the data.
   """
   flags.DEFINE_string('workdir', None, 'The workdir of a training run.', flag_values=values)
-  _define_data_dir(values)
+  define_data_dir(values)
   flags.DEFINE_bool('json', False, 'Prints JSON.', flag_values=values)
-  _define_trust_code(values)
-  _define_process_flags(values)
+  define_trust_code(values)
+  define_process_flags(values)
 
 
-@_command('report', 'moonshine_jax.cli.report', arguments=('DIR',))
+@command('report', 'moonshine_jax.cli.report', arguments=('DIR',))
 def report(values: FlagValues) -> None:
   """Makes tables, figures and one page of a folder of runs.
 
@@ -130,10 +86,10 @@ def report(values: FlagValues) -> None:
   flags.DEFINE_string(
     'json', None, 'File to write the runs to, from which the report can be made again.', flag_values=values
   )
-  _define_trust_code(values)
+  define_trust_code(values)
 
 
-@_command('attention', 'moonshine_jax.cli.attention', required=('workdirs', 'images', 'out'))
+@command('attention', 'moonshine_jax.cli.attention', required=('workdirs', 'images', 'out'))
 def attention(values: FlagValues) -> None:
   """Draws the attention maps of a teacher and its students, side by side.
 
@@ -145,10 +101,10 @@ def attention(values: FlagValues) -> None:
   flags.DEFINE_list('workdirs', None, 'The workdirs of the networks, the teacher first.', flag_values=values)
   flags.DEFINE_list('images', ['0', '1', '2'], 'Indices of images in the test split, from 0.', flag_values=values)
   flags.DEFINE_string('out', None, 'PNG, SVG or PDF file for the picture.', flag_values=values)
-  _define_trust_code(values)
+  define_trust_code(values)
 
 
-@_command('cost', 'moonshine_jax.cli.cost')
+@command('cost', 'moonshine_jax.cli.cost')
 def cost(values: FlagValues) -> None:
   """Counts the parameters, multiply-adds and memory of networks, and measures their latency.
 
@@ -186,10 +142,10 @@ def cost(values: FlagValues) -> None:
   flags.DEFINE_integer('max_macs', None, 'Budget of multiply-adds.', 1, flag_values=values)
   flags.DEFINE_float('max_latency_ms', None, 'Budget of milliseconds; measures the latency.', 0, flag_values=values)
   flags.DEFINE_bool('json', False, 'Prints JSON: sizes in bytes, latencies in seconds.', flag_values=values)
-  _define_trust_code(values)
+  define_trust_code(values)
 
 
-@_command('export', 'moonshine_jax.cli.export', required=('workdir', 'format'))
+@command('export', 'moonshine_jax.cli.export', required=('workdir', 'format'))
 def export(values: FlagValues) -> None:
   """Writes a trained network as StableHLO, ONNX or TFLite.
 
@@ -212,14 +168,14 @@ def export(values: FlagValues) -> None:
     'int8', False, 'Quantises weights and activations to 8 bits, and measures the test error.', flag_values=values
   )
   flags.DEFINE_integer('examples', None, 'Measures the test error on so many images only.', 1, flag_values=values)
-  _define_data_dir(values)
+  define_data_dir(values)
   flags.DEFINE_bool(
     'json', False, 'Prints JSON: sizes in bytes, latencies in seconds, errors in percent.', flag_values=values
   )
-  _define_trust_code(values)
+  define_trust_code(values)
 
 
-@_command('import-torch', 'moonshine_jax.cli.import_torch', arguments=('FILE',), required=('workdir',))
+@command('import-torch', 'moonshine_jax.cli.import_torch', arguments=('FILE',), required=('workdir',))
 def import_torch(values: FlagValues) -> None:
   r"""Makes a workdir of a network that was trained in PyTorch.
 
@@ -247,7 +203,7 @@ def import_torch(values: FlagValues) -> None:
   )
 
 
-@_command('sweep', 'moonshine_jax.launch.sweep', required=('config', 'out'))
+@command('sweep', 'moonshine_jax.launch.sweep', required=('config', 'out'))
 def sweep(values: FlagValues) -> None:
   """Trains a teacher and its students by every regime with several seeds, and prints their table.
 
@@ -292,34 +248,4 @@ def sweep(values: FlagValues) -> None:
   )
   flags.DEFINE_integer('workers', 1, 'Processes at a time; of several, each has one GPU.', 1, 64, flag_values=values)
   flags.DEFINE_bool('dry_run', False, 'Prints the commands of all runs and trains nothing.', flag_values=values)
-  _define_trust_code(values)
-
-
-def _define_data_dir(values: FlagValues) -> None:
-  flags.DEFINE_string(
-    'data_dir', None, "Where the data is, in place of the config's data.data_dir.", flag_values=values
-  )
-
-
-def _define_trust_code(values: FlagValues) -> None:
-  flags.DEFINE_bool(
-    'trust_code',
-    False,
-    "Runs any user's function that a workdir names: also one that lies in it, that it has not recorded, that has "
-    'changed since, or that you never named on this machine.',
-    flag_values=values,
-  )
-
-
-def _define_process_flags(values: FlagValues) -> None:
-  """The flags of a command that several processes can run together."""
-  flags.DEFINE_bool(
-    'distributed', False, 'One of several processes, as Slurm, Cloud TPU or Open MPI tell it.', flag_values=values
-  )
-  flags.DEFINE_string(
-    'coordinator_address', None, 'HOST:PORT of process 0, where no cluster tells it.', flag_values=values
-  )
-  flags.DEFINE_integer('num_processes', None, 'Number of processes, where no cluster tells it.', flag_values=values)
-  flags.DEFINE_integer(
-    'process_id', None, 'Number of this process, from 0, where no cluster tells it.', flag_values=values
-  )
+  define_trust_code(values)

@@ -17,7 +17,7 @@ import numpy as np
 from moonshine_jax.data.encoded import Encoded
 from moonshine_jax.data.encoded_source import LOOKED_AT, EncodedSource
 from moonshine_jax.data.names import PathName
-from moonshine_jax.data.splits import TEST_NAMES, MAX_NAME, check_labels, with_test
+from moonshine_jax.data.splits import MAX_NAME, TEST_NAMES, check_labels, with_test
 from moonshine_jax.data.unpacked import UnpackedExamples, unpack
 from moonshine_jax.errors import UserError, shown
 from moonshine_jax.runtime import json_files

@@ -1,3 +1,5 @@
+import dataclasses
+
 import ml_collections
 import numpy as np
 import pytest
@@ -91,3 +93,27 @@ def test_what_is_doubtful_is_one_line(pixels, labels, num_classes, warning, caps
     sources.measure_facts(Source(num_classes), train, train)
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == bool(warning) and all(line.startswith(f'warning: {warning}') for line in lines)
+
+
+def test_a_fingerprint_is_of_the_number_the_labels_and_some_pixels():
+  labels = (np.arange(500) % 3).astype(np.int32)
+  images = np.random.default_rng(0).integers(0, 256, (500, 2, 2, 3), np.uint8)
+  fingerprint = sources.fingerprint(splits.Split(images, labels))
+  assert fingerprint.startswith('500 images of hash ') and len(fingerprint) == 35
+  assert sources.fingerprint(splits.Split(images.copy(), labels.copy())) == fingerprint
+  other_labels, other_images = labels.copy(), images.copy()
+  other_labels[123] = 1
+  other_images[0, 1, 1, 2] ^= 1
+  for changed in (splits.Split(images, other_labels), splits.Split(other_images, labels)):
+    assert sources.fingerprint(changed).startswith('500 images of hash ')
+    assert sources.fingerprint(changed) != fingerprint
+  assert sources.fingerprint(splits.Split(images[:499], labels[:499])) != fingerprint
+
+
+def test_other_data_under_the_name_of_a_run_is_refused():
+  source = sources.DigitsSource()
+  facts = sources.measure_facts(source, source.read('train'), source.read('test'))
+  assert facts.classes == tuple('0123456789')
+  reopened = dataclasses.replace(facts, classes=tuple('1023456789'))
+  with pytest.raises(UserError, match="^runs/one: trained on other data than digits is now: the class '0' .there: '1'"):
+    sources.reopen_source(data_config('digits'), reopened, 'runs/one')

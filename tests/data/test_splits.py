@@ -76,7 +76,13 @@ def test_labels_of_no_class(labels, message):
 
 def test_facts_come_back_from_json():
   facts = splits.Facts((8, 8, 1), 10, (78.0,), (95.5,))
-  assert splits.Facts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
+  named = splits.Facts((8, 8, 1), 2, (78.0,), (95.5,), ('cat', 'd\udcffg'), '3 images', '1 image')
+  for each in (facts, named):
+    assert splits.Facts.from_json(json.loads(json.dumps(each.to_json()))) == each
+  older = {name: value for name, value in facts.to_json().items() if name not in ('classes', 'train', 'test')}
+  assert splits.Facts.from_json(older) == facts
+  with pytest.raises(ValueError, match='1 names of 2 classes'):
+    splits.Facts.from_json(named.to_json() | {'classes': ['cat']})
 
 
 @pytest.mark.parametrize('kind', ['one size', 'any size'])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from moonshine_jax.cli import app
-from moonshine_jax.cli.commands import COMMANDS
+from moonshine_jax.cli.command import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'launch/README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
@@ -19,6 +19,7 @@ PAGES = [ROOT / 'README.md', ROOT / 'launch/README.md', *sorted((ROOT / 'docs').
 # What is run here, in this order, in one folder; flags that make it small are added to each that begins so.
 RUN = (
   'moonshine --help',
+  'moonshine data digits',
   'moonshine train --config=digits --workdir=runs/teacher',
   "moonshine train --config=digits --workdir=runs/student --config.model.block='G(N/8)' "
   '--config.distill.teacher=runs/teacher --config.distill.alpha=0',
@@ -50,6 +51,7 @@ NEEDS = {
   'moonshine train --config=imagenet ': 'data to be had by hand, and an accelerator for days',
   'moonshine train --config=digits --workdir=runs/mine ': 'minutes: it is the quick start on 16x16 pixels',
   'moonshine train --config=digits --workdir=runs/starts ': 'minutes; tests/training/test_blockwise.py runs it',
+  'moonshine data folder:flowers ': 'a folder of images; tests/cli/test_data.py makes one',
   'moonshine export ': 'the extras onnx and tflite; tests/export runs it',
   'moonshine import-torch ': 'PyTorch, and the data of CIFAR-10; tests/import_torch runs it',
   'moonshine cost': 'a minute or more, for all networks of a table, or large ones; tests/cli/test_cost.py runs it',
@@ -70,6 +72,7 @@ RUNNER = """
 import json, os, sys, traceback
 import moonshine_jax.main, moonshine_jax.report.writer, moonshine_jax.launch.sweep
 from moonshine_jax.cli import app
+from moonshine_jax.cli.command import COMMANDS
 for words in json.load(sys.stdin):
   child = os.fork()
   if not child:

@@ -55,6 +55,14 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(config, teac
   )
 
 
+def test_a_workdir_of_other_data_is_refused_with_the_difference(config, teacher, monkeypatch):
+  workdir, _ = teacher
+  monkeypatch.setattr(step_lib, 'create_train_state', lambda *args: pytest.fail('work was begun'))
+  monkeypatch.setattr(sources, 'fingerprint', lambda split: f'{len(split)} other images')
+  with pytest.raises(UserError, match=f'^{workdir} holds a run of other data: the train split has 40 other images'):
+    loop.train_and_evaluate(config, workdir)
+
+
 def test_a_batch_larger_than_the_data_is_refused(config, tmp_path, monkeypatch):
   monkeypatch.setattr(step_lib, 'create_train_state', lambda *args: pytest.fail('work was begun'))
   config.batch_size = 41

@@ -10,15 +10,17 @@ import pytest
 from absl.flags import FlagValues
 
 import moonshine_jax
-from moonshine_jax.cli import app, commands
+from moonshine_jax.cli import app
+from moonshine_jax.cli.command import COMMANDS
 from moonshine_jax.configs import digits
 
 COMMAND = """
 import sys, types
-from moonshine_jax.cli import app, commands
+from moonshine_jax.cli import app
+from moonshine_jax.cli.command import COMMANDS, Command
 sys.modules['lines'] = types.SimpleNamespace(main=lambda values: {})
-commands.COMMANDS['lines'] = commands.Command('lines', 'lines', (), (), lambda values: None)
-commands.COMMANDS['lines'].define_flags.__doc__ = 'Prints lines.'
+COMMANDS['lines'] = Command('lines', 'lines', (), (), lambda values: None)
+COMMANDS['lines'].define_flags.__doc__ = 'Prints lines.'
 app.run('lines')
 """
 
@@ -61,12 +63,12 @@ def test_help_has_a_line_for_each_command(monkeypatch, capsys):
   status, output, errors = moonshine(monkeypatch, capsys, '--help')
   assert (status, errors) == (0, '') and moonshine(monkeypatch, capsys) == (0, output, '')
   lines = [line.split(maxsplit=1) for line in output.splitlines() if line.startswith('  ')]
-  names = ['train', 'evaluate', 'report', 'attention', 'cost', 'export', 'import-torch', 'sweep']
+  names = ['train', 'data', 'evaluate', 'report', 'attention', 'cost', 'export', 'import-torch', 'sweep']
   assert [name for name, _ in lines] == names
   assert all(summary.endswith('.') for _, summary in lines)
 
 
-@pytest.mark.parametrize('command', commands.COMMANDS.values(), ids=lambda command: command.name)
+@pytest.mark.parametrize('command', COMMANDS.values(), ids=lambda command: command.name)
 def test_help_of_a_command_has_its_flags_alone_and_an_example(monkeypatch, capsys, command):
   status, output, errors = moonshine(monkeypatch, capsys, command.name, '--help')
   assert (status, errors) == (0, '') and output.startswith(f'Usage: moonshine {command.name} ')

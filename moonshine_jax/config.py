@@ -12,8 +12,32 @@ from flax import traverse_util
 from moonshine_jax.errors import UserError, shown
 from moonshine_jax.fields import FIELDS, MAY_DIFFER
 from moonshine_jax.models import factory
+from moonshine_jax.runtime import user_functions
 
 MAX_STUDENT = 255  # characters, the limit of a folder's name
+
+LOSS_FIELDS = (
+  'distill.alpha',
+  'distill.beta',
+  'distill.ce_weight',
+  'distill.temperature',
+  'distill.kd_form',
+  'distill.at_form',
+  'distill.kd_warmup',
+  'distill.at_warmup',
+  'distill.standardise',
+  'distill.dkd_target',
+  'distill.dkd_others',
+  'distill.dist_inter',
+  'distill.dist_intra',
+)
+# Of which form each is alone, of KD or of AT.
+FORM_FIELDS = {
+  'distill.dkd_target': ('kd_form', 'dkd'),
+  'distill.dkd_others': ('kd_form', 'dkd'),
+  'distill.dist_inter': ('kd_form', 'dist'),
+  'distill.dist_intra': ('kd_form', 'dist'),
+}
 
 # The word for a field in which the students of `distill.students` may differ.
 STUDENT_FIELDS = {
@@ -22,12 +46,8 @@ STUDENT_FIELDS = {
   'width': 'model.width',
   'block': 'model.block',
   'seed': 'model.seed',
-  'alpha': 'distill.alpha',
-  'beta': 'distill.beta',
-  'temperature': 'distill.temperature',
-  'kd_form': 'distill.kd_form',
-  'at_form': 'distill.at_form',
   'start': 'distill.start',
+  **{name.removeprefix('distill.'): name for name in LOSS_FIELDS},
 }
 
 
@@ -54,8 +74,18 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
       raise UserError(f'config.{name}: missing: expected {field.kind.expected}')
     if not field.kind.valid(values[name]):
       raise UserError(f'config.{name}={shown(values[name])}: expected {field.kind.expected}')
+  _check_together(config)
+
+
+def _check_together(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError for fields that are right each, and not together."""
   if not config.distill.teacher and (config.distill.start == 'blockwise' or config.distill.blockwise):
     raise UserError("config.distill.teacher='': expected the workdir of the teacher that the blocks learn from")
+  if config.distill.alpha > 1 and config.distill.ce_weight == -1:
+    raise UserError(
+      f'config.distill.alpha={config.distill.alpha}: expected at most 1 beside config.distill.ce_weight=-1, which is '
+      '1 - alpha: give cross entropy a weight of its own'
+    )
   if config.data.image_size:
     for name, expected in (('feed', 'stream'), ('pad', 0)):
       if config.data[name] != expected:
@@ -104,7 +134,7 @@ def _student(config: ml_collections.ConfigDict, words: str) -> ml_collections.Co
       )
     field = STUDENT_FIELDS[key]
     try:
-      student.update_from_flattened_dict({field: type(flatten(config)[field])(value)})
+      student.update_from_flattened_dict({field: _parse(type(flatten(config)[field]), value)})
     except ValueError as error:
       raise UserError(f'config.distill.students: {word!r} in {words!r}: {error}') from error
   if factory.is_user_defined(student.model) and re.search(r'\b(depth|width)=', words):
@@ -114,6 +144,27 @@ def _student(config: ml_collections.ConfigDict, words: str) -> ml_collections.Co
   except UserError as error:
     raise UserError(f'{where}: {error}') from error
   return student
+
+
+def _parse(kind: type, text: str) -> Any:
+  """The value of a field from a word. Raises ValueError."""
+  if kind is bool and text not in ('True', 'False'):
+    raise ValueError(f'{text!r}: expected True or False')
+  return text == 'True' if kind is bool else kind(text)
+
+
+def loss_fields(config: ml_collections.ConfigDict) -> list[str]:
+  """Returns the fields of the loss that a student's loss depends on, by their dotted names."""
+  learns = regime(config)
+  unused: set[str] = set() if 'KD' in learns else {'distill.alpha', 'distill.temperature', 'distill.standardise'}
+  if 'KD' in learns and user_functions.is_name(config.distill.kd_form):
+    unused |= {'distill.temperature'}
+  unused |= {name for name, (of, form) in FORM_FIELDS.items() if 'KD' not in learns or config.distill[of] != form}
+  unused |= set() if 'AT' in learns else {'distill.beta'}
+  unused |= {
+    f'distill.{loss.lower()}_{word}' for loss in ('KD', 'AT') if loss not in learns for word in ('form', 'warmup')
+  }
+  return [name for name in LOSS_FIELDS if name not in unused] if learns not in ('none', 'blockwise') else []
 
 
 def regime(config: ml_collections.ConfigDict) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from moonshine_jax import losses
 from moonshine_jax.models import wide_resnet
+from moonshine_jax.runtime import user_functions
 
 DTYPES = ('float32', 'bfloat16')
 FEEDS = ('resident', 'stream')
@@ -67,6 +68,13 @@ def _choice(values: tuple[str, ...]) -> Kind:
   return Kind(lambda value: value in values, 'one of ' + ', '.join(values))
 
 
+def _form(values: tuple[str, ...]) -> Kind:
+  return Kind(
+    lambda value: value in values or (isinstance(value, str) and user_functions.is_name(value)),
+    f'one of {", ".join(values)}, or a function, as path/file.py:function',
+  )
+
+
 def _may_be_path(text: str) -> bool:
   try:
     encoded = os.fsencode(text)
@@ -85,7 +93,9 @@ def _increasing_epochs(value: Any) -> bool:
 
 _POSITIVE = _number(lambda value: 0 < value <= MAX_NUMBER, f'above 0 and at most {MAX_NUMBER:g}')
 _NOT_NEGATIVE = _number(lambda value: 0 <= value <= MAX_NUMBER, f'of at least 0 and at most {MAX_NUMBER:g}')
-_FRACTION = _number(lambda value: 0 <= value <= 1, 'from 0 to 1')
+_CE_WEIGHT = _number(
+  lambda value: value == -1 or 0 <= value <= MAX_NUMBER, f'of at least 0 and at most {MAX_NUMBER:g}, or -1'
+)
 _MOMENTUM = _number(lambda value: 0 <= value < 1, 'from 0 to below 1')
 _TEMPERATURE = _number(lambda value: 1e-3 <= value <= 1e6, 'from 0.001 to 1e+06')
 _BOOL = Kind(lambda value: isinstance(value, bool), 'True or False')
@@ -172,11 +182,21 @@ FIELDS: dict[str, Field] = {
     "several students of one run, each in a folder in the workdir: ('block=G(N/8) alpha=0', 'block=B(2) seed=1'); "
     'what one does not name is as in the other fields',
   ),
-  'distill.alpha': Field(0.9, _FRACTION, 'weight of knowledge distillation; 0 for none', recipe=True),
-  'distill.beta': Field(1000.0, _NOT_NEGATIVE, 'weight of attention transfer; 0 for none', recipe=True),
+  'distill.alpha': Field(0.9, _NOT_NEGATIVE, 'weight of knowledge distillation (KD); 0 for none', recipe=True),
+  'distill.beta': Field(1000.0, _NOT_NEGATIVE, 'weight of attention transfer (AT); 0 for none', recipe=True),
+  'distill.ce_weight': Field(
+    -1.0, _CE_WEIGHT, 'weight of cross entropy beside KD and AT; -1 for 1 - alpha', recipe=True, later=True
+  ),
   'distill.temperature': Field(4.0, _TEMPERATURE, 'of knowledge distillation', recipe=True),
-  'distill.kd_form': Field('released', _choice(losses.KD_FORMS), 'see moonshine_jax/losses.py', recipe=True),
-  'distill.at_form': Field('released', _choice(losses.AT_FORMS), 'see moonshine_jax/losses.py', recipe=True),
+  'distill.kd_form': Field('released', _form(losses.KD_FORMS), 'see moonshine_jax/losses', recipe=True),
+  'distill.at_form': Field('released', _form(losses.AT_FORMS), 'see moonshine_jax/losses', recipe=True),
+  'distill.kd_warmup': Field(0, _integer(0), 'epochs over which the weight of KD rises', recipe=True, later=True),
+  'distill.at_warmup': Field(0, _integer(0), 'epochs over which the weight of AT rises', recipe=True, later=True),
+  'distill.standardise': Field(False, _BOOL, 'the logits of both, before any form of KD', recipe=True, later=True),
+  'distill.dkd_target': Field(1.0, _NOT_NEGATIVE, "weight of the label's class in dkd, the paper's alpha", later=True),
+  'distill.dkd_others': Field(6.0, _NOT_NEGATIVE, "weight of the other classes in dkd, the paper's beta", later=True),
+  'distill.dist_inter': Field(2.0, _NOT_NEGATIVE, "weight of an example's classes in dist, its beta", later=True),
+  'distill.dist_intra': Field(2.0, _NOT_NEGATIVE, "weight of a class's examples in dist, its gamma", later=True),
   'blockwise.epochs': Field(1, _integer(1), 'passes over the training split in which blocks learn alone', later=True),
   'blockwise.optimizer': Field('adam', _choice(('adam', 'sgd')), 'of blocks that learn alone', later=True),
   'blockwise.learning_rate': Field(3e-3, _POSITIVE, 'at the start; it falls to 0 by a cosine', later=True),

@@ -47,8 +47,11 @@ def test_images_that_are_cropped_as_they_are_read_are_not_padded():
     ('model.depth', 41, r'config.model.depth=41: a depth is 6n \+ 4 .*40 and 46'),
     ('model.width', 0, 'config.model.width=0: expected an integer of at least 1'),
     ('model.dtype', 'float16', "config.model.dtype='float16': expected one of float32, bfloat16"),
-    ('distill.alpha', -0.1, 'config.distill.alpha=-0.1: expected a number from 0 to 1'),
-    ('distill.alpha', float('nan'), 'config.distill.alpha=nan: expected a number from 0 to 1'),
+    ('distill.alpha', -0.1, 'config.distill.alpha=-0.1: expected a number of at least 0 and at most'),
+    ('distill.alpha', float('nan'), 'config.distill.alpha=nan: expected a number of at least 0'),
+    ('distill.alpha', 9.0, 'config.distill.alpha=9.0: expected at most 1 beside config.distill.ce_weight=-1'),
+    ('distill.ce_weight', -0.5, 'config.distill.ce_weight=-0.5: expected a number of at least 0 .*, or -1'),
+    ('distill.at_form', 'mine.py', r"config.distill.at_form='mine.py': expected one of released, .*, or a function"),
     ('distill.beta', -1.0, 'config.distill.beta=-1.0: expected a number of at least 0'),
     ('distill.temperature', 0.0, 'config.distill.temperature=0.0: expected a number from 0.001 to'),
     ('distill.kd_form', 'printed', "config.distill.kd_form='printed': expected one of released, equation, hinton"),
@@ -92,12 +95,16 @@ def test_students_have_what_they_name_and_share_the_rest():
   config = cifar10.get_config()
   config.distill.teacher = 't'
   assert config_lib.students(config) == {'': config}
-  config.distill.students = ('block=BG(2,M/8) alpha=0 seed=3', 'depth=16 beta=0 temperature=2 kd_form=hinton')
+  config.distill.students = (
+    'block=BG(2,M/8) alpha=0 seed=3',
+    'depth=16 beta=0 temperature=2 kd_form=hinton standardise=True ce_weight=0.1 alpha=9',
+  )
   first, second = config_lib.students(config).values()
   assert (first.model.block, first.model.depth, first.model.seed, first.seed) == ('BG(2,M/8)', 40, 3, 0)
   assert (first.distill.alpha, first.distill.beta, first.distill.teacher) == (0.0, 1000.0, 't')
   assert (second.model.block, second.model.depth, second.model.seed) == ('S', 16, 0)
   assert (second.distill.beta, second.distill.temperature, second.distill.kd_form) == (0.0, 2.0, 'hinton')
+  assert (second.distill.standardise, second.distill.ce_weight, second.distill.alpha) == (True, 0.1, 9.0)
   assert first.distill.students == second.distill.students == ()
 
 
@@ -105,6 +112,7 @@ def test_students_have_what_they_name_and_share_the_rest():
   ('students', 'message'),
   [
     (('blok=S',), "'blok=S' in 'blok=S': expected words like block=G\\(N/8\\), of network, depth, width, block"),
+    (('block=S standardise=yes',), "'standardise=yes' in .*: 'yes': expected True or False"),
     (('block=S width=two',), "'width=two' in 'block=S width=two': invalid literal"),
     (('block=G(3)',), "'block=G\\(3\\)': config.model.block='G\\(3\\)': .*3 groups do not divide"),
     (('',), "'': expected words like block=G"),
@@ -134,6 +142,18 @@ def test_regimes(teacher, alpha, beta, regime):
     {'distill': {'teacher': teacher, 'alpha': alpha, 'beta': beta, 'blockwise': False}}
   )
   assert config_lib.regime(config) == regime
+
+
+def test_the_fields_of_the_loss_that_count():
+  config = cifar10.get_config()
+  assert config_lib.loss_fields(config) == []
+  config.distill.update(teacher='t', beta=0.0, kd_form='dkd')
+  of_dkd = ['alpha', 'ce_weight', 'temperature', 'kd_form', 'kd_warmup', 'standardise', 'dkd_target', 'dkd_others']
+  assert config_lib.loss_fields(config) == [f'distill.{name}' for name in of_dkd]
+  config.distill.kd_form = 'mine.py:loss'
+  assert 'distill.temperature' not in config_lib.loss_fields(config)
+  config.distill.update(alpha=0.0, beta=1.0)
+  assert config_lib.loss_fields(config) == [f'distill.{name}' for name in ('beta', 'ce_weight', 'at_form', 'at_warmup')]
 
 
 def test_a_file_that_is_older_than_a_field_has_its_default():

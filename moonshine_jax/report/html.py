@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from moonshine_jax import config as config_lib
+from moonshine_jax import fields
 from moonshine_jax.errors import printable
 from moonshine_jax.report import table_formats, tables
 from moonshine_jax.report.runs import Run
@@ -203,7 +205,14 @@ def _loss(run: Run) -> str:
   distill = run.config.distill
   kd = f'KD {distill.kd_form}, alpha {distill.alpha:g}, T {distill.temperature:g}'
   at = f'AT {distill.at_form}, beta {distill.beta:g}'
-  return {'none': 'cross entropy', 'KD': kd, 'AT': at, 'KD+AT': f'{kd}; {at}'}[run.regime]
+  text = {'none': 'cross entropy', 'KD': kd, 'AT': at, 'KD+AT': f'{kd}; {at}'}[run.regime]
+  values = config_lib.flatten(run.config)
+  more = [
+    f'{name.removeprefix("distill.")} {values[name]}'
+    for name in config_lib.loss_fields(run.config)
+    if fields.FIELDS[name].later and values[name] != fields.FIELDS[name].default
+  ]
+  return '; '.join([text, *more])
 
 
 def _recipe(run: Run) -> str:

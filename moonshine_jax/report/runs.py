@@ -88,11 +88,9 @@ class Run:
   def recipe(self) -> dict[str, Any]:
     """The config's values that a result depends on, the network and the seeds apart, by dotted name."""
     values = {name: value for name, value in config_lib.flatten(self.config).items() if name not in NOT_RECIPE}
-    unused: tuple[str, ...] = {
-      'none': tuple(name for name in values if name.startswith('distill.') and name != 'distill.start'),
-      'KD': ('distill.beta', 'distill.at_form'),
-      'AT': ('distill.alpha', 'distill.temperature', 'distill.kd_form'),
-    }.get(self.regime, ())
+    unused = tuple(set(config_lib.LOSS_FIELDS) - set(config_lib.loss_fields(self.config)))
+    if self.regime == 'none':
+      unused += ('distill.teacher',)
     if not self.config.distill.start:
       unused += ('distill.start',)
     if self.config.distill.start != 'blockwise':

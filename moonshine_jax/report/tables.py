@@ -281,9 +281,9 @@ def _recipe_differences(runs: Sequence[Run], of_loss: bool) -> dict[str, str]:
     run.name: {name: value for name, value in run.recipe.items() if name.startswith('distill.') == of_loss}
     for run in runs
   }
-  differing = sorted(
-    {name for recipe in recipes.values() for name, value in recipe.items() if value != recipes[runs[0].name][name]}
-  )
+  names = {name for recipe in recipes.values() for name in recipe}
+  differing = sorted(name for name in names if len({str(recipe.get(name)) for recipe in recipes.values()}) > 1)
   return {
-    run: ', '.join(f'{name.rpartition(".")[2]}={recipe[name]}' for name in differing) for run, recipe in recipes.items()
+    run: ', '.join(f'{name.rpartition(".")[2]}={recipe[name]}' for name in differing if name in recipe)
+    for run, recipe in recipes.items()
   }

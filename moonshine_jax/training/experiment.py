@@ -132,7 +132,9 @@ class Experiment:
       )
     else:
       configs = [student.config for student in self.students]
-      train_step = step_lib.make_train_step(configs, networks, teacher, self._optimizer, gather, self.replicas)
+      train_step = step_lib.make_train_step(
+        configs, networks, teacher, self._optimizer, gather, self.replicas, self.steps_per_epoch
+      )
     train_loop = self.replicas.compile(step_lib.make_train_loop(train_step), donate_argnums=(0,))
     teacher_variables = self.replicas.replicate(self.teacher.variables if self.teacher else {})
     return lambda states, data, batches: train_loop(states, teacher_variables, data, batches)

@@ -15,6 +15,7 @@ from moonshine_jax.data import augment
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import devices
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training import terms as terms_lib
 
 # The sums of an evaluation before its first batch: the cross entropy, wrong predictions, examples whose outputs are no
 # logits but all from 0 to 1, and examples.
@@ -88,6 +89,7 @@ def make_train_step(
   tx: optax.GradientTransformation,
   gather: Callable,
   replicas: Replicas,
+  steps_per_epoch: int = 1,
 ) -> Callable:
   """Makes the train step of one replica, for one or more students.
 
@@ -100,13 +102,14 @@ def make_train_step(
     tx: the optimiser.
     gather: the feed's.
     replicas: the devices.
+    steps_per_epoch: number of steps, of which the warm-up of a weight is counted.
 
   Returns:
     The step (states, teacher's variables, data, batch) -> (states, metrics), where `data` is the feed's and `batch` the
     replica's share.
   """
   updates = [
-    make_update(config, student, teacher, tx, replicas.axis_name)
+    make_update(config, student, teacher, tx, replicas.axis_name, steps_per_epoch)
     for config, student in zip(configs, students, strict=True)
   ]
   return join_updates(configs[0], updates, teacher, gather, replicas)
@@ -151,15 +154,19 @@ def make_update(
   teacher: Network | None,
   tx: optax.GradientTransformation,
   axis_name: str | None,
+  steps_per_epoch: int = 1,
 ) -> Callable:
   """Makes the update of one student: (state, images, labels, teacher's outputs) -> (state, metrics).
 
-  The loss is (1 - alpha) CE + alpha KD + beta AT (equations 1 and 2); without a teacher it is CE. The metrics are means
-  over the whole batch: 'loss'; its terms 'ce', 'kd' and 'at', without their weights, if they are used; 'error' in
-  percent; and 'gradient_norm', the global L2 norm, which shows a gradient that is not finite.
+  The loss is ce_weight CE + alpha KD + beta AT, ce_weight being 1 - alpha in the paper (equations 1 and 2); without a
+  teacher it is CE. The metrics are means over the whole batch: 'loss'; its terms 'ce', 'kd' and 'at', without their
+  weights, if they are used; 'error' in percent; and 'gradient_norm', the global L2 norm, which shows a gradient that is
+  not finite.
   """
   distill = config.distill
-  alpha, beta = (distill.alpha, distill.beta) if teacher else (0.0, 0.0)
+  ce_weight, alpha, beta = terms_lib.weights(distill) if teacher else (1.0, 0.0, 0.0)
+  kd_term = terms_lib.kd_term(distill, axis_name) if alpha else None
+  at_term = terms_lib.at_term(distill, axis_name) if beta else None
 
   def update(
     state: TrainState, images: jax.Array, labels: jax.Array, targets: Any
@@ -171,13 +178,13 @@ def make_update(
         state.replace(params=params).variables, images, train=True, mutable=['batch_stats'], rngs=rngs
       )
       terms = {'ce': losses.cross_entropy(logits, labels).mean()}
-      loss = (1 - alpha) * terms['ce']
-      if alpha:
-        terms['kd'] = losses.knowledge_distillation(logits, targets[0], distill.temperature, distill.kd_form).mean()
-        loss += alpha * terms['kd']
-      if beta:
-        terms['at'] = losses.attention_transfer(activations, targets[1], distill.at_form).mean()
-        loss += beta * terms['at']
+      loss = ce_weight * terms['ce']
+      if kd_term:
+        terms['kd'] = kd_term(logits, targets[0], labels).mean()
+        loss += terms_lib.warm_up(alpha, distill.kd_warmup, state.step, steps_per_epoch) * terms['kd']
+      if at_term:
+        terms['at'] = at_term(activations, targets[1], labels).mean()
+        loss += terms_lib.warm_up(beta, distill.at_warmup, state.step, steps_per_epoch) * terms['at']
       metrics = {'loss': loss, **terms, 'error': 100 * (logits.argmax(-1) != labels).mean()}
       return loss, (metrics, updates.get('batch_stats', {}))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from moonshine_jax import config as config_lib
+from moonshine_jax import losses
 from moonshine_jax.data import names, sources
 from moonshine_jax.data.splits import CroppedSplit, Facts, Split
 from moonshine_jax.errors import UserError, say, warn, warn_once
@@ -18,6 +19,8 @@ from moonshine_jax.runtime import exchange
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training.evaluation import evaluate_split
 from moonshine_jax.workdir.trained import Trained
+
+FIT_ALL = (*losses.activations.MAP_FORMS, 'similarity')  # forms that take activations of any shapes
 
 
 def load_teacher(
@@ -133,7 +136,8 @@ def check_students(
   for student in students:
     compared = teacher if 'AT' in config_lib.regime(student) else None
     same_kind = not compared or student.model.network == compared.config.model.network
-    if same_kind and not factory.is_user_defined(student.model):
+    of_any_shape = not compared or student.distill.at_form in FIT_ALL
+    if same_kind and of_any_shape and not factory.is_user_defined(student.model):
       continue
     where = f'config.model.network={student.model.network!r}'
     network = factory.create_network(student.model, facts)
@@ -144,7 +148,7 @@ def check_students(
       targets = targets or activation_shapes(
         compared.network, facts, f'config.distill.teacher={student.distill.teacher!r}'
       )
-      check_activations(where, activations, targets, warned)
+      check_activations(where, student.distill.at_form, activations, targets, warned)
 
 
 def activation_shapes(network: Network, facts: Facts, where: str) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -172,6 +176,7 @@ def activation_shapes(network: Network, facts: Facts, where: str) -> tuple[jax.S
 
 def check_activations(
   where: str,
+  form: str,
   activations: Collection[jax.ShapeDtypeStruct],
   targets: Collection[jax.ShapeDtypeStruct],
   warned: set[str],
@@ -180,12 +185,13 @@ def check_activations(
 
   Args:
     where: the student, in an error.
+    form: `config.distill.at_form`.
     activations: shapes of the student's.
     targets: shapes of the teacher's.
     warned: the warnings that were printed already; a map of another size adds one.
 
   Raises:
-    UserError: where they are not as many.
+    UserError: where they are not as many, or of other shapes than the form compares.
   """
   if len(activations) != len(targets):
     raise UserError(
@@ -193,6 +199,14 @@ def check_activations(
       'a function may choose them, by returning moonshine_jax.with_capture(module, images, layers=...)'
     )
   for activation, target in zip(activations, targets, strict=True):
+    if form == 'nmse' and activation.shape != target.shape:
+      raise UserError(
+        f"config.distill.at_form='nmse': an activation of the student is {_shown_shape(activation)}, of the teacher "
+        f'{_shown_shape(target)}: expected equal shapes, as of the same network with other blocks, or a form that '
+        f'takes any: {", ".join(FIT_ALL)}'
+      )
+    if form not in losses.activations.MAP_FORMS:
+      continue
     size, target_size = (f'{height}x{width}' for height, width in (activation.shape[1:3], target.shape[1:3]))
     warning = (
       f'an attention map of the student is {size}, of the teacher {target_size}: the larger is averaged to the smaller'
@@ -200,3 +214,7 @@ def check_activations(
     if size != target_size and warning not in warned:
       warned.add(warning)
       warn(warning)
+
+
+def _shown_shape(activation: jax.ShapeDtypeStruct) -> str:
+  return 'x'.join(map(str, activation.shape[1:]))

@@ -101,7 +101,9 @@ def test_a_recipe_is_what_its_regime_uses(folder):
   assert {name for name in student.recipe if name.startswith('distill.')} == {
     'distill.teacher',
     'distill.beta',
+    'distill.ce_weight',
     'distill.at_form',
+    'distill.at_warmup',
   }
   assert not {'seed', 'model.seed', 'model.block', 'data.data_dir', 'data.feed'} & student.recipe.keys()
 

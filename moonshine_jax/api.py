@@ -42,8 +42,8 @@ def distil(
     blocks: a notation as 'G(N/8)', or several, one for each student; or words as in `config.distill.students`, as
       'block=G(N/8) alpha=0'.
     workdir: a folder; the teacher goes into its `teacher`, each student into a folder in `students`.
-    overrides: fields of the config by dotted name, as {'epochs': 20, 'distill.alpha': 0.0}; the others are the paper's,
-      the epochs at which the learning rate falls in proportion to all of them.
+    overrides: fields of the config by dotted name, as {'epochs': 20, 'distill.alpha': 0.0}, or 'distill.kd_form' with a
+      function; the others are the paper's, the epochs at which the learning rate falls in proportion to all of them.
     mean: what the trained network has subtracted from each channel of the pixels, in the units of uint8; by default the
       mean of the training images.
     std: by what it then divides them; by default their standard deviation. Pixels from 0 to 1 are mean 0, std 255.
@@ -54,7 +54,9 @@ def distil(
   Raises:
     UserError: for what cannot be run, in a line that says what would be right.
   """
-  overrides = dict(overrides or {})
+  overrides = {
+    name: user_functions.name_of(value) if callable(value) else value for name, value in (overrides or {}).items()
+  }
   if unknown := sorted(overrides.keys() - fields.FIELDS.keys()):
     raise UserError(f'overrides: {unknown[0]!r}: no such field: expected some of {", ".join(fields.FIELDS)}')
   named = {'model.network': user_functions.name_of(network), 'data.name': user_functions.name_of(data)}

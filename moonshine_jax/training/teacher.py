@@ -15,9 +15,10 @@ from moonshine_jax.data.splits import CroppedSplit, Facts, Split
 from moonshine_jax.errors import UserError, say, warn, warn_once
 from moonshine_jax.models import factory, user
 from moonshine_jax.models.network import Network
-from moonshine_jax.runtime import exchange
+from moonshine_jax.runtime import exchange, user_functions
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training.evaluation import evaluate_split
+from moonshine_jax.training.user_losses import check_user_losses
 from moonshine_jax.workdir.trained import Trained
 
 FIT_ALL = (*losses.activations.MAP_FORMS, 'similarity')  # forms that take activations of any shapes
@@ -132,23 +133,25 @@ def check_students(
   channels = source.image_shape[-1]
   facts = Facts(source.image_shape, source.num_classes, (0.0,) * channels, (1.0,) * channels)  # normalises nothing
   targets: Collection[jax.ShapeDtypeStruct] = ()
+  activations: Collection[jax.ShapeDtypeStruct] = ()
   warned: set[str] = set()
   for student in students:
-    compared = teacher if 'AT' in config_lib.regime(student) else None
+    regime = config_lib.regime(student)
+    compared = teacher if 'AT' in regime else None
     same_kind = not compared or student.model.network == compared.config.model.network
     of_any_shape = not compared or student.distill.at_form in FIT_ALL
-    if same_kind and of_any_shape and not factory.is_user_defined(student.model):
-      continue
-    where = f'config.model.network={student.model.network!r}'
-    network = factory.create_network(student.model, facts)
-    activations = activation_shapes(network, facts, where)
-    if factory.is_user_defined(student.model):
-      user.check_user_modes(where, network.model, facts.image_shape)
-    if compared:
-      targets = targets or activation_shapes(
-        compared.network, facts, f'config.distill.teacher={student.distill.teacher!r}'
-      )
-      check_activations(where, student.distill.at_form, activations, targets, warned)
+    if not (same_kind and of_any_shape) or factory.is_user_defined(student.model):
+      where = f'config.model.network={student.model.network!r}'
+      network = factory.create_network(student.model, facts)
+      activations = activation_shapes(network, facts, where)
+      if factory.is_user_defined(student.model):
+        user.check_user_modes(where, network.model, facts.image_shape)
+      if compared:
+        targets = targets or activation_shapes(
+          compared.network, facts, f'config.distill.teacher={student.distill.teacher!r}'
+        )
+        check_activations(where, student.distill.at_form, activations, targets, warned)
+    check_user_losses(student.distill, regime, facts.num_classes, tuple(activations), tuple(targets))
 
 
 def activation_shapes(network: Network, facts: Facts, where: str) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -193,12 +196,12 @@ def check_activations(
   Raises:
     UserError: where they are not as many, or of other shapes than the form compares.
   """
-  if len(activations) != len(targets):
+  if len(activations) != len(targets) and not user_functions.is_name(form):
     raise UserError(
       f'{where} gives {len(activations)} activations, the teacher {len(targets)}: attention transfer expects as many: '
       'a function may choose them, by returning moonshine_jax.with_capture(module, images, layers=...)'
     )
-  for activation, target in zip(activations, targets, strict=True):
+  for activation, target in zip(activations, targets, strict=False):
     if form == 'nmse' and activation.shape != target.shape:
       raise UserError(
         f"config.distill.at_form='nmse': an activation of the student is {_shown_shape(activation)}, of the teacher "

@@ -66,20 +66,40 @@ def record_start(workdir: str | os.PathLike, config: ml_collections.ConfigDict, 
 def functions_of(config: ml_collections.ConfigDict) -> dict[str, str]:
   """Returns the checksums of the user-defined functions of a config, by name."""
   functions = {config.model.network: user_functions.is_name, config.data.name: names.is_function}
+  functions |= dict.fromkeys(_losses_of(config), user_functions.is_name)
   return {name: trust.checksum(name) for name, is_function in functions.items() if is_function(name)}
 
 
-def check_resumption(workdir: str | os.PathLike) -> None:
+def _losses_of(config: ml_collections.ConfigDict) -> list[str]:
+  """The forms of the losses that a run uses."""
+  return [
+    config.distill[form] for form in ('kd_form', 'at_form') if f'distill.{form}' in config_lib.loss_fields(config)
+  ]
+
+
+def check_resumption(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:
   """Compares this process with the one of the last start of a run, if there is one.
 
+  Args:
+    workdir: of the run.
+    config: with which it is to go on.
+
   Raises:
-    UserError: where settings of JAX differ: the run would go on with another arithmetic or other random numbers.
+    UserError: where settings of JAX differ: the run would go on with another arithmetic or other random numbers; and
+      where the file of a user-defined loss has changed: it would go on with another loss.
 
   Warns where the devices or JAX's version differ: the run goes on, equal to rounding.
   """
   for start in read_starts(workdir)[-1:]:
     if difference := settings.describe_changes(settings.current_settings(), start.get('settings', {})):
       raise UserError(f'{workdir} holds a run under {difference}: expected the same, to go on, or another workdir')
+    recorded = start.get('functions', {})
+    for name in filter(user_functions.is_name, _losses_of(config)):
+      if name in recorded and trust.checksum(name) != recorded[name]:
+        raise UserError(
+          f'{workdir} holds a run of another loss: {trust.source_files(name)[-1]} has changed since it began: expected '
+          'the file as it was, to go on, or another workdir'
+        )
     now = environment()
     changed = [
       f'{name} {now[name]!r} (there: {start[name]!r})' for name in ROUNDING if start.get(name, now[name]) != now[name]

@@ -135,7 +135,7 @@ class Workdir(os.PathLike):
   def check(self, config: ml_collections.ConfigDict) -> None:
     """Raises UserError where no run can be kept in the workdir, and where one is in it that cannot go on so.
 
-    That is a run of another config, or one under other settings of JAX.
+    That is a run of another config or another loss of the user's, or one under other settings of JAX.
     """
     self.check_path()
     if not self.begun:
@@ -144,7 +144,7 @@ class Workdir(os.PathLike):
       raise UserError(
         f'{self} holds a run of another config: {difference}: expected the same config, to go on, or another workdir'
       )
-    provenance.check_resumption(self)
+    provenance.check_resumption(self, config)
 
   def check_data(self, facts: Facts) -> None:
     """Raises UserError where a run of other data than that of these facts is in the workdir."""

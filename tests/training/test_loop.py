@@ -146,11 +146,17 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
   workdir, _ = teacher
   config.model.block = 'G(N/8)'
   config.epochs = 1
+  mine = tmp_path / 'mine.py'
+  mine.write_text(
+    'def kd(student, teacher, labels): return ((student - teacher) ** 2).mean(-1)\n'
+    'def at(student, teacher, labels): return ((student[0] - teacher[0]) ** 2).mean((1, 2, 3))\n'
+  )
+  of_the_user = {'kd_form': f'{mine}:kd', 'at_form': f'{mine}:at', 'beta': 1.0}
   for regime, distill, terms in [
     ('none', {'teacher': ''}, {'ce'}),
     ('KD', {'teacher': workdir, 'beta': 0.0}, {'ce', 'kd'}),
     ('AT', {'teacher': workdir, 'alpha': 0.0}, {'ce', 'at'}),
-    ('KD+AT', {'teacher': workdir}, {'ce', 'kd', 'at'}),
+    ('KD+AT', {'teacher': workdir, **of_the_user}, {'ce', 'kd', 'at'}),
   ]:
     student = copy.deepcopy(config)
     student.distill.update(distill)
@@ -160,6 +166,10 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
     assert {name for name in ('ce', 'kd', 'at') if f'train_{name}' in record} == terms
     jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), before)  # the teacher stays as it was
     assert evaluation.evaluate_workdir(tmp_path / regime)['regime'] == regime
+  with open(mine, 'a') as file:
+    file.write('# another\n')
+  with pytest.raises(UserError, match='KD.AT holds a run of another loss: .*mine.py has changed since it began'):
+    loop.train_and_evaluate(student, tmp_path / 'KD+AT')
   lines = table_formats.summary_markdown(runs_lib.collect_runs(tmp_path)).splitlines()
   assert len(lines) == 4
   assert [cell.strip() for cell in lines[2].split('|')[1:3]] == ['WRN-10-1 (teacher)', 'S']

@@ -130,7 +130,10 @@ def rehearsal(base: ml_collections.ConfigDict, scale: float) -> dict[str, Any]:
   def shrink(epochs: int) -> int:
     return max(1, round(scale * epochs))
 
+  values = config_lib.flatten(base)
+  warm_ups = ('optimizer.warmup_epochs', 'distill.kd_warmup', 'distill.at_warmup')
   return {
+    **{name: round(scale * values[name]) for name in warm_ups if values[name]},
     'epochs': shrink(base.epochs),
     'checkpoint_every': shrink(base.checkpoint_every),
     'optimizer.decay_epochs': tuple(sorted({shrink(epoch) for epoch in base.optimizer.decay_epochs})),

@@ -86,6 +86,11 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
       f'config.distill.alpha={config.distill.alpha}: expected at most 1 beside config.distill.ce_weight=-1, which is '
       '1 - alpha: give cross entropy a weight of its own'
     )
+  optimizer = config.optimizer
+  if optimizer.warmup_epochs and optimizer.warmup_epochs >= config.epochs > 0:
+    raise UserError(
+      f'config.optimizer.warmup_epochs={optimizer.warmup_epochs}: expected less than config.epochs={config.epochs}'
+    )
   if config.data.image_size:
     for name, expected in (('feed', 'stream'), ('pad', 0)):
       if config.data[name] != expected:

@@ -96,7 +96,7 @@ _NOT_NEGATIVE = _number(lambda value: 0 <= value <= MAX_NUMBER, f'of at least 0 
 _CE_WEIGHT = _number(
   lambda value: value == -1 or 0 <= value <= MAX_NUMBER, f'of at least 0 and at most {MAX_NUMBER:g}, or -1'
 )
-_MOMENTUM = _number(lambda value: 0 <= value < 1, 'from 0 to below 1')
+_BELOW_ONE = _number(lambda value: 0 <= value < 1, 'from 0 to below 1')
 _TEMPERATURE = _number(lambda value: 1e-3 <= value <= 1e6, 'from 0.001 to 1e+06')
 _BOOL = Kind(lambda value: isinstance(value, bool), 'True or False')
 _NAME = Kind(lambda value: isinstance(value, str) and bool(value), 'a string that is not empty')
@@ -160,11 +160,48 @@ FIELDS: dict[str, Field] = {
   ),
   'data.pad': Field(4, _integer(0), 'pixels on each side, before the random crop', recipe=True),
   'data.flip': Field(True, _BOOL, 'mirrors half of the images', recipe=True),
+  'data.cutout': Field(
+    0,
+    _integer(0, MAX_IMAGE_SIZE),
+    'pixels on a side of the square cut out of each image; 0 for none',
+    recipe=True,
+    later=True,
+  ),
+  'data.mixup': Field(
+    0.0,
+    _NOT_NEGATIVE,
+    'a of the Beta(a, a) of the share in which a batch mixes its images; 0 for none',
+    recipe=True,
+    later=True,
+  ),
+  'data.cutmix': Field(
+    0.0,
+    _NOT_NEGATIVE,
+    'the same, of the area that is pasted; with mixup too, one of both in each step',
+    recipe=True,
+    later=True,
+  ),
+  'data.label_smoothing': Field(0.0, _BELOW_ONE, 'share of the target that all classes have', recipe=True, later=True),
   'optimizer.learning_rate': Field(0.1, _POSITIVE, 'at the start', recipe=True),
-  'optimizer.momentum': Field(0.9, _MOMENTUM, 'of SGD', recipe=True),
+  'optimizer.momentum': Field(0.9, _BELOW_ONE, 'of SGD', recipe=True),
+  'optimizer.nesterov': Field(False, _BOOL, "whether the momentum is Nesterov's", recipe=True, later=True),
   'optimizer.weight_decay': Field(5e-4, _NOT_NEGATIVE, 'on every parameter', recipe=True),
+  'optimizer.decay_bn_and_biases': Field(True, _BOOL, 'whether weight decay is on them too', recipe=True, later=True),
+  'optimizer.schedule': Field(
+    'steps', _choice(('steps', 'cosine')), 'of the learning rate: by decay_epochs, or to 0', recipe=True, later=True
+  ),
+  'optimizer.warmup_epochs': Field(
+    0, _integer(0), 'epochs over which the learning rate rises linearly', recipe=True, later=True
+  ),
   'optimizer.decay_factor': Field(0.2, _POSITIVE, 'of the learning rate, at each decay', recipe=True),
   'optimizer.decay_epochs': Field((60, 120, 160), _EPOCHS, 'epochs after which the learning rate falls', recipe=True),
+  'optimizer.ema': Field(
+    0.0,
+    _BELOW_ONE,
+    'decay of a moving average of the weights, kept and evaluated beside them; 0 for none',
+    recipe=True,
+    later=True,
+  ),
   'distill.teacher': Field('', _PATH, "the teacher's workdir; empty for no distillation"),
   'distill.start': Field(
     '',

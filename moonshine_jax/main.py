@@ -9,6 +9,7 @@ from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError, say
 from moonshine_jax.runtime import devices, exchange, files, processes
 from moonshine_jax.training import loop
+from moonshine_jax.workdir.workdir import AVERAGE_FOLDER
 
 
 def main(values: FlagValues) -> None:
@@ -23,9 +24,12 @@ def main(values: FlagValues) -> None:
     for workdir, record in records.items():
       if not {'test_error', 'best_test_error'} <= record.keys():  # of a run that was finished
         raise UserError(f'{workdir}: its last record has no test error: expected one, as training writes it')
+      average = ''
+      if 'ema_test_error' in record:
+        average = f'; the averaged weights in {workdir / AVERAGE_FOLDER} have {record["ema_test_error"]:.2f}%'
       say(
         f'{workdir}: {evaluated_on} error {record["test_error"]:.2f}% after {record["epoch"]} epochs '
-        f'(the best epoch had {record["best_test_error"]:.2f}%)'
+        f'(the best epoch had {record["best_test_error"]:.2f}%){average}'
       )
 
 

@@ -1,10 +1,16 @@
-"""The paper's augmentation of training images (section 4.1): pad with black, crop at random, flip.
+"""Augmentation of training images: the paper's (section 4.1: pad with black, crop at random, flip), Cutout, mixtures.
 
 Pure functions, on the device. The images are normalised afterwards, by `models.network.Network`.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+
+# Folded into the key of a step, from which `draw_choices` splits: what a config leaves out changes no other choice.
+CUTOUT, MIXTURE = 2**31 + 1, 2**31 + 2
 
 
 def draw_choices(key: jax.Array, batch_size: int, pad: int, flip: bool) -> dict[str, jax.Array]:
@@ -45,3 +51,94 @@ def crop_and_flip(images: jax.Array, choices: dict[str, jax.Array], pad: int) ->
   if pad:
     images = jax.vmap(crop)(jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0))), choices['offset'])
   return jnp.where(choices['flip'][:, None, None, None], images[:, :, ::-1], images)
+
+
+def draw_cutout(key: jax.Array, batch_size: int, size: Sequence[int]) -> jax.Array:
+  """Draws the centres of Cutout's squares, int32 (batch_size, 2), anywhere in images of a height and a width."""
+  return jax.random.randint(jax.random.fold_in(key, CUTOUT), (batch_size, 2), 0, jnp.asarray(size))
+
+
+def cut_out(images: jax.Array, centres: jax.Array, side: int, fill: Sequence[float]) -> jax.Array:
+  """Fills a square of each image, or what of it lies in the image (Cutout: DeVries and Taylor, 2017).
+
+  Args:
+    images: (batch, height, width, channels), not normalised.
+    centres: from `draw_cutout`, for as many images.
+    side: of the square, in pixels.
+    fill: for each channel, or all of them: the mean of the pixels, which the normalisation makes 0.
+
+  Returns:
+    float32 images of the same shape.
+  """
+  rows, columns = (_inside(centres[:, i, None] - side // 2, side, images.shape[i + 1]) for i in range(2))
+  hole = (rows[:, :, None] & columns[:, None, :])[..., None]
+  return jnp.where(hole, jnp.asarray(fill, jnp.float32), images.astype(jnp.float32))
+
+
+def _inside(start: jax.Array, length: jax.typing.ArrayLike, size: int) -> jax.Array:
+  """Returns which of the pixels (..., size) along an axis lie in an interval from start (..., 1)."""
+  pixels = jnp.arange(size)
+  return (start <= pixels) & (pixels < start + length)
+
+
+class Mixture(NamedTuple):
+  """How a batch mixes its images.
+
+  Attributes:
+    partner: int32 (batch,), the image that each is mixed with.
+    weight: float32 (height, width), the share of the image itself in each pixel; the rest is its partner's.
+  """
+
+  partner: jax.Array
+  weight: jax.Array
+
+  @property
+  def share(self) -> jax.Array:
+    """The share of the image's own label."""
+    return self.weight.mean()
+
+
+class MixedLabels(NamedTuple):
+  """The labels of mixed images.
+
+  Attributes:
+    own: integers (batch,).
+    partner: integers (batch,).
+    share: float32 (), the share of the own ones.
+  """
+
+  own: jax.Array
+  partner: jax.Array
+  share: jax.Array
+
+
+def draw_mixture(key: jax.Array, batch_size: int, size: Sequence[int], mixup: float, cutmix: float) -> Mixture:
+  """Draws how a batch mixes its images: one share for all of them, as in the released code of both methods.
+
+  Args:
+    key: the mixture follows from it.
+    batch_size: number of images.
+    size: height and width of the images.
+    mixup: a of mixup's Beta(a, a) (Zhang et al., ICLR 2018); 0 for none.
+    cutmix: a of CutMix's (Yun et al., ICCV 2019); 0 for none. With both, each has half of the steps.
+  """
+  partner_key, mixup_key, cutmix_key, centre_key, which_key = jax.random.split(jax.random.fold_in(key, MIXTURE), 5)
+  weights = []
+  if mixup:
+    weights.append(jnp.broadcast_to(jax.random.beta(mixup_key, mixup, mixup), size))
+  if cutmix:
+    # A rectangle of the image's proportions, of which the part that lies in the image is the partner's.
+    side = jnp.sqrt(1 - jax.random.beta(cutmix_key, cutmix, cutmix))
+    centre = jax.random.uniform(centre_key, (2,))
+    rows, columns = (
+      _inside(jnp.round(size[i] * (centre[i] - side / 2)), jnp.round(size[i] * side), size[i]) for i in range(2)
+    )
+    weights.append(1 - (rows[:, None] & columns).astype(jnp.float32))
+  weight = jnp.where(jax.random.bernoulli(which_key), weights[0], weights[-1])
+  return Mixture(jax.random.permutation(partner_key, batch_size), weight)
+
+
+def mix(images: jax.Array, partners: jax.Array, mixture: Mixture) -> jax.Array:
+  """Mixes images with their partners, both (batch, height, width, channels). Returns float32 images."""
+  weight = mixture.weight[:, :, None]
+  return weight * images.astype(jnp.float32) + (1 - weight) * partners.astype(jnp.float32)

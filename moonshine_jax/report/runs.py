@@ -91,6 +91,8 @@ class Run:
     unused = tuple(set(config_lib.LOSS_FIELDS) - set(config_lib.loss_fields(self.config)))
     if self.regime == 'none':
       unused += ('distill.teacher',)
+    if self.config.optimizer.schedule == 'cosine':
+      unused += ('optimizer.decay_epochs', 'optimizer.decay_factor')
     if not self.config.distill.start:
       unused += ('distill.start',)
     if self.config.distill.start != 'blockwise':

@@ -239,6 +239,11 @@ def replica_share(tree: Any, size: int, axis_name: str | None) -> Any:
   return jax.tree.map(functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size), tree)
 
 
+def join_shares(tree: Any, axis_name: str | None) -> Any:
+  """Returns arrays (batch, ...) of which every replica holds a share whole; to be called inside a step."""
+  return tree if axis_name is None else lax.all_gather(tree, axis_name, tiled=True)
+
+
 def cache_compilations(folder: str | os.PathLike) -> None:
   """Keeps compiled steps in a folder from run to run, unless the user named another ($JAX_COMPILATION_CACHE_DIR)."""
   if not jax.config.values['jax_compilation_cache_dir']:

@@ -98,6 +98,7 @@ def make_blockwise_step(
   gather: Callable,
   replicas: Replicas,
   image_shape: Sequence[int],
+  fill: Sequence[float] = (0.0,),
 ) -> Callable:
   """Makes the train step in which the blocks of all students learn alone, from one pass of their teacher.
 
@@ -110,7 +111,7 @@ def make_blockwise_step(
   paths = tuple(sorted({place.path for place in itertools.chain(*places)}))
   tapped = places_lib.tap(teacher, paths)
   updates = [make_blockwise_update(of_student, tx, replicas.axis_name) for of_student in places]
-  return step_lib.join_updates(config, updates, tapped, gather, replicas)
+  return step_lib.join_updates(config, updates, tapped, gather, replicas, fill)
 
 
 def config_of_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
@@ -134,6 +135,7 @@ def config_of_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLi
       'eval_every': 1,
       'distill.start': '',
       'distill.blockwise': True,
+      'optimizer.ema': 0.0,
       'distill.students': tuple(dict.fromkeys(map(_words, starting))),
     }
   )
@@ -225,7 +227,7 @@ def assemble(run: 'Experiment', workdir: str | os.PathLike) -> None:
 def calibrate(run: 'Experiment') -> Sequence[TrainState]:
   """Returns the states of a trained run with BN's running statistics estimated anew, on augmented training images."""
   updates = [make_calibration(student.network, run.replicas.axis_name) for student in run.students]
-  step = step_lib.join_updates(run.config, updates, None, run.train_feed.gather, run.replicas)
+  step = step_lib.join_updates(run.config, updates, None, run.train_feed.gather, run.replicas, run.facts.mean)
   loop = run.replicas.compile(step_lib.make_train_loop(step), donate_argnums=(0,))
   states, left, no_teacher = run.states, run.config.blockwise.calibration_steps, run.replicas.replicate({})
   for epoch in itertools.count():

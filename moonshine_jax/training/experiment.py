@@ -45,6 +45,7 @@ class Experiment:
     test_feed: batches of the test split.
     steps_per_epoch: number of training steps in an epoch.
     test_split: the test split, or what is held out of the training split.
+    facts: facts of the data.
     states: state of each student, on the devices, once the run is open.
     first_step: steps done when the run was opened.
   """
@@ -58,6 +59,7 @@ class Experiment:
   test_feed: feeds.Feed
   steps_per_epoch: int
   test_split: Split | CroppedSplit
+  facts: Facts
   states: tuple[step_lib.TrainState, ...] = ()
   first_step: int = 0
 
@@ -128,12 +130,12 @@ class Experiment:
     if self.config.distill.blockwise:
       assert teacher
       train_step = blockwise.make_blockwise_step(
-        self.config, networks, teacher, self._optimizer, gather, self.replicas, self.students[0].facts.image_shape
+        self.config, networks, teacher, self._optimizer, gather, self.replicas, self.facts.image_shape, self.facts.mean
       )
     else:
       configs = [student.config for student in self.students]
       train_step = step_lib.make_train_step(
-        configs, networks, teacher, self._optimizer, gather, self.replicas, self.steps_per_epoch
+        configs, networks, teacher, self._optimizer, gather, self.replicas, self.steps_per_epoch, self.facts.mean
       )
     train_loop = self.replicas.compile(step_lib.make_train_loop(train_step), donate_argnums=(0,))
     teacher_variables = self.replicas.replicate(self.teacher.variables if self.teacher else {})
@@ -146,10 +148,15 @@ class Experiment:
     return [self.replicas.compile(step) for step in steps]
 
   def evaluate(self, eval_step: Callable, state: step_lib.TrainState, name: str) -> dict[str, float]:
-    """Returns the test error and the test loss of a student. Raises UserError where these are not finite."""
-    return evaluate_feed(
-      eval_step, state.variables, self.test_feed, len(self.test_split), self.config.batch_size, self.replicas, name
-    )
+    """Returns the test error and the test loss of a student, and of its average. Raises UserError if not finite."""
+    results: dict[str, float] = {}
+    for prefix, variables in (('', state.variables), ('ema_', state.ema)):
+      if variables:
+        evaluated = evaluate_feed(
+          eval_step, variables, self.test_feed, len(self.test_split), self.config.batch_size, self.replicas, name
+        )
+        results |= {prefix + metric: value for metric, value in evaluated.items()}
+    return results
 
   def save(self, wait: bool = False) -> None:
     """Saves the students, and waits for it if asked; see `students.save_students`."""
@@ -213,6 +220,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust
     test_feed=test_feed,
     steps_per_epoch=steps_per_epoch,
     test_split=test_split,
+    facts=facts,
   )
 
 
@@ -267,8 +275,9 @@ def check_batches(config: ml_collections.ConfigDict, replicas: Replicas, source:
   if config.batch_size % len(replicas):
     raise UserError(f'config.batch_size={config.batch_size}: expected a multiple of the {len(replicas)} devices')
   side = min(source.image_shape[:2])
-  if config.data.pad > side:
-    raise UserError(f'config.data.pad={config.data.pad}: expected at most {side}, the side of an image')
+  for name in ('pad', 'cutout'):
+    if config.data[name] > side:
+      raise UserError(f'config.data.{name}={config.data[name]}: expected at most {side}, the side of an image')
 
 
 def count_steps(config: ml_collections.ConfigDict, train_examples: int) -> int:

@@ -14,6 +14,7 @@ from moonshine_jax.errors import Preempted
 from moonshine_jax.runtime import signals as signal_handlers
 from moonshine_jax.runtime.devices import IN_FLIGHT
 from moonshine_jax.training import blockwise
+from moonshine_jax.training.averages import save_averages
 from moonshine_jax.training.experiment import Experiment, prepare
 from moonshine_jax.workdir.workdir import BLOCKS_FOLDER
 
@@ -81,6 +82,7 @@ def train_to_end(run: Experiment) -> dict[Path, dict[str, Any]]:
       if run.saves(epoch):
         run.save()
 
+    save_averages(run)
   return {student.workdir.path: student.writer.records[-1] for student in run.students}
 
 

@@ -36,6 +36,7 @@ class ProgressBar:
       ('train_loss', 'loss'),
       ('train_error', 'train error'),
       ('test_error', f'{self._evaluated_on} error'),
+      ('ema_test_error', 'of the averaged weights'),
     ):
       if name in record:
         line += f'  {label} {record[name]:.{4 if name == "train_loss" else 2}f}' + ('%' if 'error' in name else '')

@@ -1,5 +1,6 @@
 """The train step and the evaluation step: pure functions, written once, for one replica."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: BN's running statistics; {} for a model without any.
     opt_state: the optimiser's state.
     rng: a raw key; the random choices of a step follow from it and `step` alone.
+    ema: moving average of the variables; {} where none is kept.
   """
 
   step: jax.Array
@@ -39,6 +41,7 @@ class TrainState(flax.struct.PyTreeNode):
   batch_stats: Any
   opt_state: Any
   rng: jax.Array
+  ema: Any = flax.struct.field(default_factory=dict)
 
   @property
   def variables(self) -> dict[str, Any]:
@@ -48,17 +51,31 @@ class TrainState(flax.struct.PyTreeNode):
   @property
   def trees(self) -> dict[str, dict[str, Any]]:
     """The two trees of a checkpoint: the variables, and the progress of the training."""
-    return {'variables': self.variables, 'progress': {'step': self.step, 'opt_state': self.opt_state, 'rng': self.rng}}
+    progress = {'step': self.step, 'opt_state': self.opt_state, 'rng': self.rng}
+    return {'variables': self.variables, 'progress': progress | ({'ema': self.ema} if self.ema else {})}
 
   def with_trees(self, trees: dict[str, dict[str, Any]]) -> 'TrainState':
     """Returns the state with the arrays of other trees."""
     return self.replace(**trees['variables'], **trees['progress'])
 
-  def updated(self, tx: optax.GradientTransformation, grads: Any, batch_stats: Any) -> 'TrainState':
-    """Returns the state after a step of the optimiser, with the running statistics of that step."""
+  def with_ema(self) -> 'TrainState':
+    """Returns the state with an average that begins at its variables."""
+    return self.replace(ema=jax.tree.map(jnp.array, self.variables))  # a copy: states are donated
+
+  def updated(
+    self, tx: optax.GradientTransformation, grads: Any, batch_stats: Any, ema_decay: float = 0.0
+  ) -> 'TrainState':
+    """Returns the state after a step of the optimiser, with the running statistics of that step.
+
+    An average forgets its beginning faster than by its decay at first: by min(decay, (1 + steps) / (10 + steps)).
+    """
     changes, opt_state = tx.update(grads, self.opt_state, self.params)
     params = optax.apply_updates(self.params, changes)
-    return self.replace(step=self.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+    state = self.replace(step=self.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+    if not self.ema:
+      return state
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    return state.replace(ema=optax.incremental_update(state.variables, self.ema, 1 - decay))
 
 
 def model_key(state: TrainState, axis_name: str | None) -> jax.Array:
@@ -90,6 +107,7 @@ def make_train_step(
   gather: Callable,
   replicas: Replicas,
   steps_per_epoch: int = 1,
+  fill: Sequence[float] = (0.0,),
 ) -> Callable:
   """Makes the train step of one replica, for one or more students.
 
@@ -102,7 +120,8 @@ def make_train_step(
     tx: the optimiser.
     gather: the feed's.
     replicas: the devices.
-    steps_per_epoch: number of steps, of which the warm-up of a weight is counted.
+    steps_per_epoch: number of steps, in which the warm-up of a weight is counted.
+    fill: the mean of each channel's pixels, with which Cutout fills.
 
   Returns:
     The step (states, teacher's variables, data, batch) -> (states, metrics), where `data` is the feed's and `batch` the
@@ -112,7 +131,7 @@ def make_train_step(
     make_update(config, student, teacher, tx, replicas.axis_name, steps_per_epoch)
     for config, student in zip(configs, students, strict=True)
   ]
-  return join_updates(configs[0], updates, teacher, gather, replicas)
+  return join_updates(configs[0], updates, teacher, gather, replicas, fill)
 
 
 def join_updates(
@@ -121,6 +140,7 @@ def join_updates(
   teacher: Callable | None,
   gather: Callable,
   replicas: Replicas,
+  fill: Sequence[float] = (0.0,),
 ) -> Callable:
   """Makes the train step of one replica from the updates of its students; see `make_train_step`.
 
@@ -130,22 +150,56 @@ def join_updates(
     teacher: their teacher, or None.
     gather: the feed's.
     replicas: the devices.
+    fill: see `make_train_step`.
   """
   axis_name = replicas.axis_name
 
   def train_step(states: Any, teacher_variables: Any, data: Any, batch: Any) -> tuple[Any, ...]:
     batch = gather(data, batch)
-    labels = batch['label']
     key = jax.random.fold_in(jax.random.wrap_key_data(states[0].rng), states[0].step)
-    # Drawn for the whole batch, so that an example's choices do not depend on the number of devices.
-    choices = augment.draw_choices(key, config.batch_size, config.data.pad, config.data.flip)
-    choices = devices.replica_share(choices, len(labels), axis_name)
-    images = augment.crop_and_flip(batch['image'], choices, config.data.pad)
+    images, labels = augment_batch(config, key, batch['image'], batch['label'], fill, axis_name)
     targets = jax.lax.stop_gradient(teacher(teacher_variables, images, train=False)) if teacher else None
     results = [update(state, images, labels, targets) for update, state in zip(updates, states, strict=True)]
     return tuple(zip(*results, strict=True))
 
   return train_step
+
+
+def augment_batch(
+  config: ml_collections.ConfigDict,
+  key: jax.Array,
+  images: jax.Array,
+  labels: jax.Array,
+  fill: Sequence[float],
+  axis_name: str | None,
+) -> tuple[jax.Array, jax.Array | augment.MixedLabels]:
+  """Augments a replica's share of a batch by the choices of a key.
+
+  They are drawn for the whole batch, so that an example's choices do not depend on the number of devices.
+
+  Args:
+    config: of the run.
+    key: of the step.
+    images: uint8 (share, height, width, channels).
+    labels: integers (share,).
+    fill: see `make_train_step`.
+    axis_name: of the replicas.
+
+  Returns:
+    The images, float32 where they are cut out or mixed, and their labels, both where they are mixed.
+  """
+  data, size = config.data, images.shape[1:3]
+  share = functools.partial(devices.replica_share, size=len(labels), axis_name=axis_name)
+  choices = share(augment.draw_choices(key, config.batch_size, data.pad, data.flip))
+  images = augment.crop_and_flip(images, choices, data.pad)
+  if data.cutout:
+    images = augment.cut_out(images, share(augment.draw_cutout(key, config.batch_size, size)), data.cutout, fill)
+  if not data.mixup and not data.cutmix:
+    return images, labels
+  mixture = augment.draw_mixture(key, config.batch_size, size, data.mixup, data.cutmix)
+  everyone = devices.join_shares((images, labels), axis_name)  # a partner may be on any device
+  partners, partner_labels = jax.tree.map(lambda x: x[share(mixture.partner)], everyone)
+  return augment.mix(images, partners, mixture), augment.MixedLabels(labels, partner_labels, mixture.share)
 
 
 def make_update(
@@ -159,9 +213,9 @@ def make_update(
   """Makes the update of one student: (state, images, labels, teacher's outputs) -> (state, metrics).
 
   The loss is ce_weight CE + alpha KD + beta AT, ce_weight being 1 - alpha in the paper (equations 1 and 2); without a
-  teacher it is CE. The metrics are means over the whole batch: 'loss'; its terms 'ce', 'kd' and 'at', without their
-  weights, if they are used; 'error' in percent; and 'gradient_norm', the global L2 norm, which shows a gradient that is
-  not finite.
+  teacher it is CE. Of mixed images each term is the mixture of those against both labels. The metrics are means over
+  the whole batch: 'loss'; its terms 'ce', 'kd' and 'at', without their weights, if they are used; 'error' in percent;
+  and 'gradient_norm', the global L2 norm, which shows a gradient that is not finite.
   """
   distill = config.distill
   ce_weight, alpha, beta = terms_lib.weights(distill) if teacher else (1.0, 0.0, 0.0)
@@ -169,7 +223,7 @@ def make_update(
   at_term = terms_lib.at_term(distill, axis_name) if beta else None
 
   def update(
-    state: TrainState, images: jax.Array, labels: jax.Array, targets: Any
+    state: TrainState, images: jax.Array, labels: jax.Array | augment.MixedLabels, targets: Any
   ) -> tuple[TrainState, dict[str, jax.Array]]:
     rngs = model_key(state, axis_name)
 
@@ -177,21 +231,22 @@ def make_update(
       (logits, activations), updates = student(
         state.replace(params=params).variables, images, train=True, mutable=['batch_stats'], rngs=rngs
       )
-      terms = {'ce': losses.cross_entropy(logits, labels).mean()}
+      smoothing = config.data.label_smoothing
+      terms = {'ce': terms_lib.of_labels(lambda y: losses.cross_entropy(logits, y, smoothing), labels).mean()}
       loss = ce_weight * terms['ce']
       if kd_term:
-        terms['kd'] = kd_term(logits, targets[0], labels).mean()
+        terms['kd'] = terms_lib.of_labels(lambda y: kd_term(logits, targets[0], y), labels).mean()
         loss += terms_lib.warm_up(alpha, distill.kd_warmup, state.step, steps_per_epoch) * terms['kd']
       if at_term:
-        terms['at'] = at_term(activations, targets[1], labels).mean()
+        terms['at'] = terms_lib.of_labels(lambda y: at_term(activations, targets[1], y), labels).mean()
         loss += terms_lib.warm_up(beta, distill.at_warmup, state.step, steps_per_epoch) * terms['at']
-      metrics = {'loss': loss, **terms, 'error': 100 * (logits.argmax(-1) != labels).mean()}
+      metrics = {'loss': loss, **terms, 'error': 100 * terms_lib.are_wrong(logits, labels).mean()}
       return loss, (metrics, updates.get('batch_stats', {}))
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = devices.mean((grads, metrics), axis_name)
     metrics['gradient_norm'] = optax.tree.norm(grads)
-    return state.updated(tx, grads, batch_stats), metrics
+    return state.updated(tx, grads, batch_stats, config.optimizer.ema), metrics
 
   return update
 

@@ -135,10 +135,12 @@ def _open_workdirs(
   for student in students:
     init_key, _, _ = split_seed(student.config.model.seed)
     _, _, step_key = split_seed(student.config.seed)
-    initial.append(step_lib.create_train_state(student.network, student.facts.image_shape, tx, init_key, step_key))
+    state = step_lib.create_train_state(student.network, student.facts.image_shape, tx, init_key, step_key)
+    initial.append(state.with_ema() if student.config.optimizer.ema else state)
   step, states = restore_students(students, checkpoints, initial, students[0].config.epochs * steps_per_epoch)
   if not step:
     states = [student.start(state) for student, state in zip(students, states, strict=True)]
+    states = [state.with_ema() if state.ema else state for state in states]
   if begun and not step:
     common = os.path.commonpath([student.workdir for student in students])
     warn(f'{common}: no checkpoint yet of the run that was begun here: it begins anew')

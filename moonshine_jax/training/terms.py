@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from moonshine_jax import losses
+from moonshine_jax.data.augment import MixedLabels
 from moonshine_jax.runtime import user_functions
 
 Term = Callable[[Any, Any, jax.Array], jax.Array]  # (student's, teacher's, labels) -> the loss of each example
@@ -18,6 +19,20 @@ def weights(distill: ml_collections.ConfigDict) -> tuple[float, float, float]:
   if not distill.alpha and not distill.beta:
     return 1.0, 0.0, 0.0
   return 1 - distill.alpha if distill.ce_weight == -1 else distill.ce_weight, distill.alpha, distill.beta
+
+
+def of_labels(loss: Callable[[jax.Array], jax.Array], labels: jax.Array | MixedLabels) -> jax.Array:
+  """Returns a loss of labels; of mixed ones the mixture of the losses of both, by their shares."""
+  if not isinstance(labels, MixedLabels):
+    return loss(labels)
+  return labels.share * loss(labels.own) + (1 - labels.share) * loss(labels.partner)
+
+
+def are_wrong(logits: jax.Array, labels: jax.Array | MixedLabels) -> jax.Array:
+  """Returns whether each prediction is wrong; of mixed images, against the label of the larger share."""
+  if isinstance(labels, MixedLabels):
+    labels = jnp.where(labels.share >= 0.5, labels.own, labels.partner)
+  return logits.argmax(-1) != labels
 
 
 def warm_up(weight: float, epochs: int, step: jax.Array, steps_per_epoch: int) -> float | jax.Array:

@@ -26,6 +26,7 @@ class Record(TypedDict):
   step: Count
   test_error: NotRequired[Percent]
   best_test_error: NotRequired[Percent]
+  ema_test_error: NotRequired[Percent]
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = 'config.json'
 # Folders in a run's folder that hold the networks it starts from, and the run in which their blocks learnt alone.
 START_FOLDER, BLOCKS_FOLDER = 'start', 'blockwise'
+AVERAGE_FOLDER = 'ema'  # of the network of the averaged weights
 LOCK_FILE = '.lock'  # the lock ends with its process, so the file may stay
 
 # What Orbax and what is under it do not take for a name, wherever it is in an absolute path: patterns of files, a
@@ -51,9 +52,10 @@ class Workdir(os.PathLike):
 
   @classmethod
   def find(cls, folder: str | os.PathLike) -> list['Workdir']:
-    """Returns the workdirs of all runs below a folder, in the order of their paths; without those of their starts."""
+    """Returns the workdirs of all runs below a folder, in the order of their paths; without the networks of a run."""
     paths = sorted(path.parent for path in Path(folder).glob(f'**/{CONFIG_FILE}'))
-    return [cls(path) for path in paths if not {START_FOLDER, BLOCKS_FOLDER} & set(path.relative_to(folder).parts)]
+    runs = [path for path in paths if not {START_FOLDER, BLOCKS_FOLDER} & set(path.relative_to(folder).parts)]
+    return [cls(path) for path in runs if path.name != AVERAGE_FOLDER or path.parent not in runs]
 
   @property
   def begun(self) -> bool:

@@ -27,3 +27,40 @@ def test_optimizer_equals_sgd_written_out():
     velocity = 0.9 * velocity + gradient + 5e-4 * expected
     expected = expected - learning_rate * velocity
     np.testing.assert_allclose(params, expected, rtol=1e-5)
+
+
+def test_a_cosine_after_a_linear_warm_up():
+  config = cifar10.get_config()
+  config.epochs = 10
+  config.optimizer.update(schedule='cosine', warmup_epochs=2)
+  learning_rate = optimizer.create_learning_rate_fn(config, steps_per_epoch=5)
+  steps = np.arange(50)
+  cosine = 0.05 * (1 + np.cos(np.pi * (steps - 10) / 40))
+  np.testing.assert_allclose(
+    [learning_rate(step) for step in steps], np.where(steps < 10, 0.01 * (steps + 1), cosine), rtol=1e-5, atol=1e-8
+  )
+  config.optimizer.update(schedule='steps', decay_epochs=(1, 4))  # a warm-up of any schedule
+  learning_rate = optimizer.create_learning_rate_fn(config, steps_per_epoch=5)
+  np.testing.assert_allclose(
+    [learning_rate(step) for step in (0, 4, 5, 9, 10, 20)], [0.01, 0.05, 0.012, 0.02, 0.02, 0.004]
+  )
+
+
+def test_nesterov_without_decay_of_bn_and_biases_written_out():
+  config = cifar10.get_config()
+  config.optimizer.update(nesterov=True, decay_bn_and_biases=False)
+  tx = optimizer.create_optimizer(config, steps_per_epoch=2)
+  rng = np.random.default_rng(0)
+  shapes = {'kernel': (3, 2), 'bias': (2,), 'scale': (2,)}
+  params = expected = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+  opt_state, velocity = tx.init(params), dict.fromkeys(shapes, 0.0)
+  for _ in range(3):
+    gradient = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    updates, opt_state = tx.update(gradient, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    decayed = {name: gradient[name] + (5e-4 * expected[name] if name == 'kernel' else 0) for name in shapes}
+    velocity = {name: 0.9 * velocity[name] + decayed[name] for name in shapes}
+    # As in PyTorch: the gradient once more, beside the velocity that has it already.
+    expected = {name: expected[name] - 0.1 * (decayed[name] + 0.9 * velocity[name]) for name in shapes}
+    for name in shapes:
+      np.testing.assert_allclose(params[name], expected[name], rtol=1e-5)

@@ -6,6 +6,7 @@ import pytest
 
 from moonshine_jax import losses
 from moonshine_jax.config import create_config
+from moonshine_jax.data.augment import MixedLabels
 from moonshine_jax.training import terms
 
 STUDENT, TEACHER = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32)
@@ -25,6 +26,16 @@ LABELS = jnp.array([0, 1, 2, 4])
 def test_weights(distill, expected):
   fields = {f'distill.{name}': value for name, value in distill.items()}
   assert terms.weights(create_config(fields).distill) == expected
+
+
+def test_against_mixed_labels_a_loss_is_that_against_the_mixed_target():
+  labels = MixedLabels(LABELS, LABELS[::-1], jnp.float32(0.3))
+  target = 0.3 * np.eye(5)[np.array(LABELS)] + 0.7 * np.eye(5)[np.array(LABELS[::-1])]
+  log_q = STUDENT - np.log(np.exp(STUDENT).sum(-1, keepdims=True))
+  loss = terms.of_labels(lambda y: losses.cross_entropy(STUDENT, y), labels)
+  np.testing.assert_allclose(loss, -(target * log_q).sum(-1), rtol=1e-5)
+  assert terms.are_wrong(np.eye(5)[np.array(LABELS[::-1])], labels).tolist() == [False] * 4  # the larger share
+  assert terms.of_labels(lambda y: y, LABELS) is LABELS
 
 
 def test_a_weight_that_is_warmed_up_rises_by_the_epoch():

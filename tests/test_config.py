@@ -24,6 +24,12 @@ def test_the_recipe_is_the_papers():
     'weight_decay': 5e-4,
     'decay_factor': 0.2,
     'decay_epochs': (60, 120, 160),
+    # What the field does since then is off.
+    'decay_bn_and_biases': True,
+    'ema': 0.0,
+    'nesterov': False,
+    'schedule': 'steps',
+    'warmup_epochs': 0,
   }
   assert (config.distill.temperature, config.distill.alpha, config.distill.beta) == (4.0, 0.9, 1000.0)
   assert (config.model.depth, config.model.width, config.model.block) == (40, 2, 'S')

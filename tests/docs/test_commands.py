@@ -52,7 +52,7 @@ NEEDS = {
   'moonshine train --config=digits --workdir=runs/mine ': 'minutes: it is the quick start on 16x16 pixels',
   'moonshine train --config=digits --workdir=runs/starts ': 'minutes; tests/training/test_blockwise.py runs it',
   'moonshine data folder:flowers ': 'a folder of images; tests/cli/test_data.py makes one',
-  'moonshine evaluate --workdir=runs/student/ema': 'a run that keeps an average; tests/training/test_recipes.py has one',
+  'moonshine evaluate --workdir=runs/student/ema': 'a run with an average; tests/training/test_recipes.py has one',
   'moonshine export ': 'the extras onnx and tflite; tests/export runs it',
   'moonshine import-torch ': 'PyTorch, and the data of CIFAR-10; tests/import_torch runs it',
   'moonshine cost': 'a minute or more, for all networks of a table, or large ones; tests/cli/test_cost.py runs it',

@@ -17,8 +17,8 @@ def main(values: FlagValues) -> None:
     raise UserError(f'--out={values.out}: expected a file that ends in one of {endings}')
   if importlib.util.find_spec('matplotlib') is None:
     raise UserError("Matplotlib is not installed: pip install 'moonshine-jax[report]'")
-  split, networks = attention_maps.open_workdirs(values.workdirs, values.trust_code)
+  split, networks, classes = attention_maps.open_workdirs(values.workdirs, values.trust_code)
   indices = attention_maps.parse_image_indices(values.images, len(split))
   images, labels = split.take(np.array(indices))
   maps = [attention_maps.compute_maps(*network, images) for network in networks]
-  attention_maps.draw_attention_maps(values.out, indices, images, labels, maps)
+  attention_maps.draw_attention_maps(values.out, indices, images, labels, maps, classes)

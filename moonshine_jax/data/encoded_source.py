@@ -79,6 +79,6 @@ class EncodedSource(abc.ABC):
     check_labels(where, whole.labels, self.num_classes)
     if self._decoders:
       return CroppedSplit(self._decoders, SomeExamples(whole, range(len(whole))[within]), where, self.num_classes)
-    decoded = DecodedSplit(cache_folder(), part.name, [self._name, *whole.identity()], self.image_shape)
-    images = decoded.read(whole, where, self.num_classes)
-    return Split(images.images[within], images.labels[within])
+    decoded = DecodedSplit(cache_folder(), part.name, whole.identity(), self.image_shape)
+    images = decoded.read(whole, where, self.num_classes).images
+    return Split(images[within], whole.labels[within])  # the labels of now: the same files may be of other classes

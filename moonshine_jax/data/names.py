@@ -61,6 +61,12 @@ def is_function(name: str) -> bool:
   return user_functions.is_name(name) and parse(name) is None
 
 
+def known_as(name: str, num_classes: int) -> str:
+  """Returns the name by which TFDS has a data set, where that is known of one of so many classes; else its own."""
+  path_name = parse(name)
+  return f'cifar{num_classes}' if path_name and path_name.form == 'cifar' else name
+
+
 def title(name: str) -> str:
   """Returns what a data set is called in a sentence: a function without its module, a path without its folders."""
   if path_name := parse(name):

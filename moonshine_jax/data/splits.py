@@ -25,6 +25,7 @@ MAX_SIDE = 2**16  # pixels, or channels
 MAX_CLASSES = 10**7
 MAX_PIXEL = 1e6  # a mean, or a standard deviation, in the units of uint8
 MAX_NAME = 255  # characters
+NAMED = 10  # classes whose names are told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +147,14 @@ class Facts:
   def to_json(self) -> dict[str, Any]:
     """Returns the facts as values that JSON has."""
     return dataclasses.asdict(self)
+
+  def describe(self) -> str:
+    """Returns the facts in words: the images, the classes and the splits."""
+    height, width, channels = self.image_shape
+    names = ', '.join(self.classes[:NAMED]) + ', ...' * (len(self.classes) > NAMED)
+    classes = f'{self.num_classes} classes' + (f' ({names})' if names else '')
+    splits = [f'{name}: {text}' for name, text in (('train', self.train), ('test', self.test)) if text]
+    return '; '.join([f'images of {height}x{width}x{channels}', classes, *splits])
 
   def difference(self, other: 'Facts') -> str:
     """Returns in words what tells this data from other; empty where nothing does, as far as both say it."""

@@ -74,6 +74,7 @@ def draw_attention_maps(
   images: np.ndarray,
   labels: np.ndarray,
   networks: Sequence[NetworkMaps],
+  classes: Sequence[str] = (),
 ) -> None:
   """Writes a picture of images and of each network's attention maps and predictions for them.
 
@@ -83,6 +84,7 @@ def draw_attention_maps(
     images: uint8 (images, height, width, channels).
     labels: labels of the images (images,).
     networks: attention maps of each network for these images.
+    classes: names of the classes; none for their numbers.
 
   Raises:
     UserError: if the file cannot be written.
@@ -106,15 +108,15 @@ def draw_attention_maps(
       ax.set(xticks=[], yticks=[])
     for i, row in enumerate(axes):
       row[0].imshow(images[i] if images.shape[-1] == 3 else images[i].mean(-1), cmap='gray')
-      row[0].set_xlabel(f'image {indices[i]}\nlabel {labels[i]}')
-      _draw_row(row[1:], i, labels[i], titled)
+      row[0].set_xlabel(f'image {indices[i]}\nlabel {_class_name(labels[i], classes)}')
+      _draw_row(row[1:], i, labels[i], titled, classes)
     picture = io.BytesIO()
     figure.savefig(picture, format=Path(path).suffix[1:], dpi=150)
     plt.close(figure)
   files.write_atomically(path, picture.getvalue())
 
 
-def _draw_row(axes: Sequence[Any], i: int, label: int, networks: Sequence[NetworkMaps]) -> None:
+def _draw_row(axes: Sequence[Any], i: int, label: int, networks: Sequence[NetworkMaps], classes: Sequence[str]) -> None:
   """Draws the maps of image i; the first row has titles, and a wrong prediction is red."""
   remaining_axes = iter(axes)
   for network in networks:
@@ -126,12 +128,21 @@ def _draw_row(axes: Sequence[Any], i: int, label: int, networks: Sequence[Networ
       if i == 0:
         ax.set_title((f'{network.title}\n' if ax is middle else '') + name, fontsize=9)
     prediction = network.predictions[i]
-    middle.set_xlabel(f'predicts {prediction}', color='black' if prediction == label else 'tab:red')
+    middle.set_xlabel(
+      f'predicts {_class_name(prediction, classes)}', color='black' if prediction == label else 'tab:red'
+    )
+
+
+def _class_name(label: int, classes: Sequence[str]) -> str:
+  """Returns the name of a class as Matplotlib writes it; its number where it has none."""
+  from moonshine_jax.report.figures import label_text
+
+  return label_text(classes[label]) if classes else str(label)
 
 
 def open_workdirs(
   workdirs: Sequence[str], trust_code: bool = False
-) -> tuple[splits.Split | splits.CroppedSplit, list[tuple[str, Network, Any]]]:
+) -> tuple[splits.Split | splits.CroppedSplit, list[tuple[str, Network, Any]], tuple[str, ...]]:
   """Opens the networks of workdirs, trained on one data set, and the test split of that data set.
 
   Args:
@@ -139,7 +150,7 @@ def open_workdirs(
     trust_code: whether user-defined functions that they name are loaded, whatever they are: see `Trained.open`.
 
   Returns:
-    The test split, and the title, the network and the variables of each workdir.
+    The test split, the title, the network and the variables of each workdir, and the names of the classes.
 
   Raises:
     UserError: if a workdir has no checkpoint, or the networks are of different data sets.
@@ -155,7 +166,7 @@ def open_workdirs(
     model, regime = trained.config.model, config.regime(trained.config)
     title = f'{Path(workdir).name}: {factory.network_name(model)} {model.block}'
     networks.append((title if regime == 'none' else f'{title}, {regime}', trained.network, trained.variables))
-  return first.source().read(first.config.data.test_split), networks
+  return first.source().read(first.config.data.test_split), networks, first.facts.classes
 
 
 def _data(trained: Trained) -> tuple[str, str, tuple[int, ...], int]:

@@ -155,6 +155,7 @@ def _provenance(runs: Sequence[Run]) -> dict[str, Any]:
   networks = tables.network_names(runs)
   return {
     'summary': {
+      'Data': _distinct(run.facts.describe() for run in runs),
       'Seeds': _distinct(_seeds(run) for run in runs),
       'Losses': _distinct(_loss(run) for run in runs),
       'Recipe': _distinct(_recipe(run) for run in runs),

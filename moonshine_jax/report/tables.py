@@ -163,7 +163,8 @@ def make_tables(runs: Sequence[Run]) -> list[Table]:
   tables = []
   for data in sorted({run.config.data.name for run in runs}):
     data_runs = tuple(run for run in runs if run.config.data.name == data)
-    number, title, printed = paper.TABLES.get(data, (None, names.title(data), ()))
+    known = names.known_as(data, data_runs[0].facts.num_classes)
+    number, title, printed = paper.TABLES.get(known, (None, names.title(data), ()))
     title = f'Table {number}: test error on {title}' if number else f'Test error on {title}'
     method_by_run = _method_by_run(data_runs)
     methods = _sort_methods(method_by_run.values())

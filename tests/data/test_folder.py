@@ -75,6 +75,14 @@ def test_images_are_decoded_once_and_again_where_a_file_has_changed(insects, cap
   assert np.flatnonzero(changed).tolist() == [opened(insects).encoded('train').paths.index('Cow/00002.png')]
 
 
+def test_a_class_that_is_new_changes_the_labels_of_images_that_were_decoded(insects):
+  before = opened(insects).read('test')
+  image_files.write_folder(insects / 'train', IMAGES[:1], [0], ['Bug'])
+  after = opened(insects).read('test')
+  np.testing.assert_array_equal(after.images, before.images)
+  np.testing.assert_array_equal(after.labels, before.labels + 1)
+
+
 def test_the_files_are_those_of_image_folder(tmp_path):
   """Of torchvision: those of os.walk, links followed; but for what is hidden."""
   for name in ['b/2.png', 'b/10.PNG', 'b/1/x.jpeg', 'b-1/x.webp', 'x.bmp', 'ä.png', 'b/notes.txt', '.hidden.png']:

@@ -35,6 +35,11 @@ def test_titles():
   assert names.title('npz:medmnist/path.npz') == 'path.npz'
 
 
+def test_cifar_is_the_data_set_of_the_papers_tables():
+  assert names.known_as('cifar:x.tar.gz', 100) == 'cifar100' and names.known_as('cifar:x', 10) == 'cifar10'
+  assert names.known_as('folder:cifar10', 10) == 'folder:cifar10' and names.known_as('cifar10', 10) == 'cifar10'
+
+
 def test_a_path_that_is_not_there_may_be_meant_as_a_function(tmp_path):
   with pytest.raises(
     UserError, match="'npz:data': no .*data: expected a path from here; for a function of npz.py, npz"

@@ -117,6 +117,12 @@ def test_columns_of_many_kinds(columns, features, options, classes, tmp_path):
   assert source.classes == classes and source.num_classes == 3
 
 
+def test_another_column_of_labels_changes_the_labels_of_images_that_were_decoded(tmp_path):
+  path = write(tmp_path / 'two.parquet', {'image': STRUCTS, 'label': LABELS, 'other': (LABELS + 1) % 3})
+  np.testing.assert_array_equal(opened(path).read('train').labels, LABELS)
+  np.testing.assert_array_equal(opened(path, '?label=other').read('train').labels, (LABELS + 1) % 3)
+
+
 @pytest.mark.parametrize(
   ('names', 'splits'),
   [

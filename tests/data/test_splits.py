@@ -129,3 +129,11 @@ def test_a_run_is_evaluated_on_what_it_does_not_train_on():
   config.held_out = 0.1
   assert [len(split) for split in sources.read_splits(source, config)] == [1167, 130]
   assert sources.evaluated_on(config) == 'held-out'
+
+
+def test_facts_in_words():
+  facts = splits.Facts((8, 6, 1), 12, (78.0,), (95.5,), tuple('abcdefghijkl'), '3 images of hash 12', '')
+  assert (
+    facts.describe() == 'images of 8x6x1; 12 classes (a, b, c, d, e, f, g, h, i, j, ...); train: 3 images of hash 12'
+  )
+  assert splits.Facts((8, 6, 1), 12, (78.0,), (95.5,)).describe() == 'images of 8x6x1; 12 classes'

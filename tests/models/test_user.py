@@ -67,7 +67,7 @@ def test_evaluate_and_report(folder, capsys):
 
 
 def test_attention(folder):
-  split, networks = attention_maps.open_workdirs([folder / 'teacher', folder / 'block-G-N-4-alpha-0'])
+  split, networks, _ = attention_maps.open_workdirs([folder / 'teacher', folder / 'block-G-N-4-alpha-0'])
   looks = [attention_maps.compute_maps(*network, split.images[:1]) for network in networks]
   assert [(name, values.shape) for name, values in looks[1].maps.items()] == [
     ('map 1', (1, 4, 4)),

@@ -46,7 +46,8 @@ def test_maps_are_those_computed_by_hand():
 
 
 def test_picture_shows_maps_labels_and_predictions(folder):
-  split, networks = attention_maps.open_workdirs([folder / 'teacher', folder / 'student'])
+  split, networks, classes = attention_maps.open_workdirs([folder / 'teacher', folder / 'student'])
+  assert classes == ()
   assert [title for title, _, _ in networks] == ['teacher: WRN-10-1 S', 'student: WRN-10-1 G(N/8), AT']
   assert len(split) == 500 and split.labels[:3].tolist() == [0, 1, 2]
   maps = [attention_maps.compute_maps(*network, split.images[:2]) for network in networks]
@@ -63,6 +64,10 @@ def test_picture_shows_maps_labels_and_predictions(folder):
     f'predicts {maps[0].predictions[0]}',
   ):
     assert f'>{text}<' in svg
+  names = [f'the ${i}$' for i in range(10)]
+  attention_maps.draw_attention_maps(folder / 'named.svg', [0, 1], split.images[:2], split.labels[:2], maps, names)
+  svg = (folder / 'named.svg').read_text()
+  assert '>label the $1$<' in svg and f'>predicts the ${maps[0].predictions[0]}$<' in svg
   attention_maps.draw_attention_maps(folder / 'maps.png', [0], np.zeros((1, 8, 8, 3), np.uint8), split.labels[:1], maps)
   assert Image.open(folder / 'maps.png').width > 1000
 

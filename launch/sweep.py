@@ -37,7 +37,7 @@ def main(values: FlagValues) -> None:
   words = jobs.student_words(
     base,
     parse_blocks(values.blocks),
-    jobs.method_words(values.regimes or [''], values.kd_forms, values.at_forms),
+    jobs.method_words(values.regimes, values.kd_forms, values.at_forms) or [''],
   )
   teacher = jobs.create_job(base, out / 'teacher', {'distill.students': ()})
   everything = [teacher, *jobs.plan_jobs(base, words, values.seeds, values.together, out)]

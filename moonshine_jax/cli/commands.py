@@ -231,7 +231,12 @@ def sweep(values: FlagValues) -> None:
     "Blocks of the students, separated by commas (default: all of the config's, or G(N/8)).",
     flag_values=values,
   )
-  flags.DEFINE_list('regimes', ['none', 'KD', 'AT'], 'Regimes, of none, KD, AT and KD+AT.', flag_values=values)
+  flags.DEFINE_list(
+    'regimes',
+    ['none', 'KD', 'AT'],
+    'Regimes, of none, KD, AT and KD+AT; empty for the students alone as the config has them.',
+    flag_values=values,
+  )
   flags.DEFINE_list('kd_forms', [], "Forms of KD, a student for each (default: the config's).", flag_values=values)
   flags.DEFINE_list('at_forms', [], "Forms of AT, a student for each (default: the config's).", flag_values=values)
   flags.DEFINE_integer('seeds', 3, 'Students of each block and regime, with seeds from 0.', 1, 1000, flag_values=values)

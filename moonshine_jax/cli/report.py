@@ -16,6 +16,8 @@ def main(values: FlagValues, source: str) -> None:
   runs = runs_lib.read_runs(source, values.trust_code)
   out = values.out or default_folder(Path(source))
   say(table_formats.summary_markdown(runs))
+  if published := table_formats.published_markdown(runs):
+    say(f'\n{published}')
   if values.json:
     runs_lib.write_runs(runs, values.json)
   writer.write_report(source, runs, out, latencies)

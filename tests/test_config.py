@@ -3,16 +3,29 @@ import pytest
 
 from moonshine_jax import config as config_lib
 from moonshine_jax import fields
-from moonshine_jax.configs import cifar10, cifar100, digits, imagenet, table3, table3_digits, table4
+from moonshine_jax.configs import (
+  cifar10,
+  cifar100,
+  cifar100_crd,
+  digits,
+  digits_forms,
+  imagenet,
+  table3,
+  table3_digits,
+  table4,
+)
 from moonshine_jax.errors import UserError
 
 
-@pytest.mark.parametrize('module', [cifar10, cifar100, digits, imagenet, table3, table3_digits, table4])
+@pytest.mark.parametrize(
+  'module', [cifar10, cifar100, cifar100_crd, digits, digits_forms, imagenet, table3, table3_digits, table4]
+)
 def test_the_configs_that_come_along_are_right_and_survive_json(module):
   config = module.get_config()
   config_lib.check(config)
   assert config_lib.flatten(config).keys() == fields.FIELDS.keys()
   assert config_lib.from_json(config_lib.to_json(config)).to_dict() == config.to_dict()
+  config_lib.students(config)
 
 
 def test_the_recipe_is_the_papers():

@@ -33,7 +33,7 @@ API = {
   'config': ('Config', ['config', 'fields']),
   'runtime': ('Runtime', ['runtime']),
   'errors': ('Errors', ['errors']),
-  'paper': ('The paper', ['paper']),
+  'paper': ('The paper', ['paper', 'published']),
 }
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from moonshine_jax import config as config_lib
 from moonshine_jax import fields
 from moonshine_jax.errors import printable
-from moonshine_jax.report import table_formats, tables
+from moonshine_jax.report import table_formats, tables, yardstick
 from moonshine_jax.report.runs import Run
 from moonshine_jax.report.tables import Table
 
@@ -105,7 +105,17 @@ def _section(number: int, table: Table, figures: dict[str, str]) -> dict[str, An
     'figures': [
       (Markup(_inline_svg(svg, f'figure-{number}-{i}')), caption) for i, (caption, svg) in enumerate(figures.items())
     ],
+    'published': _published(table.runs),
     'provenance': _provenance(table.runs),
+  }
+
+
+def _published(runs: Sequence[Run]) -> dict[str, Any]:
+  """Returns the cells of the published accuracies beside ours; none where no run is by their protocol."""
+  return {
+    'headings': [_Heading(text, column, 'text') for column, text in enumerate(yardstick.HEADINGS)],
+    'rows': [[_page_cell(text, text, 'text') for text in row.cells] for row in yardstick.compare_accuracies(runs)],
+    'note': yardstick.NOTE,
   }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tabulate
 
 from moonshine_jax.errors import printable
+from moonshine_jax.report import yardstick
 from moonshine_jax.report.runs import Run
 from moonshine_jax.report.tables import Table, TableRow, make_tables
 
@@ -81,6 +82,12 @@ def table_markdown(table: Table) -> str:
   ]
   notes = map(_plain, table.notes)
   return '\n\n'.join([f'# {_plain(table.title)}', _markdown([*NETWORK_HEADINGS, *headings], lines), *notes]) + '\n'
+
+
+def published_markdown(runs: Sequence[Run]) -> str:
+  """Writes the published accuracies beside ours as Markdown; empty where no run is by their protocol."""
+  rows = yardstick.compare_accuracies(runs)
+  return f'{_markdown(yardstick.HEADINGS, [row.cells for row in rows])}\n\n{_plain(yardstick.NOTE)}\n' if rows else ''
 
 
 def network_cells(row: TableRow) -> list[tuple[str, str | int | None]]:

@@ -80,6 +80,8 @@ def write_report(
     files.write_atomically(Path(out) / f'{stem}.md', table_formats.table_markdown(table))
     files.write_atomically(Path(out) / f'{stem}.csv', table_formats.table_csv(table))
     tables_with_figures.append((table, {caption: svg for (_, caption), svg in figures.items()}))
+  if published := table_formats.published_markdown(runs):
+    files.write_atomically(Path(out) / 'published.md', published)
   files.write_atomically(Path(out) / 'index.html', html.render_page(str(source), tables_with_figures))
 
 

@@ -37,6 +37,7 @@ RUN = (
   'moonshine sweep --config=table3 --out=runs/table3 --seeds=1 --config.model.dtype=bfloat16 --workers=8',
   "moonshine sweep --config=table3 --out=runs/rehearsal --scale=0.05 --blocks='G(N/8),B(2)' --seeds=1",
   'moonshine sweep --config=table3 --out=/shared/runs/table3 --dry_run',
+  'moonshine sweep --config=cifar100_crd --regimes= --seeds=5 --out=runs/crd --config.model.dtype=bfloat16',
 )
 SMALL = {
   'moonshine train': '--config.epochs=1 --config.model.depth=10 --config.data.train_split=train[:128] '
@@ -52,6 +53,7 @@ NEEDS = {
   'moonshine train --config=digits --workdir=runs/mine ': 'minutes: it is the quick start on 16x16 pixels',
   'moonshine train --config=digits --workdir=runs/starts ': 'minutes; tests/training/test_blockwise.py runs it',
   'moonshine data folder:flowers ': 'a folder of images; tests/cli/test_data.py makes one',
+  'moonshine report runs/crd': 'the runs of a sweep that takes an accelerator; tests/report/test_yardstick.py has such',
   'moonshine evaluate --workdir=runs/student/ema': 'a run with an average; tests/training/test_recipes.py has one',
   'moonshine export ': 'the extras onnx and tflite; tests/export runs it',
   'moonshine import-torch ': 'PyTorch, and the data of CIFAR-10; tests/import_torch runs it',

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -21,7 +23,9 @@ def test_every_way_that_is_installed_is_measured(few, tmp_path, capsys, monkeypa
   folder_feed.main(['--image_size=16', '--batch=4', '--batches=3', '--repeats=1', f'--json={path}'])
   written = json.loads(path.read_text())
   assert [row['run'] for row in written['rows']] == ['folder:PATH']
-  assert written['rows'][0]['lowest'] == written['rows'][0]['highest'] > 0
+  for measure in ('images_per_second', 'images_per_cpu_second'):
+    figures = written['rows'][0][measure]
+    assert figures['lowest'] == figures['median'] == figures['highest'] > 0
   assert 'JPEGs of 500x375 pixels' in capsys.readouterr().out
 
 
@@ -35,3 +39,14 @@ def test_every_way_gives_all_images_of_an_epoch(way, few, tmp_path):
   for batch in batches:
     images = batch['image'][0] if way == 'folder:PATH' else batch[0] if way == 'ImageFolder' else batch
     assert sorted(np.shape(images)) == [3, 4, 16, 16] and str(images.dtype).endswith('uint8')
+
+
+def test_cpu_time_is_that_of_running_and_of_ended_processes():
+  program = 'import sys, time\nwhile time.process_time() < 0.4: pass\nprint(flush=True)\nsys.stdin.read()'
+  before = folder_feed.cpu_seconds()
+  child = subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+  child.stdout.readline()
+  running = folder_feed.cpu_seconds()
+  child.communicate()
+  ended = folder_feed.cpu_seconds()
+  assert before + 0.3 < running <= ended < running + 0.3

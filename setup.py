@@ -90,7 +90,7 @@ setup(
     'tflite': ['ai-edge-litert>=2.1', 'tensorflow>=2.20'],
     'parquet': ['pyarrow>=15'],
     'report': ['matplotlib>=3.8'],
-    'benchmarks': ['matplotlib>=3.8', 'torch>=2.4'],
+    'benchmarks': ['grain>=0.2.12', 'matplotlib>=3.8', 'torch>=2.4', 'torchvision>=0.19'],
     # Builds the site, and executes its tutorial.
     'docs': [
       'ipykernel>=6',

@@ -16,6 +16,7 @@ from moonshine_jax.data.encoded import DamagedImagesError, decode_chunks
 from moonshine_jax.data.feeds import epoch_order
 from moonshine_jax.data.sources import Source
 from moonshine_jax.data.splits import CroppedSplit, Split
+from moonshine_jax.errors import printable
 from moonshine_jax.runtime import files
 
 COLUMNS, ROWS = 8, 4  # of a sheet
@@ -104,7 +105,7 @@ def draw_sheet(
   for i, (image, label) in enumerate(zip(augmented, labels, strict=True)):
     left, top = i % COLUMNS * column + 2, i // COLUMNS * row + 2
     sheet.paste(_picture(image).resize((width, height), Image.Resampling.NEAREST), (left, top))
-    name = classes[label] if classes else str(label)
+    name = printable(classes[label] if classes else str(label))
     while draw.textlength(name, font) > column - 4:
       name = name[:-2] + '…'
     draw.text((left, top + height + 2), name, 'black', font)

@@ -16,8 +16,8 @@ IMAGES, LABELS = image_files.noise(0, 30, (24, 24, 3)), np.arange(30) % 3 % 2
 def folder(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   monkeypatch.chdir(tmp_path)
-  image_files.write_folder('pets/train', IMAGES, LABELS, ['cat', 'd\x1b[31mog'])
-  image_files.write_folder('pets/val', IMAGES[:6], LABELS[:6], ['cat', 'd\x1b[31mog'])
+  image_files.write_folder('pets/train', IMAGES, LABELS, ['cat', 'd\x1b[31m\nog'])
+  image_files.write_folder('pets/val', IMAGES[:6], LABELS[:6], ['cat', 'd\x1b[31m\nog'])
   return tmp_path
 
 
@@ -40,7 +40,7 @@ def test_what_a_folder_holds(folder, capsys):
     'test: 6 images, 0 damaged',
   ]
   rows = [line.split() for line in out.splitlines()[5:7]]
-  assert rows == [['0', 'cat', '20', '4'], ['1', 'd\\x1b[31mog', '10', '2']]
+  assert rows == [['0', 'cat', '20', '4'], ['1', 'd\\x1b[31m\\nog', '10', '2']]
   mean = ', '.join(f'{value:.2f}' for value in IMAGES.mean((0, 1, 2)))
   assert f'mean of each channel: {mean} (from 0 to 255)' in out
   with Image.open('contact_sheet.png') as sheet:

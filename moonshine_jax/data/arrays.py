@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from moonshine_jax.data.splits import Split, check_labels, read_part, with_test
+from moonshine_jax.data.splits import Split, check_labels, read_part
 from moonshine_jax.errors import UserError, warn_once
 
 MAX_CLASSES = 10**6  # above any that was published
@@ -58,7 +58,7 @@ class ArraySource:
 
   def read(self, split: str) -> Split:
     """Reads a split or a part of one. Raises UserError where there is no such part."""
-    return read_part(with_test(self._splits), split, self._name)
+    return read_part(self._splits, split, self._name)
 
 
 def _check_split(where: str, value: Any) -> Split:

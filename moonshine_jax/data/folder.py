@@ -13,7 +13,7 @@ from moonshine_jax.data.encoded import Encoded
 from moonshine_jax.data.encoded_source import LOOKED_AT, EncodedSource
 from moonshine_jax.data.images import ENDINGS
 from moonshine_jax.data.names import PathName
-from moonshine_jax.data.splits import TEST_NAMES, with_test
+from moonshine_jax.data.splits import VALIDATION_NAMES
 from moonshine_jax.errors import UserError, warn_once
 
 LAYOUT = 'PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg with folder:PATH?test=10%'
@@ -127,7 +127,7 @@ class FolderSource(EncodedSource):
     """Returns the folder of each split."""
     if not self._root.is_dir():
       raise UserError(f'{self._where}: {self._root} is no folder: expected {LAYOUT}')
-    there = {name: self._root / name for name in ('train', *TEST_NAMES) if (self._root / name).is_dir()}
+    there = {name: self._root / name for name in ('train', 'test', *VALIDATION_NAMES) if (self._root / name).is_dir()}
     if self._share:
       if 'train' in there:
         raise UserError(
@@ -136,7 +136,7 @@ class FolderSource(EncodedSource):
       return {'train': self._root, 'test': self._root}
     if 'train' not in there:
       raise UserError(f'{self._where}: {self._root} has no folder train: expected {LAYOUT}')
-    return with_test(there)
+    return there
 
   def _find_images(self, root: Path) -> FolderExamples:
     """Returns all images of a folder of classes."""

@@ -17,7 +17,7 @@ import numpy as np
 from moonshine_jax.data.encoded import Encoded
 from moonshine_jax.data.encoded_source import LOOKED_AT, EncodedSource
 from moonshine_jax.data.names import PathName
-from moonshine_jax.data.splits import MAX_NAME, TEST_NAMES, check_labels, with_test
+from moonshine_jax.data.splits import MAX_NAME, VALIDATION_NAMES, check_labels
 from moonshine_jax.data.unpacked import UnpackedExamples, unpack
 from moonshine_jax.errors import UserError, shown
 from moonshine_jax.runtime import json_files
@@ -143,7 +143,7 @@ def find_files(where: str, path: Path) -> dict[str, list[Path]]:
     words = re.findall(
       '[a-z]+', str(file.relative_to(path) if path.is_dir() else file.name).lower().removesuffix('.parquet')
     )
-    split = next((word for word in reversed(words) if word in ('train', *TEST_NAMES)), 'train')
+    split = next((word for word in reversed(words) if word in ('train', 'test', *VALIDATION_NAMES)), 'train')
     splits.setdefault(split, []).append(file)
   if 'train' not in splits:
     raise UserError(f'{where}: {path} has no Parquet files to train on: expected train-*.parquet, or train/*.parquet')
@@ -153,7 +153,7 @@ def find_files(where: str, path: Path) -> dict[str, list[Path]]:
       raise UserError(
         f'{where}: the split {split} is in {folders[0]} and {folders[1]}: expected the path of one of them'
       )
-  return with_test(splits)
+  return splits
 
 
 def find_columns(where: str, path: Path, label: str | None) -> Columns:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,9 +16,8 @@ CHUNK = 1000  # examples that are taken at a time, where all of them are looked 
 HELD_OUT_SEED = 0  # of what is held out: the same examples in all runs
 SAMPLE = 2000  # training images from which the channels' statistics are measured, where images are of any size
 
-T = TypeVar('T')
-
-TEST_NAMES = 'test', 'val', 'valid', 'validation', 'dev'  # what people call the split that is not trained on
+# What people call the split for choices. Where there is no test split, it stands for that too.
+VALIDATION_NAMES = 'validation', 'val', 'valid', 'dev'
 
 # Bounds of `Facts`, beyond any data set's.
 MAX_SIDE = 2**16  # pixels, or channels
@@ -236,7 +235,7 @@ def _bound(bound: str | None, examples: int) -> int | None:
 
 
 def find_part(splits: Collection[str], split: str, data: str) -> Part:
-  """Returns a split by name, or a part of it.
+  """Returns a split by name, or a part of it; a split for choices by any of its names.
 
   Args:
     splits: names of all splits.
@@ -247,12 +246,19 @@ def find_part(splits: Collection[str], split: str, data: str) -> Part:
     UserError: where there is no such split.
   """
   match = re.fullmatch(r'(.+?)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?', split)
-  if not match or match[1] not in splits:
+  name = _name_there(splits, match[1]) if match else None
+  if not match or name is None:
     raise UserError(
       f'data set {data} has no split {split!r}: expected {" or ".join(splits)}, or a part of one, as '
       f'{next(iter(splits))}[:50%]'
     )
-  return Part(match[1], (match[2], match[3]))
+  return Part(name, (match[2], match[3]))
+
+
+def _name_there(splits: Collection[str], name: str) -> str | None:
+  """Returns the name by which splits have one; None where they have none."""
+  others = VALIDATION_NAMES if name in ('test', *VALIDATION_NAMES) else ()
+  return next((each for each in (name, *others) if each in splits), None)
 
 
 def read_part(splits: Mapping[str, Split], split: str, data: str) -> Split:
@@ -261,9 +267,3 @@ def read_part(splits: Mapping[str, Split], split: str, data: str) -> Split:
   whole = splits[part.name]
   within = part.slice(len(whole), data)
   return Split(whole.images[within], whole.labels[within])
-
-
-def with_test(splits: Mapping[str, T]) -> dict[str, T]:
-  """Returns splits by name; where there is no 'test', the held-out one that there is stands for it."""
-  held_out = [splits[name] for name in TEST_NAMES if name in splits]
-  return {**splits, 'test': held_out[0]} if held_out else dict(splits)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from moonshine_jax import config as config_lib
 from moonshine_jax import fields, published
+from moonshine_jax.data import names
 from moonshine_jax.published import PublishedMethod
 from moonshine_jax.report.runs import Run
 
@@ -79,6 +80,7 @@ def _is_by_protocol(run: Run) -> bool:
   """Whether nothing but the network, the loss and the seeds is another than in the protocol."""
   expected = fields.RECIPE | published.PROTOCOL | {'data.name': published.DATA}
   values = config_lib.flatten(run.config)
+  values['data.name'] = names.known_as(values['data.name'], run.facts.num_classes)
   apart = {'model.depth', 'model.width', 'model.dtype', *config_lib.LOSS_FIELDS}
   return all(values[name] == value for name, value in expected.items() if name not in apart)
 

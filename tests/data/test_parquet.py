@@ -128,7 +128,7 @@ def test_another_column_of_labels_changes_the_labels_of_images_that_were_decoded
   [
     (
       ['data/train-00000-of-00001.parquet', 'data/validation-00000-of-00001.parquet'],
-      {'train': 1, 'validation': 1, 'test': 1},
+      {'train': 1, 'validation': 1},
     ),
     (
       ['plain_text/train/0000.parquet', 'plain_text/train/0001.parquet', 'plain_text/test/0000.parquet'],

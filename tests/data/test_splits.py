@@ -137,3 +137,23 @@ def test_facts_in_words():
     facts.describe() == 'images of 8x6x1; 12 classes (a, b, c, d, e, f, g, h, i, j, ...); train: 3 images of hash 12'
   )
   assert splits.Facts((8, 6, 1), 12, (78.0,), (95.5,)).describe() == 'images of 8x6x1; 12 classes'
+
+
+@pytest.mark.parametrize(
+  ('there', 'name', 'found'),
+  [
+    (('train', 'val'), 'test[:50%]', 'val'),
+    (('train', 'val'), 'validation', 'val'),
+    (('train', 'val', 'test'), 'test', 'test'),
+    (('train', 'val', 'test'), 'dev', 'val'),
+    (('train', 'test'), 'val', None),
+    (('train',), 'test', None),
+    (('val', 'test'), 'train', None),
+  ],
+)
+def test_a_split_for_choices_goes_by_any_of_its_names_and_stands_for_a_test(there, name, found):
+  if found:
+    assert splits.find_part(there, name, 'data').name == found
+  else:
+    with pytest.raises(UserError, match=f'data set data has no split .{name}.: expected {" or ".join(there)}'):
+      splits.find_part(there, name, 'data')

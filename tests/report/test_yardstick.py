@@ -66,3 +66,10 @@ def test_a_run_of_another_protocol_is_not_compared(change):
   assert 'Beside what was published' not in html.render_page(
     'runs', [(table, {}) for table in tables.make_tables([run])]
   )
+
+
+def test_cifar_100_of_its_archive_is_compared_and_cifar_10_is_not():
+  run = make_student('a', [30.0, 25.0], 'depth=16 width=2 alpha=0.0 beta=0.0', **{'data.name': 'cifar:some/archive'})
+  assert run.facts.num_classes == 10 and not yardstick.compare_accuracies([run])
+  facts = dataclasses.replace(run.facts, num_classes=100)
+  assert yardstick.compare_accuracies([dataclasses.replace(run, facts=facts)])

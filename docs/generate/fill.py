@@ -23,7 +23,6 @@ MEASURED: dict[str, Callable[..., str]] = {
   'compilation': measurements.compilation,
   'counts': measurements.counts,
   'exports': measurements.exports,
-  'folder_feed': measurements.folder_feed,
   'host_memory': measurements.host_memory,
   'image_feed': measurements.image_feed,
   'inference': measurements.inference,

@@ -173,16 +173,6 @@ def image_feed(file: str) -> str:
   return _with_sources(aligned(['run', 'images/s', 'lowest', 'highest'], body), {file: content})
 
 
-def folder_feed(file: str) -> str:
-  """Lists the image files of a folder that are decoded and cropped in a second, by each library."""
-  content = _read(file)
-  measures = [row[name] for row in content['rows'] for name in ('images_per_cpu_second', 'images_per_second')]
-  texts = [f'{each["median"]:,.0f} ({each["lowest"]:,.0f} to {each["highest"]:,.0f})' for each in measures]
-  body = [[row['run'], *texts[2 * i : 2 * i + 2]] for i, row in enumerate(content['rows'])]
-  headings = ['way', 'images/s of a core, by CPU time', f'images/s of {content["processes"]} processes, by the clock']
-  return _with_sources(aligned(headings, body), {file: content})
-
-
 def exports(*files: str) -> str:
   """Lists the latency and the size of exported networks."""
   measured = {path: _read(path) for path in files}

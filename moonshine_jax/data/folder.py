@@ -17,8 +17,6 @@ from moonshine_jax.data.splits import VALIDATION_NAMES
 from moonshine_jax.errors import UserError, warn_once
 
 LAYOUT = 'PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg with folder:PATH?test=10%'
-
-
 REMEDY = 'expected an image: mend the file or remove it'
 
 
@@ -98,7 +96,7 @@ class FolderSource(EncodedSource):
     """
     name.check_options(('test',))
     self._root, self._where = name.find(data_dir), f'config.data.name={name.text!r}'
-    self._share = _parse_share(self._where, name.options.get('test', '0%'))
+    self._share = _parse_share(self._where, name.options['test']) if 'test' in name.options else 0.0
     self._folders = self._find_splits()
     self._found: dict[Path, FolderExamples] = {}
     train = self._folders['train']
@@ -194,8 +192,8 @@ def held_out(labels: np.ndarray, share: float) -> np.ndarray:
 
 def _parse_share(where: str, text: str) -> float:
   match = re.fullmatch(r'(\d+(?:\.\d+)?)%', text)
-  share = float(match[1]) / 100 if match else 1
-  if not share < 1:
+  share = float(match[1]) / 100 if match else 0
+  if not 0 < share < 1:
     raise UserError(f'{where}: ?test={text}: expected a share above 0% and below 100%, as ?test=10%')
   return share
 

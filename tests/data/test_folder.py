@@ -181,7 +181,7 @@ def test_layouts_that_are_none(insects, tmp_path):
   assert f'{insects}/train has no folder train' in refused(insects / 'train')
   assert f'{tmp_path}/none/train has no folders of classes' in refused(tmp_path / 'none')
   assert 'expected no ?test=, or the path of that folder' in refused(insects, '?test=10%')
-  for share in ('10', '0.1', '100%', 'x%', '-5%'):
+  for share in ('10', '0%', '0.1', '100%', 'x%', '-5%'):
     assert f'?test={share}: expected a share above 0% and below 100%' in refused(insects / 'train', f'?test={share}')
   assert "no option 'tset': expected ?test=" in refused(insects / 'train', '?tset=10%')
   assert "has no split 'validation'" in refused(insects, read='validation')

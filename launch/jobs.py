@@ -57,6 +57,7 @@ def plan_jobs(
   out: Path,
   reached: Mapping[Path, int] = types.MappingProxyType({}),
   done: Container[Path] = (),
+  changes: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> Iterator[Job]:
   """Plans the jobs of all students but those that are done.
 
@@ -68,13 +69,14 @@ def plan_jobs(
     out: folder of the sweep.
     reached: the step that each student has reached, by workdir; the students of a job have reached the same.
     done: workdirs of the students to leave out.
+    changes: fields in which the jobs differ from the config, by dotted names; they have a folder for them.
 
   Yields:
     The jobs, by seed.
   """
   for seed in range(seeds):
-    shared = {'seed': seed, 'model.seed': seed, 'distill.teacher': str(out / 'teacher')}
-    workdir = out / f'seed-{seed}'
+    shared = {**changes, 'seed': seed, 'model.seed': seed, 'distill.teacher': str(out / 'teacher')}
+    workdir = job_folder(out, changes, seed)
     everyone = create_job(base, workdir, {**shared, 'distill.students': tuple(words)})
     by_step: dict[int, list[str]] = {}
     for student, student_workdir in zip(words, everyone.networks, strict=True):
@@ -83,6 +85,11 @@ def plan_jobs(
     for students in by_step.values():
       for start in range(0, len(students), together):
         yield create_job(base, workdir, {**shared, 'distill.students': tuple(students[start : start + together])})
+
+
+def job_folder(out: Path, changes: Mapping[str, Any], seed: int) -> Path:
+  """Returns the workdir of the jobs of a seed; see `plan_jobs`."""
+  return out / config_lib.folder_name(' '.join(f'{name}={value}' for name, value in changes.items())) / f'seed-{seed}'
 
 
 def student_words(base: ml_collections.ConfigDict, blocks: Sequence[str], methods: Sequence[str]) -> list[str]:

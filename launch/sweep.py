@@ -5,8 +5,10 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import types
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -15,7 +17,7 @@ from ml_collections import config_flags
 
 from moonshine_jax.cli import app
 from moonshine_jax.errors import UserError, say
-from moonshine_jax.launch import jobs, processes
+from moonshine_jax.launch import jobs, processes, vary
 from moonshine_jax.launch.jobs import Job
 from moonshine_jax.launch.progress import SweepProgress
 from moonshine_jax.models.blocks import Block
@@ -29,18 +31,16 @@ def main(values: FlagValues) -> None:
   """Trains all networks of the sweep that are not done, and prints the table of all; or prints the commands."""
   jax.config.update('jax_platforms', 'cpu')  # of this process, which only counts: the devices are for the jobs
   out, base = Path(values.out), values.config
-  overrides = dict(config_flags.get_override_values(values['config']))
-  if values.scale is not None:
-    changes = jobs.rehearsal(base, values.scale)
-    overrides |= changes
-    base.update_from_flattened_dict(changes)
-  words = jobs.student_words(
-    base,
-    parse_blocks(values.blocks),
-    jobs.method_words(values.regimes, values.kd_forms, values.at_forms) or [''],
-  )
+  changes = change_config(base, values)
+  overrides = dict(config_flags.get_override_values(values['config'])) | changes
+  students = plan_students(base, values)
+
+  def plan(reached: Mapping[Path, int] = types.MappingProxyType({}), done: Container[Path] = ()) -> Iterator[Job]:
+    for of_job, words in vary.group_by_job(students):
+      yield from jobs.plan_jobs(base, words, values.seeds, values.together, out, reached, done, of_job)
+
   teacher = jobs.create_job(base, out / 'teacher', {'distill.students': ()})
-  everything = [teacher, *jobs.plan_jobs(base, words, values.seeds, values.together, out)]
+  everything = [teacher, *plan()]
   config_file = app.config_name(config_flags.get_config_filename(values['config']))
 
   def command(job: Job, python: str) -> list[str]:
@@ -57,9 +57,9 @@ def main(values: FlagValues) -> None:
   for path, config in networks.items():  # all of them before the first, which may take hours
     files.check_inside(path, out)
     Workdir(path).check(config)
-  label = f'{base.epochs} epochs of {base.data.train_split}: a rehearsal, not the result'
-  if values.scale is not None:
-    say(label)
+  label = f'{base.epochs} epochs of {base.data.train_split}: a rehearsal, not the result\n' * (values.scale is not None)
+  if label:
+    say(label.strip())
   reached = {path: Workdir(path).step for path in networks}
   done = networks_done(networks, reached)
   if done:
@@ -67,14 +67,32 @@ def main(values: FlagValues) -> None:
   progress = SweepProgress(networks, values.together)
   if teacher.workdir not in done:
     run_jobs([teacher], processes.environments(1), command, progress)
-  run_jobs(
-    jobs.plan_jobs(base, words, values.seeds, values.together, out, reached, done), environments, command, progress
-  )
+  run_jobs(plan(reached, done), environments, command, progress)
+  say(f'\n{label}{make_table(base, students, values)}')
 
-  say('')
-  if values.scale is not None:
-    say(label)
-  say(table_formats.summary_markdown(runs_lib.collect_runs(out)))
+
+def make_table(base: ml_collections.ConfigDict, students: list[vary.Varied], values: FlagValues) -> str:
+  """Returns the table of test errors; with --vary those of held-out errors."""
+  if values.vary:
+    return vary.tell_choice(students, vary.read_errors(base, students, values.seeds, Path(values.out)))
+  return table_formats.summary_markdown(runs_lib.collect_runs(values.out))
+
+
+def change_config(base: ml_collections.ConfigDict, values: FlagValues) -> dict[str, Any]:
+  """Changes the config as --scale and --vary ask for it. Returns the changes, by dotted names. Raises UserError."""
+  changes = jobs.rehearsal(base, values.scale) if values.scale is not None else {}
+  if values.vary and not base.data.held_out:
+    changes['data.held_out'] = vary.HELD_OUT  # of the teacher too, which is to have seen none of it
+  base.update_from_flattened_dict(changes)
+  return changes
+
+
+def plan_students(base: ml_collections.ConfigDict, values: FlagValues) -> list[vary.Varied]:
+  """Returns every student of one seed, at every point of --vary. Raises UserError."""
+  regimes = [] if values.vary and not values['regimes'].present else values.regimes  # the config's own loss is varied
+  methods = jobs.method_words(regimes, values.kd_forms, values.at_forms)
+  words = jobs.student_words(base, parse_blocks(values.blocks), methods or [''])
+  return vary.vary_students(words, vary.choose_points(vary.parse_vary(values.vary), values.points))
 
 
 def parse_blocks(notations: str | None) -> list[str]:

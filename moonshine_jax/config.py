@@ -1,5 +1,6 @@
 """Configs: made, checked whole before anything is read, downloaded or compiled, and compared; see `fields`."""
 
+import ast
 import copy
 import json
 import re
@@ -139,7 +140,7 @@ def _student(config: ml_collections.ConfigDict, words: str) -> ml_collections.Co
       )
     field = STUDENT_FIELDS[key]
     try:
-      student.update_from_flattened_dict({field: _parse(type(flatten(config)[field]), value)})
+      student.update_from_flattened_dict({field: parse_value(type(flatten(config)[field]), value)})
     except ValueError as error:
       raise UserError(f'config.distill.students: {word!r} in {words!r}: {error}') from error
   if factory.is_user_defined(student.model) and re.search(r'\b(depth|width)=', words):
@@ -151,10 +152,15 @@ def _student(config: ml_collections.ConfigDict, words: str) -> ml_collections.Co
   return student
 
 
-def _parse(kind: type, text: str) -> Any:
-  """The value of a field from a word. Raises ValueError."""
+def parse_value(kind: type, text: str) -> Any:
+  """Returns the value of a field of a type from a text. Raises ValueError."""
   if kind is bool and text not in ('True', 'False'):
     raise ValueError(f'{text!r}: expected True or False')
+  if kind is tuple:
+    try:
+      return tuple(ast.literal_eval(text))
+    except (SyntaxError, TypeError) as error:
+      raise ValueError(f'{text!r}: expected a tuple, as (6,12,16)') from error
   return text == 'True' if kind is bool else kind(text)
 
 

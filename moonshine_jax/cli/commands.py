@@ -210,6 +210,7 @@ def sweep(values: FlagValues) -> None:
       moonshine sweep --config=digits --blocks='G(N/8)' --seeds=3 --out=runs/digits
       moonshine sweep --config=table3 --out=runs/table3 --workers=8 --config.model.dtype=bfloat16
       moonshine sweep --config=digits --regimes=KD --kd_forms=released,equation,hinton --out=runs/forms
+      moonshine sweep --config=digits --vary=distill.temperature=2,4,8 --vary=distill.alpha=0.5,0.9 --out=runs/weights
 
   The config is the teacher's. The students are those that it names in distill.students, all of them or those of
   --blocks; where it names none, the teacher's network with each of --blocks. They train in processes of `moonshine
@@ -239,6 +240,14 @@ def sweep(values: FlagValues) -> None:
   )
   flags.DEFINE_list('kd_forms', [], "Forms of KD, a student for each (default: the config's).", flag_values=values)
   flags.DEFINE_list('at_forms', [], "Forms of AT, a student for each (default: the config's).", flag_values=values)
+  flags.DEFINE_multi_string(
+    'vary',
+    [],
+    'FIELD=VALUE,VALUE: a student for each value, for each combination of several --vary; the errors are of a part of '
+    'the training split that nothing trains on (data.held_out, 0.1 unless the config says another).',
+    flag_values=values,
+  )
+  flags.DEFINE_integer('points', None, 'So many combinations of --vary, drawn at random.', 1, flag_values=values)
   flags.DEFINE_integer('seeds', 3, 'Students of each block and regime, with seeds from 0.', 1, 1000, flag_values=values)
   flags.DEFINE_float(
     'scale',

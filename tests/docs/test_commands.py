@@ -37,6 +37,7 @@ RUN = (
   'moonshine sweep --config=table3 --out=runs/table3 --seeds=1 --config.model.dtype=bfloat16 --workers=8',
   "moonshine sweep --config=table3 --out=runs/rehearsal --scale=0.05 --blocks='G(N/8),B(2)' --seeds=1",
   'moonshine sweep --config=table3 --out=/shared/runs/table3 --dry_run',
+  'moonshine sweep --config=digits --vary=distill.temperature=2,4,8 --vary=distill.alpha=0.5,0.9 --out=runs/weights',
   'moonshine sweep --config=cifar100_crd --regimes= --seeds=5 --out=runs/crd --config.model.dtype=bfloat16',
 )
 SMALL = {

@@ -155,6 +155,10 @@ def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
   assert run_sweep() == ['3 of 3 networks are done: left out', *first[2:]]
   assert len(run_sweep('--dry_run')) == 2
 
+  varied = run_sweep('--dry_run', '--vary=distill.temperature=2,8', f'--out={tmp_path}/varied')
+  assert len(varied) == 1 + 2  # the teacher, and two jobs of three of the four students
+  assert all('--config.data.held_out=0.1' in command for command in varied)
+
 
 # Slurm ----------------------------------------------------------------------------------------------------------------
 

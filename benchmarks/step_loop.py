@@ -81,13 +81,13 @@ def main(arguments: list[str] | None = None) -> None:
   write_json(flags.json, flags, rows, sharing=saved, seconds=times)
 
 
-def complete_flags(parser: argparse.ArgumentParser, flags: argparse.Namespace, devices: int) -> None:
-  """Fills in the defaults of the flags, and ends the command where the flags do not fit."""
+def complete_flags(parser: argparse.ArgumentParser, flags: argparse.Namespace, devices: int, least: int = 3) -> None:
+  """Fills in the defaults of the flags, and ends the command where the flags do not fit, as `least` networks do."""
   depth, width, images = DEFAULTS[jax.default_backend()]
   flags.networks = flags.networks or [Architecture(depth, width, block) for block in ('S', *STUDENTS)]
   flags.images = images if flags.images is None else flags.images
-  if len(flags.networks) < 3:
-    parser.error('--networks: expected a teacher and at least two students')
+  if len(flags.networks) < least:
+    parser.error(f'--networks: expected a teacher and at least {("one student", "two students")[least - 2]}')
   if flags.batch < 1 or flags.batch % devices:
     parser.error(f'--batch={flags.batch}: expected a multiple of the {devices} devices')
   if flags.images < flags.batch:

@@ -3,11 +3,15 @@
 Pure functions, on the device. The images are normalised afterwards, by `models.network.Network`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
+
+from moonshine_jax.runtime import devices
 
 # Folded into the key of a step, from which `draw_choices` splits: what a config leaves out changes no other choice.
 CUTOUT, MIXTURE = 2**31 + 1, 2**31 + 2
@@ -142,3 +146,42 @@ def mix(images: jax.Array, partners: jax.Array, mixture: Mixture) -> jax.Array:
   """Mixes images with their partners, both (batch, height, width, channels). Returns float32 images."""
   weight = mixture.weight[:, :, None]
   return weight * images.astype(jnp.float32) + (1 - weight) * partners.astype(jnp.float32)
+
+
+def augment_batch(
+  data: ml_collections.ConfigDict,
+  batch_size: int,
+  key: jax.Array,
+  images: jax.Array,
+  labels: jax.Array,
+  fill: Sequence[float],
+  axis_name: str | None,
+) -> tuple[jax.Array, jax.Array | MixedLabels]:
+  """Augments a replica's share of a batch by the choices of a key.
+
+  They are drawn for the whole batch, so that an example's choices do not depend on the number of devices.
+
+  Args:
+    data: `config.data`.
+    batch_size: images in the batch, over all replicas.
+    key: of the step.
+    images: uint8 (share, height, width, channels).
+    labels: integers (share,).
+    fill: the mean of each channel's pixels, with which Cutout fills.
+    axis_name: of the replicas.
+
+  Returns:
+    The images, float32 where they are cut out or mixed, and their labels, both where they are mixed.
+  """
+  size = images.shape[1:3]
+  share = functools.partial(devices.replica_share, size=len(labels), axis_name=axis_name)
+  choices = share(draw_choices(key, batch_size, data.pad, data.flip))
+  images = crop_and_flip(images, choices, data.pad)
+  if data.cutout:
+    images = cut_out(images, share(draw_cutout(key, batch_size, size)), data.cutout, fill)
+  if not data.mixup and not data.cutmix:
+    return images, labels
+  mixture = draw_mixture(key, batch_size, size, data.mixup, data.cutmix)
+  everyone = devices.join_shares((images, labels), axis_name)  # a partner may be on any device
+  partners, partner_labels = jax.tree.map(lambda x: x[share(mixture.partner)], everyone)
+  return mix(images, partners, mixture), MixedLabels(labels, partner_labels, mixture.share)

@@ -87,7 +87,7 @@ def draw_sheet(
     path: of the PNG.
     train: the training split.
     classes: names of the classes; none for their numbers.
-    config: of the run: its seed and its `data.pad` and `data.flip`.
+    config: of the run: its seed and its `data`.
 
   Raises:
     UserError: where an image cannot be decoded, or the file cannot be written.
@@ -95,8 +95,16 @@ def draw_sheet(
   batch = min(COLUMNS * ROWS, len(train))
   index = epoch_order(config.seed, 0, len(train), batch)[0]
   images, labels = train.take(index, (config.seed, 0))
-  choices = augment.draw_choices(jax.random.key(config.seed), batch, config.data.pad, config.data.flip)
-  augmented = np.asarray(augment.crop_and_flip(jnp.asarray(images), choices, config.data.pad))
+  mixed, _ = augment.augment_batch(
+    config.data,
+    batch,
+    jax.random.key(config.seed),
+    jnp.asarray(images),
+    jnp.asarray(labels),
+    images.mean((0, 1, 2)),
+    None,
+  )
+  augmented = np.asarray(mixed).round().astype(np.uint8)  # mixed images are floats
   scale = max(1, -(-CELL // max(images.shape[1:3])))
   height, width = (side * scale for side in images.shape[1:3])
   column, row = max(width, CELL) + 4, height + FONT + 8

@@ -1,6 +1,5 @@
 """The train step and the evaluation step: pure functions, written once, for one replica."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -157,49 +156,14 @@ def join_updates(
   def train_step(states: Any, teacher_variables: Any, data: Any, batch: Any) -> tuple[Any, ...]:
     batch = gather(data, batch)
     key = jax.random.fold_in(jax.random.wrap_key_data(states[0].rng), states[0].step)
-    images, labels = augment_batch(config, key, batch['image'], batch['label'], fill, axis_name)
+    images, labels = augment.augment_batch(
+      config.data, config.batch_size, key, batch['image'], batch['label'], fill, axis_name
+    )
     targets = jax.lax.stop_gradient(teacher(teacher_variables, images, train=False)) if teacher else None
     results = [update(state, images, labels, targets) for update, state in zip(updates, states, strict=True)]
     return tuple(zip(*results, strict=True))
 
   return train_step
-
-
-def augment_batch(
-  config: ml_collections.ConfigDict,
-  key: jax.Array,
-  images: jax.Array,
-  labels: jax.Array,
-  fill: Sequence[float],
-  axis_name: str | None,
-) -> tuple[jax.Array, jax.Array | augment.MixedLabels]:
-  """Augments a replica's share of a batch by the choices of a key.
-
-  They are drawn for the whole batch, so that an example's choices do not depend on the number of devices.
-
-  Args:
-    config: of the run.
-    key: of the step.
-    images: uint8 (share, height, width, channels).
-    labels: integers (share,).
-    fill: see `make_train_step`.
-    axis_name: of the replicas.
-
-  Returns:
-    The images, float32 where they are cut out or mixed, and their labels, both where they are mixed.
-  """
-  data, size = config.data, images.shape[1:3]
-  share = functools.partial(devices.replica_share, size=len(labels), axis_name=axis_name)
-  choices = share(augment.draw_choices(key, config.batch_size, data.pad, data.flip))
-  images = augment.crop_and_flip(images, choices, data.pad)
-  if data.cutout:
-    images = augment.cut_out(images, share(augment.draw_cutout(key, config.batch_size, size)), data.cutout, fill)
-  if not data.mixup and not data.cutmix:
-    return images, labels
-  mixture = augment.draw_mixture(key, config.batch_size, size, data.mixup, data.cutmix)
-  everyone = devices.join_shares((images, labels), axis_name)  # a partner may be on any device
-  partners, partner_labels = jax.tree.map(lambda x: x[share(mixture.partner)], everyone)
-  return augment.mix(images, partners, mixture), augment.MixedLabels(labels, partner_labels, mixture.share)
 
 
 def make_update(

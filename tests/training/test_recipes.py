@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from moonshine_jax.config import create_config
+from moonshine_jax.data import augment
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.training import evaluation, loop, progress
 from moonshine_jax.training import step as step_lib
@@ -20,8 +21,8 @@ from tests.helpers import run_processes
 def test_eight_devices_draw_what_one_draws():
   rng = np.random.default_rng(0)
   images, labels = rng.integers(0, 256, (16, 6, 6, 2), np.uint8), np.arange(16, dtype=np.int32)
-  config = create_config({'batch_size': 16, 'data.pad': 1, 'data.cutout': 3, 'data.mixup': 1.0, 'data.cutmix': 1.0})
-  draw = functools.partial(step_lib.augment_batch, config, fill=(100.0, 120.0))
+  config = create_config({'data.pad': 1, 'data.cutout': 3, 'data.mixup': 1.0, 'data.cutmix': 1.0})
+  draw = functools.partial(augment.augment_batch, config.data, 16, fill=(100.0, 120.0))
   alone = jax.jit(functools.partial(draw, axis_name=None))
   together = jax.pmap(functools.partial(draw, axis_name='batch'), axis_name='batch', in_axes=(None, 0, 0))
   shares = [x.reshape(8, 2, *x.shape[1:]) for x in (images, labels)]

@@ -73,6 +73,7 @@ setup(
     'optax>=0.2.5,<0.3',
     'orbax-checkpoint>=0.11.30,<0.13',
     'pillow>=10.1',  # decodes the images of TFDS without TensorFlow
+    'scipy>=1.11',  # solves the program of `moonshine search`
     'scikit-learn>=1.5',  # carries the embedded data set `digits`
     'tabulate>=0.9',  # aligns the columns of tables
     'tensorboardX>=2.6.2,<3',

@@ -23,7 +23,7 @@ from absl import flags
 from absl.flags import FlagValues
 
 import moonshine_jax
-from moonshine_jax.cli import commands  # noqa: F401 - it fills COMMANDS
+from moonshine_jax.cli import commands, search_command  # noqa: F401 - they fill COMMANDS
 from moonshine_jax.cli.command import COMMANDS, Command
 from moonshine_jax.errors import MISTAKE, RESUME_ME, Preempted, UserError, printable, tell, warn
 

@@ -14,20 +14,21 @@ REPEATS = 15  # times that a latency is measured, after two calls that are not
 
 
 def measure_network_latencies(
-  networks: Sequence[tuple[Network, Sequence[int]]], repeats: int = REPEATS
+  networks: Sequence[tuple[Network, Sequence[int]]], repeats: int = REPEATS, batch: int = 1
 ) -> list[list[float]]:
-  """Measures how long networks take from one uint8 image to its logits, all of them taking turns.
+  """Measures how long networks take from uint8 images to their logits, all of them taking turns.
 
   Args:
     networks: pairs of a network and the shape of its images, (height, width, channels). No latency depends on a
       network's mean and standard deviation.
     repeats: how many times each network is timed.
+    batch: images in a call.
 
   Returns:
     For each network its latencies in seconds, in the order of their turns.
   """
   calls = {
-    i: functools.partial(compile_forward(network, image_shape, batch=1), 1)
+    i: functools.partial(compile_forward(network, image_shape, batch), 1)
     for i, (network, image_shape) in enumerate(networks)
   }
   seconds = timing.time_in_turns(calls, repeats)

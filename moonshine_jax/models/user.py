@@ -12,8 +12,9 @@ from moonshine_jax.errors import UserError, shown, warn_once
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.models.surgery.capture import call_in_mode, with_capture
 from moonshine_jax.models.surgery.intercept import Unbound, adapt
+from moonshine_jax.models.surgery.layers import ConvLayer
 from moonshine_jax.models.surgery.modes import check_modes, mode_arguments
-from moonshine_jax.models.surgery.replace import cheapen
+from moonshine_jax.models.surgery.replace import cheapen, replaceable
 from moonshine_jax.runtime import user_functions
 
 
@@ -76,6 +77,18 @@ def create_user_model(
       f'{where}: {type(error).__name__}: {str(error)[:500]}: expected a network for {num_classes} '
       f'classes and images of {image_shape}'
     ) from error
+
+
+def replaceable_convolutions(
+  network: str, num_classes: int, image_shape: tuple[int, ...], dtype: str
+) -> dict[ConvLayer, bool]:
+  """Returns the convolutions of the network of a user's function that may be replaced; see `replace.replaceable`.
+
+  The function can build its module: `create_user_model` has done so, with the same arguments.
+  """
+  module = _call_function(_load_function(network, dtype), num_classes, dtype=jnp.dtype(dtype))
+  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  return replaceable(module, images, **mode_arguments(module, train=False))
 
 
 def check_user_modes(where: str, model: nn.Module, image_shape: tuple[int, ...]) -> None:

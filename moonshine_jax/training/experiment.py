@@ -67,7 +67,7 @@ class Experiment:
   def open(self) -> Iterator[ProgressBar]:
     """Opens the workdirs and restores what is in them; closes all at the end. Yields the progress bar."""
     with contextlib.ExitStack() as opened:
-      states = open_students(self.students, self._optimizer, self.replicas, self.steps_per_epoch, opened)
+      states = open_students(self.students, self.optimizer, self.replicas, self.steps_per_epoch, opened)
       self.first_step = int(states[0].step)
       self.states = self.replicas.replicate(states)
       bar = ProgressBar(
@@ -130,6 +130,7 @@ class Experiment:
     if self.config.distill.blockwise:
       assert teacher
       train_step = blockwise.make_blockwise_step(
+<<<<<<< HEAD
         self.config, networks, teacher, self._optimizer, gather, self.replicas, self.facts.image_shape, self.facts.mean
       )
     else:
@@ -137,6 +138,13 @@ class Experiment:
       train_step = step_lib.make_train_step(
         configs, networks, teacher, self._optimizer, gather, self.replicas, self.steps_per_epoch, self.facts.mean
       )
+=======
+        self.config, networks, teacher, self.optimizer, gather, self.replicas, self.students[0].facts.image_shape
+      )
+    else:
+      configs = [student.config for student in self.students]
+      train_step = step_lib.make_train_step(configs, networks, teacher, self.optimizer, gather, self.replicas)
+>>>>>>> 9ebb243 (moonshine search: the best mixture of cheap blocks within a budget)
     train_loop = self.replicas.compile(step_lib.make_train_loop(train_step), donate_argnums=(0,))
     teacher_variables = self.replicas.replicate(self.teacher.variables if self.teacher else {})
     return lambda states, data, batches: train_loop(states, teacher_variables, data, batches)
@@ -167,7 +175,8 @@ class Experiment:
     return optimizer.create_learning_rate_fn(self.config, self.steps_per_epoch)
 
   @functools.cached_property
-  def _optimizer(self) -> optax.GradientTransformation:
+  def optimizer(self) -> optax.GradientTransformation:
+    """The optimiser of the students."""
     return optimizer.create_optimizer(self.config, self.steps_per_epoch)
 
 

@@ -18,7 +18,7 @@ from moonshine_jax.models.resnet import PostActivationBlock
 from moonshine_jax.models.surgery.cheap import Cheap
 from moonshine_jax.models.surgery.intercept import Unbound
 
-TAPPED = 'moonshine_jax_places'  # a collection
+TAPPED, SWAPPED = 'moonshine_jax_places', 'moonshine_jax_swapped'  # collections
 
 # What each kind of residual block has beside its cheap convolutions: the BN before them, and the shortcut.
 BESIDE: dict[type[nn.Module], set[str]] = {
@@ -34,10 +34,12 @@ class Place:
   Attributes:
     path: path of the module, which the teacher has too.
     module: what stands there in the student, alone: called as `run` does.
+    shapes: of one example, of what comes in and what goes out.
   """
 
   path: str
   module: nn.Module
+  shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
   def run(self, variables: Mapping[str, Any], inputs: jax.Array) -> tuple[jax.Array, Mapping[str, Any]]:
     """Runs in training what stands at the place.
@@ -49,10 +51,16 @@ class Place:
     Returns:
       The outputs, (batch, height, width, channels), and the running statistics afterwards, of the place alone.
     """
-    arguments = (inputs,) if isinstance(self.module, Cheap) else (inputs, True)
-    own = {name: subtree(tree, self.path) for name, tree in variables.items()}
-    outputs, updates = self.module.apply(own, *arguments, mutable=['batch_stats'])
+    outputs, updates = self._apply(variables, inputs, True, mutable=['batch_stats'])
     return outputs, updates.get('batch_stats', {})
+
+  def evaluate(self, variables: Mapping[str, Any], inputs: jax.Array) -> jax.Array:
+    """Runs in evaluation what stands at the place; arguments and outputs are those of `run`."""
+    return self._apply(variables, inputs, False)
+
+  def _apply(self, variables: Mapping[str, Any], inputs: jax.Array, train: bool, **kwargs: Any) -> Any:
+    own = {name: subtree(tree, self.path) for name, tree in variables.items()}
+    return self.module.apply(own, inputs, *(() if isinstance(self.module, Cheap) else (train,)), **kwargs)
 
 
 def tap(apply: Callable, paths: Sequence[str]) -> Callable:
@@ -80,6 +88,35 @@ def tap(apply: Callable, paths: Sequence[str]) -> Callable:
   return tapped
 
 
+def swap(apply: Callable, path: str) -> Callable:
+  """Returns a function that applies a network in evaluation with given outputs of one of its modules.
+
+  It is called with (variables, images, outputs) and returns what the network does. XLA leaves out what the module alone
+  needs.
+
+  Args:
+    apply: the network, called with (variables, images, train=...).
+    path: path of the module, which the network calls once.
+  """
+
+  def intercept(
+    call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext
+  ) -> Any:
+    # Into nn.remat and nn.jit values come by a collection alone.
+    if context.method_name == '__call__' and context.module.has_variable(SWAPPED, SWAPPED):
+      return context.module.get_variable(SWAPPED, SWAPPED)
+    return call(*args, **kwargs)
+
+  def swapped(variables: Mapping[str, Any], images: jax.Array, outputs: jax.Array) -> Any:
+    tree: Any = {SWAPPED: outputs}
+    for name in reversed(path.split('/')):
+      tree = {name: tree}
+    with nn.intercept_methods(intercept):
+      return apply({**variables, SWAPPED: tree}, images, train=False)
+
+  return swapped
+
+
 def find_places(student: nn.Module, teacher: nn.Module, image_shape: Sequence[int]) -> tuple[Place, ...]:
   """Returns the places at which a student differs from its teacher.
 
@@ -102,13 +139,14 @@ def find_places(student: nn.Module, teacher: nn.Module, image_shape: Sequence[in
         f'{path} of the student has the shapes {call.shapes}, and of the teacher '
         f'{there.shapes if there else "there is none"}: expected a student of its architecture with other blocks'
       )
-    places.append(Place(path, call.module))
+    places.append(Place(path, call.module, there.shapes))
   cheap = _cheap(student)
   for path, notation in cheap.replacements if cheap else ():
     if path not in taught:
       raise UserError(f'{path} of the student is no convolution of the teacher: expected its own network, as block S')
-    conv = Unbound(taught[path].module)
-    places.append(Place(path, Cheap(conv, (('', notation),), getattr(student, 'axis_name', None))))
+    there = taught[path]
+    module = Cheap(Unbound(there.module), (('', notation),), getattr(student, 'axis_name', None))
+    places.append(Place(path, module, there.shapes))
   return tuple(places)
 
 
@@ -159,6 +197,17 @@ class _Call:
   shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
 
+def residual_blocks(module: nn.Module, image_shape: Sequence[int]) -> tuple[str, ...]:
+  """Returns the paths of a network's residual blocks, in the order in which they run."""
+  return tuple(path for path, call in _trace(module, image_shape).items() if isinstance(call.module, tuple(BESIDE)))
+
+
+def kinds(module: nn.Module, image_shape: Sequence[int], paths: Sequence[str]) -> tuple[str, ...]:
+  """Returns for each path what stands there: equal for modules that are alike and have inputs of the same shape."""
+  calls = _trace(module, image_shape)
+  return tuple(f'{calls[path].module!r} {calls[path].shapes}' for path in paths)
+
+
 def _trace(module: nn.Module, image_shape: Sequence[int]) -> dict[str, _Call]:
   """Returns the residual blocks and the convolutions of a network, by path: for each its last call."""
   calls = {}
@@ -169,7 +218,8 @@ def _trace(module: nn.Module, image_shape: Sequence[int]) -> dict[str, _Call]:
     outputs = call(*args, **kwargs)
     if context.method_name == '__call__' and isinstance(context.module, (*BESIDE, nn.Conv)):
       alone = context.module.clone(parent=None, name=None)
-      calls['/'.join(context.module.path)] = _Call(alone, (jnp.shape(args[0])[1:], jnp.shape(outputs)[1:]))
+      path = '/'.join(context.module.path)
+      calls[path] = _Call(alone, (jnp.shape(args[0])[1:], jnp.shape(outputs)[1:]))
     return outputs
 
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)

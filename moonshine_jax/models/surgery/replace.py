@@ -5,6 +5,7 @@ A rule says which convolutions become what; a plan says what a rule does to a ne
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -149,6 +150,30 @@ def plan(module: nn.Module, rule: Rule, *args: Any, **kwargs: Any) -> Replacemen
     parameters=(before.parameters(), after.parameters()),
     multiply_adds=(before.multiply_adds, after.multiply_adds),
   )
+
+
+def replaceable(module: nn.Module, *args: Any, **kwargs: Any) -> dict[ConvLayer, bool]:
+  """Returns the convolutions that may be replaced, of which several notations of a rule have one each.
+
+  Args are those of `plan`.
+
+  Returns:
+    The convolutions in the order in which they run, each with whether it has one output: it runs once, and is in no
+    `nn.scan`.
+  """
+  inspection = probe_module(inspect_module(module, *args, **kwargs), module, *args, **kwargs)
+  outputs = {call.path: call.can_be_taken for call in inspection.calls}
+  runs = Counter(call.path for call in inspection.calls)
+  return {
+    layer: outputs[layer.path] and runs[layer.path] == 1
+    for layer in inspection.layers
+    if not (layer.stays or _obstacle_to_any(layer))
+  }
+
+
+def fits(layer: ConvLayer, notation: str) -> bool:
+  """Whether a block can take the place of a convolution."""
+  return not _obstacle(layer, Block.parse(notation))
 
 
 def inherit(variables: Mapping[str, Any], teacher_variables: Mapping[str, Any]) -> dict[str, Any]:

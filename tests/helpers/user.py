@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import moonshine_jax
+from tests.helpers.linen_networks import Mixed
 
 
 class Stage(nn.Module):
@@ -120,6 +121,17 @@ def no_module(num_classes):
 
 def of_no_classes():
   return Convnet(3)
+
+
+class LogitsOfMixed(Mixed):
+  """Mixed for images of any channels, which returns the logits alone."""
+
+  def __call__(self, x, training=False):
+    return super().__call__(x, training)['logits']
+
+
+def mixed(num_classes):
+  return LogitsOfMixed()
 
 
 def images():

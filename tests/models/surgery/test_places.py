@@ -112,3 +112,58 @@ def test_the_places_of_a_users_network_are_its_replaced_convolutions():
     learnt, batch_stats = place.run(variables, inputs)
     assert learnt.shape == outputs.shape and set(batch_stats) == {'bn'}
     assert not np.array_equal(batch_stats['bn']['mean'], np.zeros(inputs.shape[-1]))
+
+
+def test_a_block_swapped_alone_gives_the_network_that_has_it_there(images, teacher_variables):
+  """The mixture written out, with its teacher's variables but for one block, against the swap of that block's output."""
+  mixed = WideResNet(10, 1, ('S', 'G(N/8)', 'S'), 3)
+  (place,) = places_lib.find_places(mixed, TEACHER, SHAPE)
+  student = mixed.init(jax.random.key(3), images)
+  variables = places_lib.start_from(student, teacher_variables, [place])
+
+  @jax.jit
+  def both(teacher_variables, variables, images):
+    inputs, outputs = places_lib.tap(TEACHER.apply, [place.path])(teacher_variables, images)[place.path]
+    swapped = places_lib.swap(TEACHER.apply, place.path)
+    return (
+      mixed.apply(variables, images),
+      swapped(teacher_variables, images, place.evaluate(variables, inputs)),
+      TEACHER.apply(teacher_variables, images),
+      swapped(teacher_variables, images, outputs),
+    )
+
+  whole, swapped, teacher, itself = both(teacher_variables, variables, images)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), whole, swapped)
+  jax.tree.map(np.testing.assert_array_equal, teacher, itself)
+  assert not np.allclose(whole[0], teacher[0], rtol=1e-2)
+
+
+def test_what_a_swapped_block_needs_alone_is_left_out(images, teacher_variables):
+  swapped = places_lib.swap(TEACHER.apply, 'conv4_block1')
+  gradient = jax.grad(lambda variables: swapped(variables, images, jnp.ones((2, 2, 2, 64)))[0].sum())
+  reached = {
+    keys[1].key for keys, leaf in jax.tree.leaves_with_path(gradient(teacher_variables)) if np.any(leaf)
+  }
+  assert reached == {'bn', 'fc'}
+
+
+def test_convolutions_inside_transforms_are_swapped():
+  """Under nn.remat and nn.jit values go in by the variables alone; a second path is not taken for the first."""
+  teacher = make_user_model('mixed')
+  images = jax.random.normal(jax.random.key(0), (2, 8, 8, 2))
+  variables = teacher.init(jax.random.key(1), images)
+  paths = ['by_name_wide/Conv_0', 'compiled/Conv_0']
+
+  @jax.jit
+  def swap_each(variables, images):
+    seen = places_lib.tap(teacher.apply, paths)(variables, images)
+    swaps = {path: places_lib.swap(teacher.apply, path) for path in paths}
+    return teacher.apply(variables, images)[0], [
+      [swaps[path](variables, images, outputs)[0] for outputs in (seen[path][1], jnp.zeros_like(seen[path][1]))]
+      for path in paths
+    ]
+
+  expected, swapped = swap_each(variables, images)
+  for itself, other in swapped:
+    np.testing.assert_allclose(itself, expected, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(other, expected, rtol=1e-2)

@@ -8,9 +8,10 @@ if TYPE_CHECKING:
   from moonshine_jax.models.surgery.capture import with_capture
   from moonshine_jax.models.surgery.replace import cheapen, inherit, plan
   from moonshine_jax.ops.derivatives import forward_mode
+  from moonshine_jax.search.run import search_blocks
 
 __version__ = '0.1.0'
-__all__ = ['__version__', 'cheapen', 'distil', 'forward_mode', 'inherit', 'plan', 'with_capture']
+__all__ = ['__version__', 'cheapen', 'distil', 'forward_mode', 'inherit', 'plan', 'search_blocks', 'with_capture']
 
 # The module of each public function: loaded when the function is first used, since JAX takes seconds to load.
 _MODULES = {
@@ -19,6 +20,7 @@ _MODULES = {
   'forward_mode': 'ops.derivatives',
   'inherit': 'models.surgery.replace',
   'plan': 'models.surgery.replace',
+  'search_blocks': 'search.run',
   'with_capture': 'models.surgery.capture',
 }
 

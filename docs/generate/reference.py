@@ -25,6 +25,7 @@ API = {
   'ops': ('Operations', ['ops']),
   'data': ('Data', ['data']),
   'training': ('Training', ['training']),
+  'search': ('Search', ['search']),
   'workdir': ('Workdirs', ['workdir']),
   'report': ('Reports', ['report']),
   'cost': ('Costs', ['cost']),

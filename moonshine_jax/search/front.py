@@ -23,7 +23,7 @@ COSTS = {
 
 
 @dataclasses.dataclass
-class Network:
+class FrontRow:
   """A network of the front.
 
   Attributes:
@@ -43,18 +43,18 @@ class Network:
   workdir: str = ''
 
 
-def collect_front(search: Search) -> list[Network]:
+def collect_front(search: Search) -> list[FrontRow]:
   """Collects the teacher, the uniform networks and all networks that were found, and measures their latencies."""
   space, store = search.space, search.store
   _, uniform, of_teacher, _ = store.read_scores()
-  networks = [_network(search, 'teacher', space.teacher, of_teacher)]
-  networks += [_network(search, 'uniform', space.uniform(column), losses) for column, losses in uniform.items()]
+  networks = [_row(search, 'teacher', space.teacher, of_teacher)]
+  networks += [_row(search, 'uniform', space.uniform(column), losses) for column, losses in uniform.items()]
   for path in store.networks():
     found = store.read_found(path)
     choice = tuple(found['choice'])
     best = next((each for each in found['solutions'] if each['block'] == found['block']), of_teacher)
     losses = {name: best[name] for name in of_teacher}
-    network = _network(search, 'searched', choice, losses)
+    network = _row(search, 'searched', choice, losses)
     networks.append(dataclasses.replace(network, test_error=found['test']['test_error'], workdir=str(path)))
   if 'latency' in search.costs:
     seconds = latency.measure_whole(space, [network.choice for network in networks], search.settings.latency_batch)
@@ -63,9 +63,9 @@ def collect_front(search: Search) -> list[Network]:
   return sorted(networks, key=lambda network: network.costs['parameters'], reverse=True)
 
 
-def _network(search: Search, kind: str, choice: Choice, losses: dict[str, float]) -> Network:
+def _row(search: Search, kind: str, choice: Choice, losses: dict[str, float]) -> FrontRow:
   costs = {name: program.cost_of(choice, costs) for name, costs in search.costs.items()}
-  return Network(kind, choice, costs, losses)
+  return FrontRow(kind, choice, costs, losses)
 
 
 def write_front(search: Search) -> str:
@@ -90,7 +90,7 @@ def write_front(search: Search) -> str:
   return table
 
 
-def _table(search: Search, networks: Sequence[Network]) -> str:
+def _table(search: Search, networks: Sequence[FrontRow]) -> str:
   costs = {name: column for name, column in COSTS.items() if name in search.costs}
   headings = ['', 'block', *(heading for heading, _, _ in costs.values()), 'KL', 'held-out error %', 'test error %']
   rows = [
@@ -108,7 +108,7 @@ def _table(search: Search, networks: Sequence[Network]) -> str:
   return tabulate(rows, headings, 'github', disable_numparse=True, colalign=['left', 'left', *right])
 
 
-def _draw(search: Search, networks: Sequence[Network]) -> bytes:
+def _draw(search: Search, networks: Sequence[FrontRow]) -> bytes:
   """Draws the held-out error against each cost, as SVG."""
   import io
 

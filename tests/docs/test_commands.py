@@ -56,6 +56,8 @@ NEEDS = {
   'moonshine data folder:flowers ': 'a folder of images; tests/cli/test_data.py makes one',
   'moonshine report runs/crd': 'the runs of a sweep that takes an accelerator; tests/report/test_yardstick.py has such',
   'moonshine evaluate --workdir=runs/student/ema': 'a run with an average; tests/training/test_recipes.py has one',
+  'moonshine search ': 'minutes; tests/search/test_run.py runs it',
+  'moonshine train --config=digits --workdir=runs/searched ': 'the network of a search',
   'moonshine export ': 'the extras onnx and tflite; tests/export runs it',
   'moonshine import-torch ': 'PyTorch, and the data of CIFAR-10; tests/import_torch runs it',
   'moonshine cost': 'a minute or more, for all networks of a table, or large ones; tests/cli/test_cost.py runs it',

@@ -141,9 +141,7 @@ def test_a_block_swapped_alone_gives_the_network_that_has_it_there(images, teach
 def test_what_a_swapped_block_needs_alone_is_left_out(images, teacher_variables):
   swapped = places_lib.swap(TEACHER.apply, 'conv4_block1')
   gradient = jax.grad(lambda variables: swapped(variables, images, jnp.ones((2, 2, 2, 64)))[0].sum())
-  reached = {
-    keys[1].key for keys, leaf in jax.tree.leaves_with_path(gradient(teacher_variables)) if np.any(leaf)
-  }
+  reached = {keys[1].key for keys, leaf in jax.tree.leaves_with_path(gradient(teacher_variables)) if np.any(leaf)}
   assert reached == {'bn', 'fc'}
 
 

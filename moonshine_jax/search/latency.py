@@ -12,7 +12,7 @@ from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.search.space import Choice, Space
 
 
-def measure_latencies(space: Space, batch: int) -> np.ndarray:
+def measure_candidates(space: Space, batch: int) -> np.ndarray:
   """Measures what each candidate takes at each place: for a choice the sum is the network's latency, if that is a sum.
 
   Places that are alike, of the same module and shapes, are measured together: a network has the candidate at all of

@@ -58,7 +58,7 @@ class Search:
     if any('latency' in budget for budget in budgets) and 'latency' not in self.costs:
       say('measuring the latency of every candidate at every place')
       begun = time.perf_counter()
-      self.costs['latency'] = latency.measure_latencies(self.space, self.settings.latency_batch)
+      self.costs['latency'] = latency.measure_candidates(self.space, self.settings.latency_batch)
       self.store.write_latencies(self.costs['latency'], time.perf_counter() - begun)
     for budget in budgets:
       if unknown := sorted(budget.keys() - self.costs.keys()):

@@ -130,21 +130,13 @@ class Experiment:
     if self.config.distill.blockwise:
       assert teacher
       train_step = blockwise.make_blockwise_step(
-<<<<<<< HEAD
-        self.config, networks, teacher, self._optimizer, gather, self.replicas, self.facts.image_shape, self.facts.mean
+        self.config, networks, teacher, self.optimizer, gather, self.replicas, self.facts.image_shape, self.facts.mean
       )
     else:
       configs = [student.config for student in self.students]
       train_step = step_lib.make_train_step(
-        configs, networks, teacher, self._optimizer, gather, self.replicas, self.steps_per_epoch, self.facts.mean
+        configs, networks, teacher, self.optimizer, gather, self.replicas, self.steps_per_epoch, self.facts.mean
       )
-=======
-        self.config, networks, teacher, self.optimizer, gather, self.replicas, self.students[0].facts.image_shape
-      )
-    else:
-      configs = [student.config for student in self.students]
-      train_step = step_lib.make_train_step(configs, networks, teacher, self.optimizer, gather, self.replicas)
->>>>>>> 9ebb243 (moonshine search: the best mixture of cheap blocks within a budget)
     train_loop = self.replicas.compile(step_lib.make_train_loop(train_step), donate_argnums=(0,))
     teacher_variables = self.replicas.replicate(self.teacher.variables if self.teacher else {})
     return lambda states, data, batches: train_loop(states, teacher_variables, data, batches)

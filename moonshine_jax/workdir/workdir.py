@@ -26,13 +26,10 @@ if TYPE_CHECKING:
 CONFIG_FILE = 'config.json'
 # Folders in a run's folder that hold the networks it starts from, and the run in which their blocks learnt alone.
 START_FOLDER, BLOCKS_FOLDER = 'start', 'blockwise'
-<<<<<<< HEAD
 AVERAGE_FOLDER = 'ema'  # of the network of the averaged weights
-=======
 # Folders in the folder of a search that hold the runs in which candidates learn, and the networks that are compared.
 CANDIDATES_FOLDER, SOLUTIONS_FOLDER = 'search_candidates', 'search_solutions'
 NO_RUNS = {START_FOLDER, BLOCKS_FOLDER, CANDIDATES_FOLDER, SOLUTIONS_FOLDER}
->>>>>>> 9ebb243 (moonshine search: the best mixture of cheap blocks within a budget)
 LOCK_FILE = '.lock'  # the lock ends with its process, so the file may stay
 
 # What Orbax and what is under it do not take for a name, wherever it is in an absolute path: patterns of files, a
@@ -58,16 +55,10 @@ class Workdir(os.PathLike):
 
   @classmethod
   def find(cls, folder: str | os.PathLike) -> list['Workdir']:
-<<<<<<< HEAD
     """Returns the workdirs of all runs below a folder, in the order of their paths; without the networks of a run."""
     paths = sorted(path.parent for path in Path(folder).glob(f'**/{CONFIG_FILE}'))
-    runs = [path for path in paths if not {START_FOLDER, BLOCKS_FOLDER} & set(path.relative_to(folder).parts)]
+    runs = [path for path in paths if not NO_RUNS & set(path.relative_to(folder).parts)]
     return [cls(path) for path in runs if path.name != AVERAGE_FOLDER or path.parent not in runs]
-=======
-    """Returns the workdirs of all runs below a folder, in the order of their paths, without those of NO_RUNS."""
-    paths = sorted(path.parent for path in Path(folder).glob(f'**/{CONFIG_FILE}'))
-    return [cls(path) for path in paths if not NO_RUNS & set(path.relative_to(folder).parts)]
->>>>>>> 9ebb243 (moonshine search: the best mixture of cheap blocks within a budget)
 
   @property
   def begun(self) -> bool:

@@ -51,8 +51,8 @@ def test_a_score_is_the_loss_of_the_teacher_with_one_block_of_the_candidate(foun
   assert scores[:, 0].tolist() == [0, 0, 0] and (scores[:, 1:] > 0).all() and set(uniform) == {1, 2}
   blocks = search.store.block_variables(2, False)
   variables = {name: dict(tree) for name, tree in search.teacher.variables.items()}
-  for name in variables:
-    variables[name]['conv3_block1'] = blocks[name]['conv3_block1']
+  for name, tree in variables.items():
+    tree['conv3_block1'] = blocks[name]['conv3_block1']
   config = copy.deepcopy(search.teacher.config)
   config.data.held_out = SETTINGS.held_out
   _, held_out = sources.read_splits(search.teacher.source(), config.data)

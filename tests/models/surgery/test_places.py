@@ -115,7 +115,7 @@ def test_the_places_of_a_users_network_are_its_replaced_convolutions():
 
 
 def test_a_block_swapped_alone_gives_the_network_that_has_it_there(images, teacher_variables):
-  """The mixture written out, with its teacher's variables but for one block, against the swap of that block's output."""
+  """The mixture written out, with its teacher's variables but for a block, against the swap of that block's output."""
   mixed = WideResNet(10, 1, ('S', 'G(N/8)', 'S'), 3)
   (place,) = places_lib.find_places(mixed, TEACHER, SHAPE)
   student = mixed.init(jax.random.key(3), images)

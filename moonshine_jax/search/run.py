@@ -63,7 +63,7 @@ class Search:
     for budget in budgets:
       if unknown := sorted(budget.keys() - self.costs.keys()):
         raise UserError(f'{", ".join(unknown)}: cannot be counted for this network: expected another budget')
-      program.choose(np.zeros(self._fits.shape), self._fits, self.costs, budget, 1, 1)
+      self.choose(np.zeros(self._fits.shape), budget, 1)
 
   def learn(self) -> None:
     """Trains the candidates, each block alone, and scores each alone in the teacher, unless that is done."""
@@ -90,7 +90,7 @@ class Search:
     scores, *_ = self.store.read_scores()
     begun = time.perf_counter()
     settings = self.settings
-    choices = program.choose(scores, self._fits, self.costs, budget, settings.solutions, settings.distance)
+    choices = self.choose(scores, budget, settings.solutions)
     seconds = {'program': time.perf_counter() - begun}
     solutions, variables = self._try(folder, choices, scores)
     if 'latency' in budget:
@@ -100,6 +100,17 @@ class Search:
     seconds['networks'] = time.perf_counter() - begun - seconds['program']
     self._keep(folder, choices[best], variables[best], budget, solutions, seconds)
     return folder
+
+  def choose(self, scores: np.ndarray, budget: Budget, solutions: int) -> list[Choice]:
+    """Returns so many choices within a budget, the least sum of scores (places, 1 + candidates) first."""
+    return program.choose(scores, self._fits, self.costs, budget, solutions, self.settings.distance)
+
+  def prepare_run(self) -> Experiment:
+    """Returns a run of candidates: its data, its devices and the teacher are those of all networks of the search."""
+    if self._run is None:
+      first = self.store.parts[0]
+      self._run = prepare(self._config(first), self.store.run_folder(first), self._trust_code)
+    return self._run
 
   def _config(self, part: Sequence[int]) -> ml_collections.ConfigDict:
     """Returns the config of the run in which some candidates learn."""
@@ -142,8 +153,7 @@ class Search:
     self, folder: Path, choices: Sequence[Choice], scores: np.ndarray
   ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Puts networks together, tunes them if asked, and scores them: what is known of each, and its variables."""
-    first = self.store.parts[0]
-    run = self._run or prepare(self._config(first), self.store.run_folder(first), self._trust_code)
+    run = self.prepare_run()
     columns = sorted({column for choice in choices for column in choice} - {0})
     blocks = {column: self.store.block_variables(column, self._trust_code) for column in columns}
     students, variables = networks.put_together(run, self.space, choices, blocks)

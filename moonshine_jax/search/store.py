@@ -278,6 +278,18 @@ class Store:
     files.write_atomically(file, json.dumps(values, indent=1, allow_nan=False) + '\n')
 
 
+def read_search(path: str | os.PathLike) -> tuple[str, Settings]:
+  """Returns the workdir of the teacher of the search in a folder, and its settings, those of a choice as by default.
+
+  Raises UserError where there is no search.
+  """
+  values = json_files.read_json(Path(path) / SEARCH_FILE, _SearchValues, 'what `moonshine search` writes')
+  settings: dict[str, Any] = {
+    name: tuple(value) if isinstance(value, list) else value for name, value in values['settings'].items()
+  }
+  return values['teacher'], Settings(**settings)
+
+
 def _compare(where: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
   """Raises UserError where two searches differ in what both name."""
   differences = [

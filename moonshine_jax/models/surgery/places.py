@@ -202,6 +202,12 @@ def residual_blocks(module: nn.Module, image_shape: Sequence[int]) -> tuple[str,
   return tuple(path for path, call in _trace(module, image_shape).items() if isinstance(call.module, tuple(BESIDE)))
 
 
+def output_shapes(module: nn.Module, image_shape: Sequence[int], paths: Sequence[str]) -> dict[str, tuple[int, ...]]:
+  """Returns the shape of what goes out at each path, of one example: (height, width, channels)."""
+  calls = _trace(module, image_shape)
+  return {path: calls[path].shapes[1] for path in paths}
+
+
 def kinds(module: nn.Module, image_shape: Sequence[int], paths: Sequence[str]) -> tuple[str, ...]:
   """Returns for each path what stands there: equal for modules that are alike and have inputs of the same shape."""
   calls = _trace(module, image_shape)

@@ -12,7 +12,7 @@ from moonshine_jax.models.blocks import Block
 from moonshine_jax.runtime import devices, files
 from moonshine_jax.search import front
 from moonshine_jax.search.run import Search
-from moonshine_jax.search.store import Settings
+from moonshine_jax.search.settings import Settings
 from moonshine_jax.workdir.workdir import Workdir
 
 # For each flag of a budget the cost that it limits, and how many of its units are one of the flag's.

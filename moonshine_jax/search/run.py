@@ -15,8 +15,9 @@ from moonshine_jax.models.factory import create_network
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.runtime.signals import Signals
 from moonshine_jax.search import latency, networks, program
+from moonshine_jax.search.settings import Settings
 from moonshine_jax.search.space import Choice, count_costs, find_space
-from moonshine_jax.search.store import Settings, Store
+from moonshine_jax.search.store import Store
 from moonshine_jax.training import blockwise, loop, pretrained
 from moonshine_jax.training.evaluation import evaluate_split
 from moonshine_jax.training.experiment import Experiment, prepare

@@ -1,6 +1,5 @@
 """The folder of a search: what its stages have left, and whether it is of the same search."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing_extensions import TypedDict
 
 from moonshine_jax.errors import UserError, shown
 from moonshine_jax.runtime import files, json_files
+from moonshine_jax.search.settings import OF_CANDIDATES, OF_CHOICE, Settings
 from moonshine_jax.search.space import Space
 from moonshine_jax.workdir import provenance
 from moonshine_jax.workdir.trained import Trained
@@ -23,49 +23,6 @@ NETWORKS_FOLDER = 'networks'
 BUDGET_NAMES = {'parameters': 'params', 'multiply_adds': 'macs', 'latency': 'ms'}  # in a folder's name
 
 Losses = dict[str, float]  # 'kl', 'ce', and 'error' in percent
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What a search chooses from, and how.
-
-  Attributes:
-    candidates: notations; none for the paper's.
-    epochs: passes over the training images in which the candidates learn alone.
-    held_out: share of the training split that no candidate sees and the networks are scored on.
-    together: candidates that learn in one run, from one pass of the teacher.
-    batch_size: examples in a step, over all devices; 0 for the teacher's.
-    seed: of the order of the examples.
-    latency_batch: images in a call whose latency is measured.
-    score: the loss that is summed, 'kl' from the teacher or 'ce' from the labels.
-    solutions: networks that are put together and compared within a budget.
-    distance: places in which any two of them differ.
-    tune_epochs: epochs in which each of them is trained before they are compared.
-    data_dir: where the data is; empty for the teacher's.
-  """
-
-  candidates: tuple[str, ...] = ()
-  epochs: int = 1
-  held_out: float = 0.1
-  together: int = 4
-  batch_size: int = 0
-  seed: int = 0
-  latency_batch: int = 1
-  score: str = 'kl'
-  solutions: int = 5
-  distance: int = 1
-  tune_epochs: int = 0
-  data_dir: str = ''
-
-  def of(self, names: Sequence[str]) -> dict[str, Any]:
-    """Returns some of the settings, as values that JSON has."""
-    values = {name: getattr(self, name) for name in names}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-# Of the settings, those that candidates and latencies depend on, and those that a choice depends on.
-OF_CANDIDATES = ('candidates', 'epochs', 'held_out', 'together', 'batch_size', 'seed', 'latency_batch')
-OF_CHOICE = ('score', 'solutions', 'distance', 'tune_epochs')
 
 
 class _SearchValues(TypedDict):

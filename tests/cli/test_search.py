@@ -6,7 +6,7 @@ from absl.flags import FlagValues
 from moonshine_jax.cli import search, search_command  # noqa: F401 - it fills COMMANDS
 from moonshine_jax.cli.command import COMMANDS
 from moonshine_jax.errors import UserError
-from moonshine_jax.search.store import Settings
+from moonshine_jax.search.settings import Settings
 
 
 def parse(*arguments):

@@ -14,7 +14,7 @@ from moonshine_jax.runtime.signals import Signals
 from moonshine_jax.search import front, networks
 from moonshine_jax.search import run as run_lib
 from moonshine_jax.search.run import Search, choose_best, search_blocks
-from moonshine_jax.search.store import Settings
+from moonshine_jax.search.settings import Settings
 from moonshine_jax.training import loop
 from moonshine_jax.training.evaluation import evaluate_workdir
 from moonshine_jax.workdir.trained import Trained

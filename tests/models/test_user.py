@@ -109,8 +109,8 @@ def loss_at(config, devices, step):
 
 
 def test_bn_is_given_the_axis_of_the_devices(config):  # what it does with it: test_capture
-  for network in ('tests.helpers.user:with_norm', 'tests.helpers.user:larger'):
-    config.model.network = network
+  for network, block in (('with_norm', 'S'), ('with_norm', 'G(2)'), ('with_norm', 'S,B(2)'), ('larger', 'S')):
+    config.model.network, config.model.block = f'tests.helpers.user:{network}', block
     assert create_model(config.model, 3, 'batch', (8, 8, 2)).axis_name == 'batch'
 
 

@@ -68,7 +68,7 @@ def with_capture(
   Raises:
     UserError: where there are no such layers, their outputs cannot be taken out, or what comes back is no logits.
   """
-  bare = Captured(Unbound(module), (), call, axis_name)
+  bare = Captured(Unbound(module), (), call)  # traced outside of any pmapped axis
   inspection = probe_module(inspect_module(bare, images), bare, images)
   if layers is None:
     layers = find_layers(inspection)
@@ -86,7 +86,7 @@ def with_capture(
       )
     if len(last_calls[layer].output_shape) != 4:
       raise UserError(f'{layer!r} returns {last_calls[layer].output_shape}: expected (batch, height, width, channels)')
-  return bare.clone(layers=tuple(layers))
+  return bare.clone(layers=tuple(layers), axis_name=axis_name)
 
 
 def find_layers(inspection: Inspection) -> tuple[str, ...]:

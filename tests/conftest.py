@@ -11,31 +11,41 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from moonshine_jax.configs import digits
-from moonshine_jax.runtime.devices import cache_compilations
 from moonshine_jax.training import loop
 
 STATE = tempfile.TemporaryDirectory()  # of what the tests name, in place of what the user did
 os.environ['XDG_STATE_HOME'] = STATE.name
 
+# What is compiled is kept to the end of the session, for its workers and for the processes that tests start.
+COMPILED = tempfile.TemporaryDirectory()
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', COMPILED.name)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+jax.config.update('jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR'])
+jax.config.update(
+  'jax_persistent_cache_min_compile_time_secs', float(os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'])
+)
+# JAX does not write a file at once: a process that reads it meanwhile compiles anew, and warns.
+os.environ['PYTHONWARNINGS'] = 'ignore:Error reading persistent compilation cache entry'
+
 # The files that take longest, in the order of their times.
 LONGEST = (
-  'models/test_wide_resnet.py',
+  'training/test_interruptions.py',
   'runtime/test_processes.py',
   'training/test_loop.py',
-  'training/test_interruptions.py',
-  'models/test_user.py',
   'training/test_step.py',
-  'surgery/test_capture.py',
-  'test_main.py',
+  'training/test_blockwise.py',
   'docs/test_commands.py',
+  'surgery/test_capture.py',
+  'models/test_wide_resnet.py',
+  'models/test_user.py',
+  'surgery/test_replace.py',
   'docs/test_tutorial.py',
+  'test_main.py',
   'docs/test_readme.py',
   'ops/test_grouped_conv.py',
-  'surgery/test_replace.py',
 )
 
 
@@ -146,21 +156,12 @@ def smooth():
     yield
 
 
-@pytest.fixture(scope='session')
-def compiled(tmp_path_factory):
-  """The folder of the compiled steps that runs of one network share."""
-  return tmp_path_factory.mktemp('compiled')
-
-
 @pytest.fixture(scope='module')
-def small_runs(smooth, compiled):
-  """Runs of one device, which compile in half the time, and once; several are compared with one in test_steps."""
+def small_runs(smooth):
+  """Runs of one device, which compile in half the time; several are compared with one in test_steps."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, 'local_devices', lambda: jax.devices()[:1])
-    cache_compilations(compiled)
     yield
-  jax.config.update('jax_compilation_cache_dir', None)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope='module')

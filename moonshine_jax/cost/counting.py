@@ -94,7 +94,8 @@ def count_cost(model: nn.Module, image_shape: tuple[int, ...]) -> Cost:
 @functools.cache
 def _count_cost(model: nn.Module, image_shape: tuple[int, ...]) -> Cost:
   image = _describe_images(1, image_shape)
-  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+  with grouped_conv.lax_only():
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
   counts = _count_by_variables(model, _trace(model.apply, variables, image), variables)
   return Cost(_count_parameters(variables), None if counts is None else counts.total())
 

@@ -1,12 +1,19 @@
 """Networks and data as users have them: by name 'tests.helpers.user:FUNCTION'."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import moonshine_jax
+from moonshine_jax.models.blocks import conv_init, fc_init
 from tests.helpers.linen_networks import Mixed
+
+# Those of Flax begin with values that take seconds to compile.
+Conv = functools.partial(nn.Conv, kernel_init=conv_init)
+Dense = functools.partial(nn.Dense, kernel_init=fc_init)
 
 
 class Stage(nn.Module):
@@ -17,7 +24,7 @@ class Stage(nn.Module):
 
   @nn.compact
   def __call__(self, x, train):
-    x = nn.Conv(self.features, (3, 3), strides=2, use_bias=not self.norm)(x)
+    x = Conv(self.features, (3, 3), strides=2, use_bias=not self.norm)(x)
     if self.norm:
       x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
     return nn.relu(x)
@@ -33,11 +40,11 @@ class Convnet(nn.Module):
 
   @nn.compact
   def __call__(self, images, train: bool):
-    x = nn.relu(nn.Conv(8, (3, 3), name='stem')(images))
+    x = nn.relu(Conv(8, (3, 3), name='stem')(images))
     for i in range(self.stages):
       x = Stage(8 * 2**i, self.norm)(x, train)
     x = nn.Dropout(self.rate, deterministic=not train)(x.mean((1, 2)))
-    return nn.Dense(self.num_classes)(x)
+    return Dense(self.num_classes)(x)
 
 
 def with_norm(num_classes):
@@ -60,9 +67,9 @@ class Larger(nn.Module):
 
   @nn.compact
   def __call__(self, images, train: bool = False):
-    first = nn.relu(nn.Conv(8, (3, 3))(images))
-    second = nn.relu(nn.Conv(8, (3, 3), strides=2)(first))
-    return nn.Dense(self.num_classes)(second.mean((1, 2))), (first, second)
+    first = nn.relu(Conv(8, (3, 3))(images))
+    second = nn.relu(Conv(8, (3, 3), strides=2)(first))
+    return Dense(self.num_classes)(second.mean((1, 2))), (first, second)
 
 
 def larger(num_classes):
@@ -77,7 +84,7 @@ class Caching(nn.Module):
   @nn.compact
   def __call__(self, images, train: bool = False):
     self.variable('cache', 'calls', jnp.zeros, ())
-    return nn.Dense(self.num_classes)(nn.Conv(4, (3, 3))(nn.Conv(4, (3, 3))(images)).mean((1, 2)))
+    return Dense(self.num_classes)(Conv(4, (3, 3))(Conv(4, (3, 3))(images)).mean((1, 2)))
 
 
 def caching(num_classes):
@@ -92,8 +99,8 @@ class Untold(nn.Module):
 
   @nn.compact
   def __call__(self, images):
-    x = nn.Conv(4, (3, 3))(nn.Conv(4, (3, 3))(images))
-    return nn.Dense(self.num_classes)(nn.BatchNorm(self.has_running_average, name='bn')(x).mean((1, 2)))
+    x = Conv(4, (3, 3))(Conv(4, (3, 3))(images))
+    return Dense(self.num_classes)(nn.BatchNorm(self.has_running_average, name='bn')(x).mean((1, 2)))
 
 
 def never_training(num_classes):

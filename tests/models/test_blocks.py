@@ -1,6 +1,9 @@
+import jax
+import numpy as np
 import pytest
+from flax.linen.initializers import variance_scaling
 
-from moonshine_jax.models.blocks import Block, Convolution
+from moonshine_jax.models.blocks import Block, Convolution, conv_init, fc_init
 
 
 @pytest.mark.parametrize(
@@ -111,3 +114,18 @@ def test_parameters_of_table_1(notation):
     channels = convolution.features
   assert weights == convolutions_formula(n)
   assert 4 * bn_channels == bn_formula(n)
+
+
+@pytest.mark.parametrize(
+  ('init', 'reference', 'shape'),
+  [
+    (conv_init, variance_scaling(2.0, 'fan_out', 'normal'), (3, 3, 2, 8)),
+    (conv_init, variance_scaling(2.0, 'fan_out', 'normal'), (3, 4, 6)),
+    (fc_init, variance_scaling(1 / 3, 'fan_in', 'uniform'), (6, 4)),
+  ],
+)
+def test_initial_values_are_drawn_as_by_variance_scaling(init, reference, shape):
+  # Compiled in seconds but without optimisations.
+  options = {'xla_backend_optimization_level': 0}
+  expected = jax.jit(reference, static_argnums=1, compiler_options=options)(jax.random.key(1), shape)
+  np.testing.assert_allclose(init(jax.random.key(1), shape), expected, rtol=1e-6)

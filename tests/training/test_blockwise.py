@@ -156,7 +156,7 @@ def trained_config(trained):
   config.update_from_flattened_dict(
     {
       'epochs': 1,
-      'model.block': 'G(N/8)',
+      'model.block': 'S-2x2',
       'optimizer.decay_epochs': (),
       'distill.teacher': str(workdir),
       'distill.start': 'blockwise',

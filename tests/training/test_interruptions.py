@@ -5,9 +5,9 @@ import pytest
 from tests.helpers import run_processes
 
 STUDENTS = {  # of every regime with a teacher, by the folder of each
-  'block-B-2-alpha-0': 'block=B(2) alpha=0',
-  'block-B-2-beta-0-seed-1': 'block=B(2) beta=0 seed=1',
-  'block-B-2-seed-2': 'block=B(2) seed=2',
+  'block-S-2x2-alpha-0': 'block=S-2x2 alpha=0',
+  'block-S-2x2-beta-0-seed-1': 'block=S-2x2 beta=0 seed=1',
+  'block-S-2x2-seed-2': 'block=S-2x2 seed=2',
 }
 STREAM = '--config.data.feed=stream'
 

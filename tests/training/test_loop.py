@@ -144,7 +144,7 @@ def test_a_full_disk_is_one_line(config, tmp_path, monkeypatch):
 
 def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
   workdir, _ = teacher
-  config.model.block = 'G(N/8)'
+  config.model.block = 'S-2x2'
   config.epochs = 1
   mine = tmp_path / 'mine.py'
   mine.write_text(
@@ -173,7 +173,7 @@ def test_students_of_every_regime_and_their_table(config, teacher, tmp_path):
   lines = table_formats.summary_markdown(runs_lib.collect_runs(tmp_path)).splitlines()
   assert len(lines) == 4
   assert [cell.strip() for cell in lines[2].split('|')[1:3]] == ['WRN-10-1 (teacher)', 'S']
-  assert [cell.strip() for cell in lines[3].split('|')[1:3]] == ['WRN-10-1', 'G(N/8)']
+  assert [cell.strip() for cell in lines[3].split('|')[1:3]] == ['WRN-10-1', 'S-2x2']
   assert lines[3].count('(1)') == 4 and lines[2].count('(1)') == 1
 
 
@@ -216,12 +216,12 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
 
 
 def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path):
-  """Of one teacher pass a step: another block, another regime, another seed; stopped on the way, and gone on."""
+  """Of one teacher pass a step: another block, another regime and another seed; stopped on the way, and gone on."""
   config.distill.teacher = teacher[0]
   together = copy.deepcopy(config)
-  together.distill.students = ('block=G(N/8) alpha=0', 'block=BG(2,M/8) beta=0 seed=1', 'alpha=0 beta=0')
+  together.distill.students = ('block=S-2x2 alpha=0', 'block=S-2x2 beta=0 seed=1', 'alpha=0 beta=0')
   students = config_lib.students(together)
-  assert list(students) == ['block-G-N-8-alpha-0', 'block-BG-2-M-8-beta-0-seed-1', 'alpha-0-beta-0']
+  assert list(students) == ['block-S-2x2-alpha-0', 'block-S-2x2-beta-0-seed-1', 'alpha-0-beta-0']
 
   class Stop(Exception):
     pass
@@ -229,7 +229,7 @@ def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path
   save = checkpoint.Checkpoints.save
 
   def stop(self, step, trees, config, *args):
-    if step == 4 and config.model.block == 'BG(2,M/8)':  # the first has saved, the third has not
+    if step == 4 and config.model.seed == 1:  # the first has saved, the third has not
       raise Stop
     save(self, step, trees, config, *args)
 

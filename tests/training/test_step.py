@@ -47,7 +47,7 @@ def make_teacher(config):
   return network, network.init(jax.random.key(5), SHAPE)
 
 
-def train(config, devices, feed_name, block='G(N/8)'):
+def train(config, devices, feed_name, block='S,G(N/8),S'):
   """The state and the metrics of each step of an epoch of a student with a teacher, on so many devices."""
   replicas = Replicas(jax.devices()[:devices])
   teacher, teacher_variables = make_teacher(config)
@@ -99,7 +99,7 @@ def test_the_loss_is_the_sum_of_its_parts_on_augmented_images(one_device):
   """The first step's terms, worked out from the networks' outputs outside of the step."""
   config = make_config()
   teacher, teacher_variables = make_teacher(config)
-  student = make_network(config, 'G(N/8)')
+  student = make_network(config, 'S,G(N/8),S')
   tx = optimizer.create_optimizer(config, steps_per_epoch=1)
   state = step_lib.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
   index = feeds.epoch_order(2, 0, len(SPLIT), BATCH)[0]
@@ -170,7 +170,7 @@ def test_the_step_descends_the_gradient_of_the_loss():
   config.data.pad, config.data.flip = 0, False
   config.optimizer.momentum, config.optimizer.weight_decay = 0.0, 0.0
   network, teacher_variables = make_teacher(config)
-  student = make_network(config, 'BG(2,M/8)')
+  student = make_network(config, 'S,BG(2,M/8),S')
   tx = optimizer.create_optimizer(config, steps_per_epoch=1)
   state = step_lib.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
   step = jax.jit(

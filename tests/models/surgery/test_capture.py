@@ -145,7 +145,7 @@ def test_a_call_that_the_user_defines():
 
 
 def test_devices_compute_what_one_does(smooth):
-  student = moonshine_jax.cheapen(ResNet(), 'B(2)', IMAGES, True)
+  student = moonshine_jax.cheapen(ResNet((1, 2)), 'B(2)', IMAGES, True)
   network = moonshine_jax.with_capture(student, IMAGES)
   variables = random_variables(network, IMAGES)
 

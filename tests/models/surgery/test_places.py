@@ -7,6 +7,7 @@ from moonshine_jax.errors import UserError
 from moonshine_jax.models.resnet import ResNet
 from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.models.wide_resnet import WideResNet
+from tests.helpers.linen_networks import random_variables
 from tests.helpers.modules import make_user_model
 
 SHAPE = (8, 8, 3)
@@ -16,15 +17,18 @@ MIXED = WideResNet(10, 1, ('G(N/8)', 'S', 'B(2)'), 3)
 
 @pytest.fixture(scope='module')
 def images():
-  return jax.random.normal(jax.random.key(0), (2, *SHAPE))
+  return np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
 
 
 @pytest.fixture(scope='module')
 def teacher_variables():
   """Of the teacher, its statistics and BN parameters other than the initial ones."""
-  variables = TEACHER.init(jax.random.key(1), jnp.zeros((1, *SHAPE)))
-  keys = iter(jax.random.split(jax.random.key(2), 100))
-  return jax.tree.map(lambda x: x + 0.1 * jax.random.uniform(next(keys), x.shape), variables)
+  return random_variables(TEACHER, jnp.zeros((1, *SHAPE)))
+
+
+def other_variables(network, images):
+  """Of a network, none of them those of the teacher."""
+  return jax.tree.map(lambda x: x + 1, random_variables(network, images))
 
 
 def test_the_places_are_the_blocks_that_differ():
@@ -64,7 +68,7 @@ def test_what_goes_in_and_out_is_what_the_blocks_of_the_teacher_have(images, tea
 
 def test_a_student_starts_as_its_teacher_outside_of_the_cheap_convolutions(images, teacher_variables):
   places = places_lib.find_places(MIXED, TEACHER, SHAPE)
-  fresh = MIXED.init(jax.random.key(3), images)
+  fresh = other_variables(MIXED, images)
   started = places_lib.start_from(fresh, teacher_variables, places)
   theirs = dict(jax.tree.leaves_with_path(teacher_variables))
   from_teacher = {
@@ -83,7 +87,7 @@ def test_a_student_starts_as_its_teacher_outside_of_the_cheap_convolutions(image
 
 
 def test_a_student_of_the_same_blocks_starts_as_its_teacher(images, teacher_variables):
-  started = places_lib.start_from(TEACHER.init(jax.random.key(3), images), teacher_variables, ())
+  started = places_lib.start_from(other_variables(TEACHER, images), teacher_variables, ())
   assert jax.tree.all(jax.tree.map(np.array_equal, started, teacher_variables))
 
 
@@ -103,8 +107,8 @@ def test_the_places_of_a_resnet_learn_alone():
 def test_the_places_of_a_users_network_are_its_replaced_convolutions():
   teacher, student = make_user_model('with_norm'), make_user_model('with_norm', 'G(N/8)')
   places = places_lib.find_places(student, teacher, (8, 8, 2))
-  images = jax.random.normal(jax.random.key(0), (2, 8, 8, 2))
-  variables, teacher_variables = (model.init(jax.random.key(1), images) for model in (student, teacher))
+  images = np.random.default_rng(0).normal(size=(2, 8, 8, 2)).astype(np.float32)
+  variables, teacher_variables = (random_variables(model, images, train=False) for model in (student, teacher))
   tapped = places_lib.tap(teacher.apply, [place.path for place in places])(teacher_variables, images)
   assert places
   for place in places:

@@ -10,7 +10,7 @@ import moonshine_jax
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.surgery.inspection import inspect_module
 from moonshine_jax.models.surgery.probe import probe_module
-from tests.helpers.linen_networks import Mixed, Stubborn
+from tests.helpers.linen_networks import Mixed, Stubborn, random_variables
 
 IMAGES = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
 
@@ -97,8 +97,8 @@ def test_statistics_are_learned_or_the_layer_is_kept(transform):
     assert moonshine_jax.plan(network, 'S-2x2', IMAGES).layers[1].notation == 'S-2x2'  # it has no statistics
   else:
     images = 3 + np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
-    variables = plan.student.init(jax.random.key(0), images)
-    _, updates = plan.student.apply(variables, images, mutable=['batch_stats'])
+    variables = random_variables(plan.student, images)
+    _, updates = jax.jit(lambda *args: plan.student.apply(*args, mutable=['batch_stats']))(variables, images)
     statistics = [variables['batch_stats'], updates['batch_stats']]
     before, after = (flatten_bn(tree) for tree in statistics)
     assert before.keys() == after.keys() and len(before) == 2

@@ -16,7 +16,7 @@ from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.runtime.signals import Signals
 from moonshine_jax.search import latency, networks, program
 from moonshine_jax.search.settings import Settings
-from moonshine_jax.search.space import Choice, count_costs, find_space
+from moonshine_jax.search.space import Choice, count_costs, describe_layers, find_choices, find_space
 from moonshine_jax.search.store import Store
 from moonshine_jax.training import blockwise, loop, pretrained
 from moonshine_jax.training.evaluation import evaluate_split
@@ -46,12 +46,12 @@ class Search:
     self.settings = settings
     self.space = find_space(self.teacher.config.model, self.teacher.facts, settings.candidates)
     self.store = Store(out, self.teacher, self.space, settings)
-    self.costs = {name: costs.astype(float) for name, costs in count_costs(self.space).items()}
+    layers = describe_layers(self.space)
+    self.costs = {name: costs.astype(float) for name, costs in count_costs(self.space, layers).items()}
     if (seconds := self.store.read_latencies()) is not None:
       self.costs['latency'] = seconds
     self._trust_code = trust_code
-    self._fits = self.space.fits.copy()
-    self._fits[:, 0] = True
+    self._choices = find_choices(self.space, layers)
     self._run: Experiment | None = None  # one in which candidates have learnt: for its data and devices
 
   def check(self, budgets: Sequence[Budget]) -> None:
@@ -64,7 +64,7 @@ class Search:
     for budget in budgets:
       if unknown := sorted(budget.keys() - self.costs.keys()):
         raise UserError(f'{", ".join(unknown)}: cannot be counted for this network: expected another budget')
-      self.choose(np.zeros(self._fits.shape), budget, 1)
+      self.choose(np.zeros(self._choices.shape), budget, 1)
 
   def learn(self) -> None:
     """Trains the candidates, each block alone, and scores each alone in the teacher, unless that is done."""
@@ -104,7 +104,7 @@ class Search:
 
   def choose(self, scores: np.ndarray, budget: Budget, solutions: int) -> list[Choice]:
     """Returns so many choices within a budget, the least sum of scores (places, 1 + candidates) first."""
-    return program.choose(scores, self._fits, self.costs, budget, solutions, self.settings.distance)
+    return program.choose(scores, self._choices, self.costs, budget, solutions, self.settings.distance)
 
   def prepare_run(self) -> Experiment:
     """Returns a run of candidates: its data, its devices and the teacher are those of all networks of the search."""

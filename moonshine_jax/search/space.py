@@ -96,22 +96,56 @@ def find_space(model: ml_collections.ConfigDict, facts: Facts, candidates: Seque
   return Space(model, facts, tuple(places), own, notations, fits.reshape(len(places), 1 + len(notations)))
 
 
-def count_costs(space: Space) -> dict[str, np.ndarray]:
+def describe_layers(space: Space) -> list[list[list[counting.Layer]]]:
+  """Describes the layers of each candidate at each place: by candidate, the teacher's own block first, then by place.
+
+  Where a candidate does not fit they are the teacher's.
+  """
+  by_choice: dict[Choice, list[list[counting.Layer]]] = {}
+  described = []
+  for candidate in range(1 + len(space.candidates)):
+    choice = space.uniform(candidate)
+    if choice not in by_choice:
+      by_choice[choice] = _layers_at_places(space, choice)
+    described.append(by_choice[choice])
+  return described
+
+
+def count_costs(space: Space, layers: Sequence[Sequence[Sequence[counting.Layer]]]) -> dict[str, np.ndarray]:
   """Counts what each candidate costs at each place: for a choice the sum is what the whole network costs, exactly.
+
+  Args:
+    space: the places and candidates.
+    layers: of `describe_layers`.
 
   Returns:
     'parameters' and, where they can be counted, 'multiply_adds': int64 (places, 1 + candidates). The first place has
     what is at no place, too.
   """
-  of_teacher = _costs_at_places(space, space.teacher)
-  costs = {name: np.repeat(at_places[:, None], 1 + len(space.candidates), 1) for name, at_places in of_teacher.items()}
-  for candidate in range(1, 1 + len(space.candidates)):
-    if space.fits[:, candidate].any():
-      for name, at_places in _costs_at_places(space, space.uniform(candidate)).items():
-        costs[name][:, candidate] = at_places
+  costs = {}
   for name, whole in count_whole(space, space.teacher).items():
-    costs[name][0] += whole - of_teacher[name].sum()
+    counts = [[[getattr(layer, name) for layer in there] for there in of_candidate] for of_candidate in layers]
+    if all(count is not None for of_candidate in counts for there in of_candidate for count in there):
+      costs[name] = np.array([[sum(there) for there in of_candidate] for of_candidate in counts], np.int64).T
+      costs[name][0] += whole - costs[name][:, 0].sum()
   return costs
+
+
+def find_choices(space: Space, layers: Sequence[Sequence[Sequence[counting.Layer]]]) -> np.ndarray:
+  """Returns what is to be chosen from: bool (places, 1 + candidates), the teacher's own blocks included.
+
+  A candidate that has the same layers at a place as one before it is left out there, as `BG(2,M/8)` beside `B(2)` where
+  M is 8.
+  """
+  choices = space.fits.copy()
+  choices[:, 0] = True
+  for place, path in enumerate(space.places):
+    seen = set()
+    for candidate, of_candidate in enumerate(layers):
+      there = tuple((layer.path.removeprefix(path), layer.kind, layer.output_shape) for layer in of_candidate[place])
+      choices[place, candidate] &= there not in seen
+      seen.add(there)
+  return choices
 
 
 def count_whole(space: Space, choice: Choice) -> dict[str, int]:
@@ -158,15 +192,9 @@ def _residual_places(model: ml_collections.ConfigDict, facts: Facts) -> dict[str
   return {path: (own[place], fits_place(place)) for place, path in enumerate(paths)}
 
 
-def _costs_at_places(space: Space, choice: Choice) -> dict[str, np.ndarray]:
-  """Counts what is at each place of a network: int64 (places,) by name."""
+def _layers_at_places(space: Space, choice: Choice) -> list[list[counting.Layer]]:
+  """Returns the layers that a network has at each place."""
   facts = space.facts
   model = factory.create_model(space.model_of(choice), facts.num_classes, image_shape=facts.image_shape)
   layers = counting.profile(model, facts.image_shape).layers
-  at_places = [[layer for layer in layers if f'{layer.path}/'.startswith(f'{place}/')] for place in space.places]
-  costs = {'parameters': np.array([sum(layer.parameters for layer in there) for there in at_places], np.int64)}
-  if all(layer.multiply_adds is not None for layer in layers):
-    costs['multiply_adds'] = np.array(
-      [sum(layer.multiply_adds or 0 for layer in there) for there in at_places], np.int64
-    )
-  return costs
+  return [[layer for layer in layers if f'{layer.path}/'.startswith(f'{place}/')] for place in space.places]

@@ -31,6 +31,16 @@ def test_places_and_what_fits_them():
   assert space.notation(space.uniform(1)) == 'G(N/8)' and space.notation(space.teacher) == 'S'
 
 
+def test_what_is_the_same_network_at_a_place_is_chosen_from_once():
+  """The bottlenecks of WRN-16-1 have 8, 16 and 32 channels."""
+  space = space_lib.find_space(model(), FACTS, ['B(2)', 'BG(2,M/8)', 'BG(2,2)', 'BG(2,M/16)', 'B(2)'])
+  choices = space_lib.find_choices(space, space_lib.describe_layers(space))
+  assert choices[:, :2].all() and space.candidates == ('B(2)', 'BG(2,M/8)', 'BG(2,2)', 'BG(2,M/16)')
+  by_group = choices[::2, 2:].tolist()
+  assert by_group == [[False, True, False], [True, False, False], [True, True, False]]
+  assert space.fits[:, 1:].all()
+
+
 def test_a_teacher_that_is_cheap_already():
   space = space_lib.find_space(model(block='S,B(2),G(2)', depth=10), FACTS, ['B(2)'])
   assert space.own == ('S', 'B(2)', 'G(2)') and space.fits[:, 1].tolist() == [True, False, True]
@@ -48,7 +58,7 @@ def test_a_teacher_that_is_cheap_already():
 )
 def test_costs_add_up_to_those_of_the_whole_network(config, choices):
   space = space_lib.find_space(config, FACTS, ['G(2)', 'B(2)'])
-  costs = space_lib.count_costs(space)
+  costs = space_lib.count_costs(space, space_lib.describe_layers(space))
   for choice in choices:
     assert {name: of_place[range(len(choice)), choice].sum() for name, of_place in costs.items()} == (
       space_lib.count_whole(space, choice)

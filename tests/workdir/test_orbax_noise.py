@@ -1,5 +1,6 @@
 """A disk that takes no more, and a process that may open no more files: what Python and the libraries print of it."""
 
+import os
 import subprocess
 import sys
 
@@ -34,7 +35,8 @@ tell(message)
 )
 def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path, limit, value, reason):
   command = [sys.executable, '-c', PROGRAM, str(tmp_path), limit, str(value)]
-  process = subprocess.run(command, capture_output=True, text=True)
+  environment = {**os.environ, 'JAX_ENABLE_COMPILATION_CACHE': 'false'}  # which JAX could not write either
+  process = subprocess.run(command, capture_output=True, text=True, env=environment)
   assert (process.stdout, process.stderr) == (
     '',
     f'error: {tmp_path}/checkpoints: a checkpoint cannot be written: {reason}; there is no checkpoint yet\n',

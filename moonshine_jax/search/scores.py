@@ -17,7 +17,8 @@ from moonshine_jax.runtime import devices
 from moonshine_jax.runtime.devices import IN_FLIGHT, Replicas
 from moonshine_jax.runtime.signals import Signals
 
-LOSSES = ('kl', 'ce')  # of the network's predictions from the teacher's, and of the network from the labels
+# The sums before the first batch: of the predictions from the teacher's, of the network from the labels, and of errors.
+NO_LOSSES = {name: np.float32(0) for name in ('kl', 'ce', 'wrong')}
 
 
 def make_swap_step(
@@ -66,9 +67,6 @@ def no_sums(students: Sequence[Network], teacher: Network, image_shape: Sequence
     str(i): {place.path: dict(NO_LOSSES) for place in places_lib.find_places(student.model, teacher.model, image_shape)}
     for i, student in enumerate(students)
   }
-
-
-NO_LOSSES = {name: np.float32(0) for name in ('kl', 'ce', 'wrong')}
 
 
 def make_network_step(teacher: Network, network: Network, gather: Callable, replicas: Replicas) -> Callable:

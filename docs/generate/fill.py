@@ -25,6 +25,7 @@ MEASURED: dict[str, Callable[..., str]] = {
   'exports': measurements.exports,
   'host_memory': measurements.host_memory,
   'image_feed': measurements.image_feed,
+  'folder_feed': measurements.folder_feed,
   'inference': measurements.inference,
   'regimes': measurements.regimes,
   'roofline': measurements.roofline,

@@ -173,6 +173,22 @@ def image_feed(file: str) -> str:
   return _with_sources(aligned(['run', 'images/s', 'lowest', 'highest'], body), {file: content})
 
 
+def folder_feed(file: str) -> str:
+  """Lists the images of a folder that are read, decoded and cropped in a second, by the clock and by CPU time."""
+  content = _read(file)
+  body = [
+    [
+      row['run'],
+      *(
+        f'{row[name]["median"]:,.0f} ({row[name]["lowest"]:,.0f} to {row[name]["highest"]:,.0f})'
+        for name in ('images_per_cpu_second', 'images_per_second')
+      ),
+    ]
+    for row in content['rows']
+  ]
+  return _with_sources(aligned(['run', 'of a core, by CPU time', 'by the clock'], body), {file: content})
+
+
 def exports(*files: str) -> str:
   """Lists the latency and the size of exported networks."""
   measured = {path: _read(path) for path in files}

@@ -63,7 +63,7 @@ def test_help_has_a_line_for_each_command(monkeypatch, capsys):
   status, output, errors = moonshine(monkeypatch, capsys, '--help')
   assert (status, errors) == (0, '') and moonshine(monkeypatch, capsys) == (0, output, '')
   lines = [line.split(maxsplit=1) for line in output.splitlines() if line.startswith('  ')]
-  names = ['train', 'data', 'evaluate', 'report', 'attention', 'cost', 'export', 'import-torch', 'sweep']
+  names = ['train', 'data', 'evaluate', 'report', 'attention', 'cost', 'export', 'import-torch', 'sweep', 'search']
   assert [name for name, _ in lines] == names
   assert all(summary.endswith('.') for _, summary in lines)
 

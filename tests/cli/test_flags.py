@@ -113,7 +113,7 @@ CASES = [
     "--scale: config.data.train_split='test': expected train",
   ),
   ('launch.sweep', [DIGITS, '--out=@/out', '--scale=2'], 'flag --scale=2: 2.0 is not'),
-  ('launch.sweep', [DIGITS, '--out=@/out', '--regimes='], "--regimes: '': expected some of none, KD, AT, KD+AT"),
+  ('launch.sweep', [DIGITS, '--out=@/out', '--regimes=XY'], "--regimes: 'XY': expected some of none, KD, AT, KD+AT"),
   ('launch.sweep', ['--config=README.md', '--out=@/out'], '--config: README.md, line '),
   ('launch.sweep', ['--config=configs', '--out=@/out'], '--config: '),
   ('launch.sweep', ['--config=@/number.py', '--out=@/out'], '--config: expected a ConfigDict of get_config, not int'),

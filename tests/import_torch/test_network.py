@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from moonshine_jax.data import sources
+from moonshine_jax.data.splits import Split
 from moonshine_jax.errors import UserError
 from moonshine_jax.import_torch.network import USUAL_CONFIGS, import_network
 from moonshine_jax.training import evaluation, pretrained
@@ -106,6 +107,8 @@ def test_networks_of_other_data_are_refused(write, config, tmp_path):
 class UnreadSource:
   """Data of CIFAR's shape of which nothing may be read."""
 
+  classes = ()
+
   def __init__(self, config):
     self.image_shape, self.num_classes = (32, 32, 3), {'cifar10': 10, 'cifar100': 100}[config.name]
 
@@ -116,7 +119,8 @@ class UnreadSource:
 @pytest.mark.parametrize('num_classes', [10, 100])
 def test_without_a_config_the_classes_say_which_data(write, tmp_path, monkeypatch, capsys, num_classes):
   monkeypatch.setattr(sources, 'open_source', UnreadSource)
-  monkeypatch.setattr(UnreadSource, 'read', lambda self, split: None)
+  split = Split(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.int32))
+  monkeypatch.setattr(UnreadSource, 'read', lambda self, name: split)
   monkeypatch.setattr(pretrained, 'write_network', lambda *arguments: {})
   path = write(num_classes=num_classes)
   run, facts, _ = import_network(path, None, tmp_path / 'run', (MEAN, STD))

@@ -26,7 +26,6 @@ from tabulate import tabulate
 from benchmarks.command import write_json
 from moonshine_jax import losses
 from moonshine_jax.config import folder_name
-from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.runtime import devices
@@ -115,14 +114,13 @@ def compare(search: Search, chosen: dict[Choice, list[str]], flags: argparse.Nam
     tuned = networks.tune(student, variables, folder / folder_name(notation), flags.epochs, False)
     with Signals() as signals:
       together, after = (networks.score_network(run, student.network, own, signals) for own in (variables, tuned))
-    network = create_network(search.space.model_of(choice), search.space.facts)
     rows.append(
       {
         'chosen_by': ', '.join(chosen_by),
         'block': notation,
         'predicted': program.cost_of(choice, scores),
         'together': together['kl'],
-        'fisher': fisher_information(network, search.space.places, images, labels, flags.seed),
+        'fisher': fisher_information(search.space.network(choice), search.space.places, images, labels, flags.seed),
         'parameters': program.cost_of(choice, search.costs['parameters']),
         'error_together': together['error'],
         'error': after['error'],

@@ -2,8 +2,9 @@
 
 import dataclasses
 import importlib.util
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -12,6 +13,7 @@ from moonshine_jax.runtime import files
 from moonshine_jax.search import latency, program
 from moonshine_jax.search.run import Search
 from moonshine_jax.search.space import Choice
+from moonshine_jax.search.store import Losses
 from moonshine_jax.workdir import provenance
 
 # By cost: the heading of its column and the label of its axis, what one of them is in the unit, and its format.
@@ -43,10 +45,15 @@ class FrontRow:
   workdir: str = ''
 
 
-def collect_front(search: Search) -> list[FrontRow]:
-  """Collects the teacher, the uniform networks and all networks that were found, and measures their latencies."""
+def collect_front(search: Search, uniform: Mapping[int, Losses], of_teacher: Losses) -> list[FrontRow]:
+  """Collects the teacher, the uniform networks and all networks that were found, and measures their latencies.
+
+  Args:
+    search: the search.
+    uniform: losses of the uniform networks by candidate.
+    of_teacher: losses of the teacher.
+  """
   space, store = search.space, search.store
-  _, uniform, of_teacher, _ = store.read_scores()
   networks = [_row(search, 'teacher', space.teacher, of_teacher)]
   networks += [_row(search, 'uniform', space.uniform(column), losses) for column, losses in uniform.items()]
   for path in store.networks():
@@ -70,8 +77,8 @@ def _row(search: Search, kind: str, choice: Choice, losses: dict[str, float]) ->
 
 def write_front(search: Search) -> str:
   """Writes the front as front.json, front.md and front.svg in the folder of a search. Returns the table."""
-  networks, folder = collect_front(search), search.store.path
-  _, _, _, seconds = search.store.read_scores()
+  _, uniform, of_teacher, seconds = search.store.read_scores()
+  networks, folder = collect_front(search, uniform, of_teacher), search.store.path
   values = {
     'environment': provenance.environment(),
     'teacher': str(search.teacher.workdir),
@@ -110,8 +117,6 @@ def _table(search: Search, networks: Sequence[FrontRow]) -> str:
 
 def _draw(search: Search, networks: Sequence[FrontRow]) -> bytes:
   """Draws the held-out error against each cost, as SVG."""
-  import io
-
   import matplotlib.pyplot as plt
 
   from moonshine_jax.report import figures

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from moonshine_jax.cost import latency
-from moonshine_jax.models import factory
-from moonshine_jax.models.network import Network
 from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.search.space import Choice, Space
 
@@ -25,7 +23,7 @@ def measure_candidates(space: Space, batch: int) -> np.ndarray:
   Returns:
     Seconds (places, 1 + candidates), of one device. The first place has what the teacher takes, too.
   """
-  module = factory.create_model(space.model, space.facts.num_classes, image_shape=space.facts.image_shape)
+  module = space.network(space.teacher).model
   alike: dict[str, list[int]] = {}
   for place, kind in enumerate(places_lib.kinds(module, space.facts.image_shape, space.places)):
     alike.setdefault(kind, []).append(place)
@@ -44,14 +42,6 @@ def measure_candidates(space: Space, batch: int) -> np.ndarray:
 
 def measure_whole(space: Space, choices: Sequence[Choice], batch: int) -> list[float]:
   """Measures the latencies of whole networks, which take turns: the median of each, in seconds, of one device."""
-  facts = space.facts
-  networks = [
-    Network(
-      factory.create_model(space.model_of(choice), facts.num_classes, image_shape=facts.image_shape),
-      facts.mean,
-      facts.std,
-    )
-    for choice in choices
-  ]
-  measured = latency.measure_network_latencies([(network, facts.image_shape) for network in networks], batch=batch)
+  networks = [(space.network(choice), space.facts.image_shape) for choice in choices]
+  measured = latency.measure_network_latencies(networks, batch=batch)
   return list(map(statistics.median, measured))

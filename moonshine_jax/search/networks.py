@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from moonshine_jax.errors import Preempted
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.surgery import places as places_lib
@@ -16,6 +17,7 @@ from moonshine_jax.search import scores as scores_lib
 from moonshine_jax.search.space import Choice, Space
 from moonshine_jax.training import blockwise, loop, pretrained
 from moonshine_jax.training import step as step_lib
+from moonshine_jax.training.evaluation import sum_over_feed
 from moonshine_jax.training.experiment import Experiment, prepare
 from moonshine_jax.training.step import TrainState
 from moonshine_jax.training.students import Student
@@ -33,19 +35,19 @@ TUNING = {
 }
 
 
-def score_blocks(run: Experiment, signals: Signals) -> list[dict[str, dict[str, float]]]:
-  """Scores every block of a run's students alone in their teacher, on the held-out examples of the run.
+def score_blocks(run: Experiment, signals: Signals) -> tuple[dict[str, float], list[dict[str, dict[str, float]]]]:
+  """Scores a run's teacher, and every block of its students alone in it, on the held-out examples of the run.
 
   Returns:
-    For each student, by place: 'kl' from the teacher, 'ce', and 'error' in percent.
+    Of the teacher, and for each student by place: 'kl' from the teacher, 'ce', and 'error' in percent.
   """
   assert run.teacher
   teacher, shape = run.teacher.network, run.teacher.facts.image_shape
-  students = [student.network for student in run.students]
-  step = scores_lib.make_swap_step(teacher, students, shape, run.test_feed.gather, run.replicas)
+  places = [places_lib.find_places(student.network.model, teacher.model, shape) for student in run.students]
+  step, begin = scores_lib.make_swap_step(teacher, places, run.test_feed.gather, run.replicas)
   variables = run.replicas.replicate(run.teacher.variables), tuple(state.variables for state in run.states)
-  means = _mean_losses(run, step, variables, scores_lib.no_sums(students, teacher, shape), signals)
-  return [means[str(i)] for i in range(len(students))]
+  means = _mean_losses(run, step, variables, begin, signals)
+  return means['teacher'], [means[str(i)] for i in range(len(places))]
 
 
 def score_network(
@@ -58,11 +60,16 @@ def score_network(
   return _mean_losses(run, step, both, scores_lib.NO_LOSSES, signals)
 
 
-def _mean_losses(run: Experiment, step: Callable, variables: Any, sums: Any, signals: Signals) -> Any:
-  examples = len(run.test_split)
-  return scores_lib.mean_losses(
-    run.replicas.compile(step), variables, sums, run.test_feed, examples, run.batch_size, run.replicas, signals
-  )
+def _mean_losses(run: Experiment, step: Callable, variables: Any, begin: Any, signals: Signals) -> Any:
+  """Runs a step of `scores` over the held-out examples. Raises Preempted after a signal."""
+
+  def stop_if_asked() -> None:
+    if signals.received:
+      raise Preempted(f'{signals.received}: what is done is saved: the same command goes on from there')
+
+  examples, compiled = len(run.test_split), run.replicas.compile(step)
+  sums = sum_over_feed(compiled, variables, begin, run.test_feed, examples, run.batch_size, run.replicas, stop_if_asked)
+  return scores_lib.to_means(sums, examples)
 
 
 def put_together(

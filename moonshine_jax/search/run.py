@@ -11,7 +11,6 @@ import ml_collections
 import numpy as np
 
 from moonshine_jax.errors import UserError, say, warn
-from moonshine_jax.models.factory import create_network
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.runtime.signals import Signals
 from moonshine_jax.search import latency, networks, program
@@ -141,12 +140,11 @@ class Search:
     loop.train_to_end(run)
     learnt = time.perf_counter()
     with Signals() as signals:
-      alone = networks.score_blocks(run, signals)
+      teacher, alone = networks.score_blocks(run, signals)
       uniform = [
         networks.score_network(run, student.network, run.replicas.fetch(state).variables, signals)
         for student, state in zip(run.students, blockwise.calibrate(run), strict=True)
       ]
-      teacher = networks.score_network(run, self.teacher.network, self.teacher.variables, signals)
     seconds = {'candidates': learnt - begun, 'scores': time.perf_counter() - learnt}
     self.store.write_scores(part, teacher, alone, uniform, seconds)
 
@@ -185,8 +183,7 @@ class Search:
     config.model = self.space.model_of(choice)
     source = teacher.source(self.settings.data_dir or None)
     split = source.read(config.data.test_split)
-    network = create_network(config.model, teacher.facts)
-    record = evaluate_split(network, variables, split, config, Replicas(), str(folder))
+    record = evaluate_split(self.space.network(choice), variables, split, config, Replicas(), str(folder))
     found = {
       'budget': dict(budget),
       'block': config.model.block,

@@ -13,6 +13,7 @@ from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models import factory, resnet, user, wide_resnet
 from moonshine_jax.models.blocks import Block
+from moonshine_jax.models.network import Network
 from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.models.surgery import replace
 from moonshine_jax.models.surgery.layers import ConvLayer
@@ -64,6 +65,10 @@ class Space:
     model = copy.deepcopy(self.model)
     model.block = self.notation(choice)
     return model
+
+  def network(self, choice: Choice) -> Network:
+    """Returns the network of a choice, for one device."""
+    return factory.create_network(self.model_of(choice), self.facts)
 
   def name(self, choice: Choice) -> str:
     """Returns the network of a choice in words, as 'WRN-16-1 G(N/8)'."""
@@ -150,8 +155,7 @@ def find_choices(space: Space, layers: Sequence[Sequence[Sequence[counting.Layer
 
 def count_whole(space: Space, choice: Choice) -> dict[str, int]:
   """Counts the 'parameters' and, where they can be counted, the 'multiply_adds' of the whole network of a choice."""
-  model = factory.create_model(space.model_of(choice), space.facts.num_classes, image_shape=space.facts.image_shape)
-  cost = dataclasses.asdict(counting.count_cost(model, space.facts.image_shape))
+  cost = dataclasses.asdict(counting.count_cost(space.network(choice).model, space.facts.image_shape))
   return {name: value for name, value in cost.items() if value is not None}
 
 
@@ -194,7 +198,5 @@ def _residual_places(model: ml_collections.ConfigDict, facts: Facts) -> dict[str
 
 def _layers_at_places(space: Space, choice: Choice) -> list[list[counting.Layer]]:
   """Returns the layers that a network has at each place."""
-  facts = space.facts
-  model = factory.create_model(space.model_of(choice), facts.num_classes, image_shape=facts.image_shape)
-  layers = counting.profile(model, facts.image_shape).layers
+  layers = counting.profile(space.network(choice).model, space.facts.image_shape).layers
   return [[layer for layer in layers if f'{layer.path}/'.startswith(f'{place}/')] for place in space.places]

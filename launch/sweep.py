@@ -16,7 +16,7 @@ from absl.flags import FlagValues
 from ml_collections import config_flags
 
 from moonshine_jax.cli import app
-from moonshine_jax.errors import UserError, say
+from moonshine_jax.errors import UserError, say, warn
 from moonshine_jax.launch import jobs, processes, vary
 from moonshine_jax.launch.jobs import Job
 from moonshine_jax.launch.progress import SweepProgress
@@ -24,6 +24,7 @@ from moonshine_jax.models.blocks import Block
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats
 from moonshine_jax.runtime import files
+from moonshine_jax.workdir.network_file import open_workdir
 from moonshine_jax.workdir.workdir import Workdir
 
 
@@ -39,8 +40,8 @@ def main(values: FlagValues) -> None:
     for of_job, words in vary.group_by_job(students):
       yield from jobs.plan_jobs(base, words, values.seeds, values.together, out, reached, done, of_job)
 
-  teacher = jobs.create_job(base, out / 'teacher', {'distill.students': ()})
-  everything = [teacher, *plan()]
+  teachers = plan_teachers(base, out)
+  everything = [*teachers, *plan()]
   config_file = app.config_name(config_flags.get_config_filename(values['config']))
 
   def command(job: Job, python: str) -> list[str]:
@@ -53,6 +54,8 @@ def main(values: FlagValues) -> None:
       say(shlex.join(command(job, 'python')))
     return
 
+  if not teachers:
+    check_teacher(base)
   networks = {path: config for job in everything for path, config in job.networks.items()}
   for path, config in networks.items():  # all of them before the first, which may take hours
     files.check_inside(path, out)
@@ -65,8 +68,7 @@ def main(values: FlagValues) -> None:
   if done:
     say(f'{len(done)} of {len(networks)} networks are done: left out')
   progress = SweepProgress(networks, values.together)
-  if teacher.workdir not in done:
-    run_jobs([teacher], processes.environments(1), command, progress)
+  run_jobs([job for job in teachers if job.workdir not in done], processes.environments(1), command, progress)
   run_jobs(plan(reached, done), environments, command, progress)
   say(f'\n{label}{make_table(base, students, values)}')
 
@@ -85,6 +87,18 @@ def change_config(base: ml_collections.ConfigDict, values: FlagValues) -> dict[s
     changes['data.held_out'] = vary.HELD_OUT  # of the teacher too, which is to have seen none of it
   base.update_from_flattened_dict(changes)
   return changes
+
+
+def plan_teachers(base: ml_collections.ConfigDict, out: Path) -> list[Job]:
+  """Returns the job of the teacher, which is the network of the config; none where the config names another."""
+  return [] if base.distill.teacher else [jobs.create_job(base, out / 'teacher', {'distill.students': ()})]
+
+
+def check_teacher(base: ml_collections.ConfigDict) -> None:
+  """Checks the teacher that a config names, before any job does. Raises UserError where there is none."""
+  theirs = open_workdir(base.distill.teacher).config
+  if base.data.held_out and theirs.data.held_out != base.data.held_out:
+    warn(f'teacher {base.distill.teacher}: has seen images that are held out here: errors on them may be too low')
 
 
 def plan_students(base: ml_collections.ConfigDict, values: FlagValues) -> list[vary.Varied]:

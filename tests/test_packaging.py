@@ -20,6 +20,7 @@ DATA = {
   'moonshine_jax': ['py.typed'],
   'moonshine_jax/launch': ['*.sbatch', '*.sh', '*.yaml', 'Dockerfile', 'README.md'],
   'moonshine_jax/report/templates': ['*'],
+  'moonshine_jax/zoo': ['*.safetensors'],
 }
 
 
@@ -76,6 +77,11 @@ def test_every_file_beside_the_code_is_packaged():
     for path in (ROOT / folder).glob(pattern)
   }
   assert beside == packaged
+
+
+def test_its_networks_are_small(wheel):
+  sizes = [info.file_size for info in wheel.infolist() if info.filename.startswith('moonshine_jax/zoo/')]
+  assert sizes and sum(sizes) <= 10e6
 
 
 def test_it_says_what_it_is(wheel):

@@ -35,6 +35,7 @@ MEASURED: dict[str, Callable[..., str]] = {
   'tpu_formulations': measurements.tpu_formulations,
   'tpu_steps': measurements.tpu_steps,
   'train_step': measurements.train_step,
+  'zoo': measurements.zoo,
 }
 GENERATORS = MEASURED | {
   'blocks': drawings.blocks,

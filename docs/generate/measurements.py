@@ -8,8 +8,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from moonshine_jax.cli import zoo as zoo_lib
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats, tables
+from moonshine_jax.workdir.network_file import NetworkFile
+from moonshine_jax.workdir.zoo import zoo_names
 
 RESULTS = Path(__file__).parents[2] / 'results'
 
@@ -222,6 +225,17 @@ def tpu_steps(*files: str) -> str:
   rows = {row['network']: row for content in measured.values() for row in content['rows']}
   body = [[_block(row), _cycles(row)] for row in rows.values()]
   return _with_sources(aligned(['network', 'training (evaluation)'], body), measured, 'libtpu')
+
+
+def zoo() -> str:
+  """Lists the networks that come with the package, and what made each."""
+  networks = [zoo_lib.describe_network(NetworkFile(name)) for name in zoo_names()]
+  body = [[f'`{name}`', *cells] for name, *cells in map(zoo_lib.cells_of_network, networks)]
+  origins = [
+    f'`{network["name"]}`: {zoo_lib.describe_origin(network)}:\n\n    ```sh\n    {network["command"]}\n    ```'
+    for network in networks
+  ]
+  return '\n\n'.join([aligned(zoo_lib.HEADINGS, body, left=3), *(f'- {origin}' for origin in origins)])
 
 
 def _cycles(row: dict[str, Any]) -> str:

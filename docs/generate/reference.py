@@ -47,8 +47,14 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def commands() -> str:
   """Describes every command of `moonshine`, with its flags."""
-  overview = table(['command', 'what it does'], [[f'[`{c.name}`](#{c.name})', c.summary] for c in COMMANDS.values()])
+  overview = table(
+    ['command', 'what it does'], [[f'[`{c.name}`](#{_anchor(c)})', c.summary] for c in COMMANDS.values()]
+  )
   return '\n\n'.join([overview, *map(_command, COMMANDS.values())])
+
+
+def _anchor(command: Command) -> str:
+  return command.name.replace(' ', '-')
 
 
 def _command(command: Command) -> str:
@@ -63,7 +69,7 @@ def _command(command: Command) -> str:
     rows.append([f'`--{flag.name}`', state, flag.help.partition(';\n')[0] + choices])
   usage = ' '.join(['moonshine', command.name, *command.arguments, '[FLAGS]'])
   return '\n\n'.join([
-    f'## {command.name} {{ #{command.name} }}', f'`{usage}`', _fence(command.manual),
+    f'## {command.name} {{ #{_anchor(command)} }}', f'`{usage}`', _fence(command.manual),
     table(['flag', 'default', 'meaning'], rows),
   ])  # fmt: skip
 

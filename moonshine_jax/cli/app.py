@@ -23,7 +23,7 @@ from absl import flags
 from absl.flags import FlagValues
 
 import moonshine_jax
-from moonshine_jax.cli import commands, search_command  # noqa: F401 - they fill COMMANDS
+from moonshine_jax.cli import commands, search_command, zoo_command  # noqa: F401 - they fill COMMANDS
 from moonshine_jax.cli.command import COMMANDS, Command
 from moonshine_jax.errors import MISTAKE, RESUME_ME, Preempted, UserError, printable, tell, warn
 
@@ -33,7 +33,7 @@ HELP = {'--help', '-help', '-h', '--helpfull', '--helpshort'}
 
 def main() -> None:
   """Runs the command that the arguments of the process name."""
-  name, *arguments = sys.argv[1:] or ['--help']
+  name, arguments = split_command(sys.argv[1:] or ['--help'])
   if name in HELP | {'help'}:
     _guard(lambda: print(_overview()))
   elif name == '--version':
@@ -44,6 +44,12 @@ def main() -> None:
     nearest = difflib.get_close_matches(name, COMMANDS, 1, 0)
     tell(f'{name!r} is no command of moonshine: did you mean {nearest[0]}? All of them: moonshine --help')
     sys.exit(MISTAKE)
+
+
+def split_command(words: Sequence[str]) -> tuple[str, list[str]]:
+  """Returns the name of a command, which is of one word or of two, and its flags and arguments."""
+  length = 2 if ' '.join(words[:2]) in COMMANDS else 1
+  return ' '.join(words[:length]), list(words[length:])
 
 
 def run(name: str, arguments: Sequence[str] | None = None) -> None:

@@ -17,7 +17,9 @@ def main(values: FlagValues) -> None:
     raise UserError(f'--out={values.out}: expected a file that ends in one of {endings}')
   if importlib.util.find_spec('matplotlib') is None:
     raise UserError("Matplotlib is not installed: pip install 'moonshine-jax[report]'")
-  split, networks, classes = attention_maps.open_workdirs(values.workdirs, values.trust_code)
+  split, networks, classes = attention_maps.open_workdirs(
+    values.workdirs, values.trust_code, values.data, values.data_dir
+  )
   indices = attention_maps.parse_image_indices(values.images, len(split))
   images, labels = split.take(np.array(indices))
   maps = [attention_maps.compute_maps(*network, images) for network in networks]

@@ -67,6 +67,17 @@ def define_data_dir(values: FlagValues) -> None:
   )
 
 
+def define_data(values: FlagValues) -> None:
+  """Defines what the data is called here, and where it is."""
+  flags.DEFINE_string(
+    'data',
+    None,
+    "The data, in place of the config's data.name: the same images, perhaps in another order, as cifar:ARCHIVE.",
+    flag_values=values,
+  )
+  define_data_dir(values)
+
+
 def define_trust_code(values: FlagValues) -> None:
   """Defines whether the functions of workdirs are trusted."""
   flags.DEFINE_bool(

@@ -7,8 +7,9 @@ from absl import flags
 from absl.flags import FlagValues
 from ml_collections import config_flags
 
-from moonshine_jax.cli.command import command, define_data_dir, define_process_flags, define_trust_code
+from moonshine_jax.cli.command import command, define_data, define_data_dir, define_process_flags, define_trust_code
 
+OR_FILE = ', or a network in a file or by zoo:NAME'  # for a workdir that is read alone
 CONFIG_HELP = 'Path of a config, or the name of one in configs/; each of its fields is a flag --config.FIELD.'
 
 
@@ -62,8 +63,8 @@ def evaluate(values: FlagValues) -> None:
 
   Needs nothing but the workdir and the data.
   """
-  flags.DEFINE_string('workdir', None, 'The workdir of a training run.', flag_values=values)
-  define_data_dir(values)
+  flags.DEFINE_string('workdir', None, f'The workdir of a training run{OR_FILE}.', flag_values=values)
+  define_data(values)
   flags.DEFINE_bool('json', False, 'Prints JSON.', flag_values=values)
   define_trust_code(values)
   define_process_flags(values)
@@ -101,6 +102,7 @@ def attention(values: FlagValues) -> None:
   flags.DEFINE_list('workdirs', None, 'The workdirs of the networks, the teacher first.', flag_values=values)
   flags.DEFINE_list('images', ['0', '1', '2'], 'Indices of images in the test split, from 0.', flag_values=values)
   flags.DEFINE_string('out', None, 'PNG, SVG or PDF file for the picture.', flag_values=values)
+  define_data(values)
   define_trust_code(values)
 
 
@@ -132,7 +134,7 @@ def cost(values: FlagValues) -> None:
     'may be repeated. All of the table without it.',
     flag_values=values,
   )
-  flags.DEFINE_multi_string('workdir', [], 'A workdir, for its network; may be repeated.', flag_values=values)
+  flags.DEFINE_multi_string('workdir', [], f'A workdir{OR_FILE}, for its network; may be repeated.', flag_values=values)
   flags.DEFINE_enum('table', '3', ['3', '4'], "The paper's table: 3 for CIFAR-10, 4 for CIFAR-100.", flag_values=values)
   flags.DEFINE_integer('image_size', 32, 'Pixels on a side, of 3 channels.', 1, 4096, flag_values=values)
   flags.DEFINE_integer('num_classes', None, "Size of the logits; by default the table's.", 1, 10**6, flag_values=values)
@@ -157,18 +159,21 @@ def export(values: FlagValues) -> None:
   its runtime, its logits are compared with the network's on test images, and it is timed beside the teacher.
   """
   flags.DEFINE_list(
-    'workdir', None, 'The workdir of a training run; several are separated by commas.', flag_values=values
+    'workdir', None, f'The workdir of a training run{OR_FILE}; several are separated by commas.', flag_values=values
   )
   flags.DEFINE_alias('workdirs', 'workdir', flag_values=values)
   flags.DEFINE_enum('format', None, ['stablehlo', 'onnx', 'tflite'], 'Format of the file.', flag_values=values)
   flags.DEFINE_string(
-    'out', None, 'The file to write; by default `network` with the suffix, in the workdir.', flag_values=values
+    'out',
+    None,
+    'The file to write; by default `network` with the suffix, in the workdir, or NAME with it, here.',
+    flag_values=values,
   )
   flags.DEFINE_bool(
     'int8', False, 'Quantises weights and activations to 8 bits, and measures the test error.', flag_values=values
   )
   flags.DEFINE_integer('examples', None, 'Measures the test error on so many images only.', 1, flag_values=values)
-  define_data_dir(values)
+  define_data(values)
   flags.DEFINE_bool(
     'json', False, 'Prints JSON: sizes in bytes, latencies in seconds, errors in percent.', flag_values=values
   )

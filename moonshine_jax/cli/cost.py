@@ -21,7 +21,7 @@ from moonshine_jax.models import factory
 from moonshine_jax.models.network import COLLECTIONS, Network
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.workdir import provenance
-from moonshine_jax.workdir.workdir import Workdir
+from moonshine_jax.workdir.network_file import open_workdir
 
 TABLES = {'3': paper.TABLE_3, '4': paper.TABLE_4}
 CLASSES = {'3': 10, '4': 100}
@@ -117,7 +117,7 @@ def network_by_name(name: str, num_classes: int, image_shape: tuple[int, ...]) -
 
 def network_of_workdir(workdir: str, values: FlagValues) -> Subject:
   """Returns the network of a run, for the images and classes of its data. Raises UserError."""
-  run = Workdir(workdir)
+  run = open_workdir(workdir)
   config, facts = run.config.model, run.facts
   try:
     run.check_code(config.network, values.trust_code)

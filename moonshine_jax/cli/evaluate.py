@@ -13,7 +13,7 @@ from moonshine_jax.training.evaluation import evaluate_workdir
 def main(values: FlagValues) -> None:
   """Prints the test error and what else `evaluate_workdir` returns."""
   with processes.connect(values.distributed, values.coordinator_address, values.num_processes, values.process_id):
-    result = evaluate_workdir(values.workdir, values.data_dir, values.trust_code)
+    result = evaluate_workdir(values.workdir, values.data_dir, values.trust_code, values.data)
     if values.json:
       print(json.dumps(result))
       return

@@ -16,7 +16,9 @@ from moonshine_jax.errors import UserError, printable, say, warn
 from moonshine_jax.export import exporter, onnx, stablehlo, tflite
 from moonshine_jax.models import factory
 from moonshine_jax.runtime import files
+from moonshine_jax.workdir.network_file import NetworkFile, open_workdir
 from moonshine_jax.workdir.provenance import environment
+from moonshine_jax.workdir.zoo import absolute_workdir
 
 FORMATS = {'stablehlo': stablehlo, 'onnx': onnx, 'tflite': tflite}
 
@@ -28,9 +30,10 @@ def main(values: FlagValues) -> None:
   paths = [destination(workdir, values, runtime) for workdir in values.workdir]
   check_installed(values.format, runtime)
   students = [
-    exporter.read_reference(workdir, values.data_dir, values.int8, values.trust_code) for workdir in values.workdir
+    exporter.read_reference(workdir, values.data_dir, values.int8, values.trust_code, values.data)
+    for workdir in values.workdir
   ]
-  teachers = read_teachers(students, values.data_dir, values.trust_code)
+  teachers = read_teachers(students, values)
 
   float32 = [exporter.export_network(trained, 'float32', runtime) for trained in [*teachers, *students]]
   int8 = [exporter.export_network(student, 'int8', runtime) for student in students] if values.int8 else []
@@ -64,7 +67,10 @@ def check_installed(name: str, runtime: ModuleType) -> None:
 
 def destination(workdir: str, values: FlagValues, runtime: ModuleType) -> Path:
   """Returns the file to write. Raises UserError where there is one, or none can be made."""
-  path = Path(values.out or Path(workdir) / ('network' + ('.int8' if values.int8 else '') + runtime.SUFFIX))
+  suffix = ('.int8' if values.int8 else '') + runtime.SUFFIX
+  read = open_workdir(workdir)
+  default = f'{read.file.stem}{suffix}' if isinstance(read, NetworkFile) else Path(workdir) / f'network{suffix}'
+  path = Path(values.out or default)
   if path.exists():
     raise UserError(f'{path}: is there already: expected a new file: remove it, or name another by --out')
   if values.out or path.parent.is_dir():  # what is wrong with a workdir is told where it is read
@@ -73,24 +79,22 @@ def destination(workdir: str, values: FlagValues, runtime: ModuleType) -> Path:
   return path
 
 
-def read_teachers(
-  students: Sequence[exporter.Reference], data_dir: str | None, trust_code: bool
-) -> list[exporter.Reference]:
+def read_teachers(students: Sequence[exporter.Reference], values: FlagValues) -> list[exporter.Reference]:
   """Returns the students' teachers, for the table, less those that are exported too and those that cannot be read."""
   workdirs = dict.fromkeys(teacher_of(student) for student in students if teacher_of(student))
   teachers = []
   for workdir in workdirs:
-    if workdir not in [Path(student.workdir).absolute() for student in students]:
+    if workdir not in [absolute_workdir(student.workdir) for student in students]:
       try:
-        teachers.append(exporter.read_reference(str(workdir), data_dir, False, trust_code))
+        teachers.append(exporter.read_reference(workdir, values.data_dir, False, values.trust_code, values.data))
       except UserError as error:
         warn(f'the table is without a teacher: {error}')
   return teachers
 
 
-def teacher_of(trained: exporter.Reference) -> Path | None:
-  """The teacher's workdir, if there is one."""
-  return Path(trained.config.distill.teacher).absolute() if trained.config.distill.teacher else None
+def teacher_of(trained: exporter.Reference) -> str:
+  """Returns the teacher's workdir; empty where there is none."""
+  return absolute_workdir(trained.config.distill.teacher) if trained.config.distill.teacher else ''
 
 
 def measure(versions: list[exporter.ExportedNetwork]) -> list[dict[str, Any]]:
@@ -100,7 +104,7 @@ def measure(versions: list[exporter.ExportedNetwork]) -> list[dict[str, Any]]:
   )
   # The teachers' among them, in float32, by workdir.
   float32 = {
-    Path(version.reference.workdir).absolute(): statistics.median(seconds[i])
+    absolute_workdir(version.reference.workdir): statistics.median(seconds[i])
     for i, version in enumerate(versions)
     if version.numbers == 'float32'
   }

@@ -13,7 +13,7 @@ from moonshine_jax.runtime import devices, files
 from moonshine_jax.search import front
 from moonshine_jax.search.run import Search
 from moonshine_jax.search.settings import Settings
-from moonshine_jax.workdir.workdir import Workdir
+from moonshine_jax.workdir.network_file import open_workdir
 
 # For each flag of a budget the cost that it limits, and how many of its units are one of the flag's.
 BUDGETS = {'max_params': ('parameters', 1.0), 'max_macs': ('multiply_adds', 1.0), 'max_latency_ms': ('latency', 1e-3)}
@@ -23,7 +23,7 @@ def main(values: FlagValues) -> None:
   """Searches as the flags say, and prints the table of the networks."""
   budgets = read_budgets(values)
   settings = read_settings(values)
-  devices.use_all_cores(settings.batch_size or Workdir(values.teacher).config.batch_size)
+  devices.use_all_cores(settings.batch_size or open_workdir(values.teacher).config.batch_size)
   out = Path(values.out).absolute()
   compiled = out.parent / '.jax_cache'
   files.check_inside(compiled, compiled.parent)
@@ -59,7 +59,7 @@ def read_settings(values: FlagValues) -> Settings:
     flags['candidates'] = tuple(map(str, Block.parse_list(values.candidates))) if values.candidates else ()
   except ValueError as error:
     raise UserError(f'--candidates: {error}') from error
-  return Settings(**flags | {'data_dir': values.data_dir or ''})
+  return Settings(**flags | {'data': values.data or '', 'data_dir': values.data_dir or ''})
 
 
 def _number(flag: str, text: str) -> float:

@@ -3,7 +3,7 @@
 from absl import flags
 from absl.flags import FlagValues
 
-from moonshine_jax.cli.command import command, define_data_dir, define_trust_code
+from moonshine_jax.cli.command import command, define_data, define_trust_code
 
 
 @command('search', 'moonshine_jax.cli.search', required=('teacher', 'out'))
@@ -22,7 +22,9 @@ def search(values: FlagValues) -> None:
 
   Started again it goes on, and with another budget it trains nothing anew.
   """
-  flags.DEFINE_string('teacher', None, 'Workdir of the trained network.', flag_values=values)
+  flags.DEFINE_string(
+    'teacher', None, 'Workdir of the trained network, or a network in a file or by zoo:NAME.', flag_values=values
+  )
   flags.DEFINE_string('out', None, 'Folder for all that the search leaves.', flag_values=values)
   flags.DEFINE_string(
     'candidates', '', "Notations, separated by commas (default: the paper's, as S-2x2,G(2),B(2)).", flag_values=values
@@ -49,5 +51,5 @@ def search(values: FlagValues) -> None:
   flags.DEFINE_integer(
     'tune_epochs', 0, "Epochs in which each of them learns the teacher's logits first.", 0, flag_values=values
   )
-  define_data_dir(values)
+  define_data(values)
   define_trust_code(values)

@@ -23,7 +23,7 @@ class TfdsSource:
   Attributes:
     image_shape: (height, width, channels).
     num_classes: number of labels.
-    classes: their names.
+    classes: their names; none where they have none, or it is not prepared.
   """
 
   def __init__(self, name: str, data_dir: str | None, image_size: int):
@@ -63,7 +63,9 @@ class TfdsSource:
     self._cropped = image_size > 0
     self._decoders: Decoders | None = None  # of all splits, once the first is read
     self.num_classes = num_classes
-    self.classes: tuple[str, ...] = tuple(map(str, features['label'].names))
+    names = tuple(map(str, features['label'].names))
+    # Where the data set is not prepared, TFDS may know no names yet, and counts.
+    self.classes: tuple[str, ...] = () if names == tuple(map(str, range(num_classes))) else names
 
   def read(self, split: str) -> Split | CroppedSplit:
     """Reads a split, downloading and preparing the data set where that is needed.
@@ -99,7 +101,7 @@ class TfdsSource:
     if importlib.util.find_spec('tensorflow') is None:
       raise UserError(
         f'data set {self._name} is not prepared in {self._builder.data_dir}, and preparing it needs TensorFlow: '
-        "pip install 'moonshine-jax[prepare]', or set config.data.data_dir to where it is"
+        f"pip install 'moonshine-jax[prepare]', or set config.data.data_dir to where it is{self._archive()}"
       )
     import tensorflow_datasets as tfds
 
@@ -108,6 +110,11 @@ class TfdsSource:
       self._builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
     except Exception as error:  # whatever the network, the disk and the data set's own script raise
       raise UserError(f'data set {self._name} cannot be prepared in {self._builder.data_dir}: {error!r}') from error
+
+  def _archive(self) -> str:
+    """Returns in words how data is named that needs no TFDS, where there is such data; else nothing."""
+    archives = {f'cifar{classes}': f'cifar:cifar-{classes}-python.tar.gz' for classes in (10, 100)}
+    return f', or name the archive of its authors, as {archives[self._name]}' if self._name in archives else ''
 
   def _decoded(self, split: str) -> DecodedSplit:
     """Returns the files of a split's decoded images: beside the prepared data, where that may be written."""

@@ -99,14 +99,17 @@ class ExportedNetwork:
   agreeing: float
 
 
-def read_reference(workdir: str, data_dir: str | None, calibrates: bool, trust_code: bool = False) -> Reference:
+def read_reference(
+  workdir: str, data_dir: str | None, calibrates: bool, trust_code: bool = False, data: str | None = None
+) -> Reference:
   """Reads the network of a workdir and its data.
 
   Args:
-    workdir: of a training run.
+    workdir: of a training run; or what stands for one, as `open_workdir` takes it.
     data_dir: where the data is, in place of the config's `data.data_dir`; None for the config's.
     calibrates: whether calibration images are read too.
     trust_code: whether user-defined functions that the workdir names are loaded, whatever they are: see `Trained.open`.
+    data: another name of the same data, in place of the config's `data.name`; None for the config's.
 
   Returns:
     The network, with the images to compare its files on.
@@ -114,8 +117,8 @@ def read_reference(workdir: str, data_dir: str | None, calibrates: bool, trust_c
   Raises:
     UserError: where there is no checkpoint or no data.
   """
-  trained = Trained.open(workdir, trust_code)
-  source, config = trained.source(data_dir), trained.config
+  trained = Trained.open(workdir, trust_code).with_data(data, data_dir)
+  source, config = trained.source(), trained.config
   calibration = None
   if calibrates:
     train = source.read(config.data.train_split)

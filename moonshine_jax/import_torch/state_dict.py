@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import safetensors.numpy
 
 from moonshine_jax.errors import UserError, say, shown, warn
 
@@ -118,11 +119,7 @@ def _key(prefix: str) -> str:
 def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Reads a file of safetensors. Raises UserError."""
   try:
-    from safetensors.numpy import load_file
-  except ImportError as error:
-    raise UserError(f"{path}: reading it needs safetensors: pip install 'moonshine-jax[torch]'") from error
-  try:
-    values = {name: np.asarray(value, np.float32) for name, value in load_file(path).items()}
+    values = {name: np.asarray(value, np.float32) for name, value in safetensors.numpy.load_file(path).items()}
   except Exception as error:  # SafetensorError, and KeyError for a dtype that NumPy lacks
     raise UserError(
       f'{path}: not a safetensors file that can be read ({shown(error)}): expected float32 arrays'

@@ -141,13 +141,15 @@ def _class_name(label: int, classes: Sequence[str]) -> str:
 
 
 def open_workdirs(
-  workdirs: Sequence[str], trust_code: bool = False
+  workdirs: Sequence[str], trust_code: bool = False, data: str | None = None, data_dir: str | None = None
 ) -> tuple[splits.Split | splits.CroppedSplit, list[tuple[str, Network, Any]], tuple[str, ...]]:
   """Opens the networks of workdirs, trained on one data set, and the test split of that data set.
 
   Args:
     workdirs: workdirs of the networks.
     trust_code: whether user-defined functions that they name are loaded, whatever they are: see `Trained.open`.
+    data: another name of the data that all of them were trained on, in place of the configs' `data.name`.
+    data_dir: where the data is, in place of the configs' `data.data_dir`.
 
   Returns:
     The test split, the title, the network and the variables of each workdir, and the names of the classes.
@@ -155,7 +157,7 @@ def open_workdirs(
   Raises:
     UserError: if a workdir has no checkpoint, or the networks are of different data sets.
   """
-  opened = [Trained.open(workdir, trust_code) for workdir in workdirs]
+  opened = [Trained.open(workdir, trust_code).with_data(data, data_dir) for workdir in workdirs]
   first = opened[0]
   networks = []
   for workdir, trained in zip(workdirs, opened, strict=True):

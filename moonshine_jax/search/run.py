@@ -39,7 +39,7 @@ class Search:
 
   def __init__(self, teacher: str | os.PathLike, out: str | os.PathLike, settings: Settings, trust_code: bool = False):
     """Opens the teacher and the folder. Raises UserError where a search from them cannot be run."""
-    self.teacher = Trained.open(teacher, trust_code)
+    self.teacher = Trained.open(teacher, trust_code).with_data(settings.data or None, settings.data_dir or None)
     if self.teacher.refusal:
       raise UserError(self.teacher.refusal)
     self.settings = settings
@@ -123,7 +123,6 @@ class Search:
         'batch_size': settings.batch_size or config.batch_size,
         'eval_every': settings.epochs,
         'data.held_out': settings.held_out,
-        'data.data_dir': settings.data_dir or config.data.data_dir,
         'distill.teacher': str(self.teacher.workdir),
         'distill.start': '',
         'distill.blockwise': True,
@@ -181,8 +180,7 @@ class Search:
     """Evaluates a network on the test split, which has had no part in its choice, and makes its workdir."""
     teacher, config = self.teacher, pretrained.config_of_pretrained(self.teacher.config)
     config.model = self.space.model_of(choice)
-    source = teacher.source(self.settings.data_dir or None)
-    split = source.read(config.data.test_split)
+    split = teacher.source().read(config.data.test_split)
     record = evaluate_split(self.space.network(choice), variables, split, config, Replicas(), str(folder))
     found = {
       'budget': dict(budget),
@@ -214,7 +212,7 @@ def search_blocks(
   2022) and Puzzle (Bercovich et al., 2024).
 
   Args:
-    teacher: workdir of the trained network.
+    teacher: workdir of the trained network; or what stands for one, as `open_workdir` takes it.
     out: a folder, made where there is none, for all that the search leaves; called again it goes on there, and finds
       networks for other budgets without training anew.
     budgets: for each network that is sought the most of its 'parameters', its 'multiply_adds', its 'latency' in

@@ -21,6 +21,7 @@ class Settings:
     solutions: networks that are put together and compared within a budget.
     distance: places in which any two of them differ.
     tune_epochs: epochs in which each of them is trained before they are compared.
+    data: another name of the teacher's data; empty for the teacher's.
     data_dir: where the data is; empty for the teacher's.
   """
 
@@ -35,6 +36,7 @@ class Settings:
   solutions: int = 5
   distance: int = 1
   tune_epochs: int = 0
+  data: str = ''
   data_dir: str = ''
 
   def of(self, names: Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from moonshine_jax.search.space import Space
 from moonshine_jax.workdir import provenance
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import CANDIDATES_FOLDER, SOLUTIONS_FOLDER, Workdir
+from moonshine_jax.workdir.zoo import absolute_workdir
 
 SEARCH_FILE, LATENCIES_FILE, SCORES_FILE, FOUND_FILE = 'search.json', 'latencies.json', 'scores.json', 'found.json'
 NETWORKS_FOLDER = 'networks'
@@ -71,9 +72,9 @@ class Store:
     self.path = Path(path)
     self._space, self._settings = space, settings
     Workdir(self.path).check_path()
-    ours = {
+    ours: dict[str, Any] = {
       'settings': {**settings.of(OF_CANDIDATES), 'candidates': list(space.candidates)},
-      'teacher': os.path.abspath(teacher.workdir),
+      'teacher': absolute_workdir(teacher.workdir),
       'step': teacher.step,
     }
     file = self.path / SEARCH_FILE

@@ -32,6 +32,7 @@ from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import pretrained
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.step import TrainState
+from moonshine_jax.workdir.network_file import open_workdir
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import START_FOLDER, Workdir
 
@@ -151,7 +152,7 @@ def start_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> W
   """
   if config.distill.start == BLOCKWISE:
     return Workdir(Path(workdir) / START_FOLDER / config_lib.folder_name(_words(config)))
-  return Workdir(config.distill.start) if config.distill.start else None
+  return open_workdir(config.distill.start) if config.distill.start else None
 
 
 def facts_of_start(start: Workdir, facts: Facts) -> Facts:

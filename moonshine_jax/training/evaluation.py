@@ -129,14 +129,15 @@ def evaluate_split(
 
 
 def evaluate_workdir(
-  workdir: str | os.PathLike, data_dir: str | None = None, trust_code: bool = False
+  workdir: str | os.PathLike, data_dir: str | None = None, trust_code: bool = False, data: str | None = None
 ) -> dict[str, Any]:
   """Evaluates the newest checkpoint of a workdir on its config's test split.
 
   Args:
-    workdir: of a training run.
+    workdir: of a training run; or what stands for one, as `open_workdir` takes it.
     data_dir: where the data is, in place of the config's `data.data_dir`.
     trust_code: whether user-defined functions that the workdir names are loaded, whatever they are: see `Trained.open`.
+    data: another name of the same data, in place of the config's `data.name`.
 
   Returns:
     What was evaluated ('workdir', 'step', 'network', 'block', 'regime', 'data'), 'test_error' in percent, 'test_loss',
@@ -147,7 +148,8 @@ def evaluate_workdir(
   """
   replicas = Replicas()
   trained = exchange.from_first(lambda: Trained.open(workdir, trust_code), replicas)
-  source, config = trained.source(data_dir), trained.config
+  trained = trained.with_data(data, data_dir)
+  source, config = trained.source(), trained.config
   split = exchange.first_before_others(lambda: source.read(config.data.test_split))
   if not config.data.held_out and trained.facts.test not in ('', sources.fingerprint(split)):
     warn_once(f'{workdir}: evaluated on other test data than in training, under the same name')

@@ -1,5 +1,6 @@
-"""A trained network, rebuilt from its workdir."""
+"""A trained network, rebuilt from its workdir or from its file."""
 
+import copy
 import dataclasses
 import functools
 import os
@@ -12,7 +13,7 @@ from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
-from moonshine_jax.workdir.checkpoint import Checkpoints
+from moonshine_jax.workdir.network_file import open_workdir
 from moonshine_jax.workdir.workdir import Workdir
 
 
@@ -21,7 +22,7 @@ class Trained:
   """A trained network.
 
   Attributes:
-    workdir: workdir of its run.
+    workdir: workdir of its run, or the file that it was read from.
     step: training steps done.
     config: config of the run.
     facts: facts of the data that it was trained on.
@@ -38,20 +39,18 @@ class Trained:
 
   @classmethod
   def open(cls, workdir: str | os.PathLike, trust_code: bool = False) -> 'Trained':
-    """Opens the network of the newest checkpoint of a workdir.
+    """Opens a network: of the newest checkpoint of a workdir, or of a file.
 
     Args:
-      workdir: of a run.
+      workdir: of a run; or what stands for one, as `open_workdir` takes it.
       trust_code: whether user-defined functions that the workdir names are loaded, which runs their files, though they
         lie in the workdir, were not recorded as its run began, have changed, or were never named by this user.
 
     Raises:
       UserError: where there is no good checkpoint, and where the network is of such a function.
     """
-    workdir = Workdir(workdir)
-    variables, metadata = Checkpoints(workdir).restore_variables(
-      lambda config: workdir.check_code(config.model.network, trust_code)
-    )
+    workdir = open_workdir(workdir)
+    variables, metadata = workdir.restore_variables(lambda config: workdir.check_code(config.model.network, trust_code))
     refusal = ''
     try:
       if names.is_function(metadata.config.data.name):
@@ -80,18 +79,27 @@ class Trained:
     errors = [record['test_error'] for record in self.workdir.records if 'test_error' in record]
     return errors[-1] if errors else None
 
-  def source(self, data_dir: str | None = None) -> sources.Source:
-    """Opens the data that the network was trained on.
+  def with_data(self, name: str | None, data_dir: str | None = None) -> 'Trained':
+    """Returns the network with its data elsewhere.
 
     Args:
-      data_dir: where it is, in place of the config's `data.data_dir`.
+      name: another name of the data, perhaps in another order, as the user gave it; None for the config's `data.name`.
+      data_dir: where the data is; None for the config's `data.data_dir`, or '' with another name.
+    """
+    config, facts, refusal = copy.deepcopy(self.config), self.facts, self.refusal
+    if name is not None:
+      config.data.name, config.data.data_dir, refusal = name, '', ''
+      facts = dataclasses.replace(facts, train='', test='')  # fingerprints tell one order from another
+    if data_dir is not None:
+      config.data.data_dir = data_dir
+    return dataclasses.replace(self, config=config, facts=facts, refusal=refusal)
+
+  def source(self) -> sources.Source:
+    """Opens the data that the network was trained on.
 
     Raises:
       UserError: where there is no such data, its images or classes have changed, or its function is not trusted.
     """
     if self.refusal:
       raise UserError(self.refusal)
-    config = self.config.data.copy_and_resolve_references()
-    if data_dir is not None:
-      config.data_dir = data_dir
-    return sources.reopen_source(config, self.facts, self.workdir)
+    return sources.reopen_source(self.config.data, self.facts, self.workdir)

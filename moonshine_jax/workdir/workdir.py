@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,11 @@ from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, shown, warn
 from moonshine_jax.models import factory
 from moonshine_jax.runtime import files, json_files, trust, user_functions
-from moonshine_jax.workdir import metrics, provenance
+from moonshine_jax.workdir import metrics, provenance, zoo
 
 if TYPE_CHECKING:
   from moonshine_jax.workdir.checkpoint import Checkpoints
+  from moonshine_jax.workdir.metadata import Metadata
 
 CONFIG_FILE = 'config.json'
 # Folders in a run's folder that hold the networks it starts from, and the run in which their blocks learnt alone.
@@ -118,6 +119,10 @@ class Workdir(os.PathLike):
 
     return Checkpoints(self.path, create)
 
+  def restore_variables(self, check: Callable[[ml_collections.ConfigDict], None]) -> tuple[dict[str, Any], 'Metadata']:
+    """Restores the variables of the newest good checkpoint; see `Checkpoints.restore_variables`."""
+    return self.checkpoints().restore_variables(check)
+
   def check_code(self, name: str, trust_code: bool) -> None:
     """Raises UserError where the workdir names a function that may not be loaded: see `trust.check_function`."""
     if user_functions.is_name(name):
@@ -128,6 +133,8 @@ class Workdir(os.PathLike):
 
   def check_path(self) -> None:
     """Raises UserError for a path at which no checkpoint can be kept."""
+    if zoo.in_zoo(self):
+      raise UserError(f'{self}: names a network that comes with the package, which is read alone: expected a folder')
     files.check_local(self.path)
     path = os.path.abspath(self.path)
     try:

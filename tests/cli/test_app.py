@@ -62,15 +62,15 @@ def moonshine(monkeypatch, capsys, *arguments):
 def test_help_has_a_line_for_each_command(monkeypatch, capsys):
   status, output, errors = moonshine(monkeypatch, capsys, '--help')
   assert (status, errors) == (0, '') and moonshine(monkeypatch, capsys) == (0, output, '')
-  lines = [line.split(maxsplit=1) for line in output.splitlines() if line.startswith('  ')]
+  lines = [line for line in output.splitlines() if line.startswith('  ')]
   names = ['train', 'data', 'evaluate', 'report', 'attention', 'cost', 'export', 'import-torch', 'sweep', 'search']
-  assert [name for name, _ in lines] == names
-  assert all(summary.endswith('.') for _, summary in lines)
+  for line, name in zip(lines, [*names, 'zoo', 'zoo add'], strict=True):
+    assert line.startswith(f'  {name}  ') and line.endswith('.')
 
 
 @pytest.mark.parametrize('command', COMMANDS.values(), ids=lambda command: command.name)
 def test_help_of_a_command_has_its_flags_alone_and_an_example(monkeypatch, capsys, command):
-  status, output, errors = moonshine(monkeypatch, capsys, command.name, '--help')
+  status, output, errors = moonshine(monkeypatch, capsys, *command.name.split(), '--help')
   assert (status, errors) == (0, '') and output.startswith(f'Usage: moonshine {command.name} ')
   assert command.summary in output and f'    moonshine {command.name} ' in output
   flags = {line.split(':')[0].strip() for line in output.splitlines() if line.startswith('  --')}
@@ -100,6 +100,8 @@ def test_the_version_is_that_of_the_package(monkeypatch, capsys):
       '--config=digts: no such config: expected a path, or one of cifar10, ',
     ),
     (['train', '--config=digits'], '--workdir is missing'),
+    (['zoo', 'add'], 'the argument WORKDIR is missing'),
+    (['zoo', 'ad'], "unexpected argument 'ad'"),
   ],
 )
 def test_a_mistake_is_one_line(monkeypatch, capsys, arguments, message):

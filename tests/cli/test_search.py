@@ -48,9 +48,9 @@ def test_what_is_no_budget(arguments, message):
 
 def test_settings():
   assert search.read_settings(parse()) == Settings()
-  values = parse('--candidates=BG(2,M/8),G( N ),S', '--solutions=7', '--score=ce', '--data_dir=there')
+  values = parse('--candidates=BG(2,M/8),G( N ),S', '--solutions=7', '--score=ce', '--data=digits', '--data_dir=there')
   assert search.read_settings(values) == Settings(
-    candidates=('BG(2,M/8)', 'G(N)', 'S'), solutions=7, score='ce', data_dir='there'
+    candidates=('BG(2,M/8)', 'G(N)', 'S'), solutions=7, score='ce', data='digits', data_dir='there'
   )
 
 

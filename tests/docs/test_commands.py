@@ -39,6 +39,10 @@ RUN = (
   'moonshine sweep --config=table3 --out=/shared/runs/table3 --dry_run',
   'moonshine sweep --config=digits --vary=distill.temperature=2,4,8 --vary=distill.alpha=0.5,0.9 --out=runs/weights',
   'moonshine sweep --config=cifar100_crd --regimes= --seeds=5 --out=runs/crd --config.model.dtype=bfloat16',
+  'moonshine zoo',
+  'moonshine sweep --config=cifar10_20 --out=runs/zoo --config.distill.teacher=zoo:wrn-16-1-cifar10',
+  'moonshine zoo add runs/student --out=student.safetensors',
+  'moonshine evaluate --workdir=student.safetensors',
 )
 SMALL = {
   'moonshine train': '--config.epochs=1 --config.model.depth=10 --config.data.train_split=train[:128] '
@@ -50,6 +54,9 @@ SMALL = {
 NEEDS = {
   'moonshine train --config=cifar10 ': 'a download, and an accelerator for hours',
   'moonshine train --config=cifar100 ': 'the archive of CIFAR-100, and an accelerator for hours',
+  'moonshine train --config=cifar10_20 ': 'CIFAR-10, and a CPU for an hour',
+  'moonshine evaluate --workdir=zoo:': 'CIFAR-10',
+  'moonshine zoo add runs/teacher --out=moonshine_jax/zoo/': 'a clone; tests/workdir/test_sharing.py does the same',
   'moonshine train --config=imagenet ': 'data to be had by hand, and an accelerator for days',
   'moonshine train --config=digits --workdir=runs/mine ': 'minutes: it is the quick start on 16x16 pixels',
   'moonshine train --config=digits --workdir=runs/starts ': 'minutes; tests/training/test_blockwise.py runs it',
@@ -133,7 +140,8 @@ def test_each_parses(page, command, folder, monkeypatch):
   words = shlex.split(command.split(' > ')[0])
   script = next((word for word in words if word.startswith('launch/') and '/sweep_slurm' not in word), None)
   if words[0].endswith('moonshine') and words[1] in COMMANDS:
-    app._parse(COMMANDS[words[1]], words[2:])
+    name, arguments = app.split_command(words[1:])
+    app._parse(COMMANDS[name], arguments)
   elif script:
     assert (ROOT / script.rstrip(';')).exists()
     flags = [word for word in words[words.index(script) + 1 :] if word.startswith('--')]

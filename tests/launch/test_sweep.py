@@ -15,7 +15,7 @@ from moonshine_jax.cli import app
 from moonshine_jax.configs import cifar10, digits, table3, table3_digits, table4
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
-from moonshine_jax.launch import jobs, processes
+from moonshine_jax.launch import jobs, processes, sweep
 from moonshine_jax.runtime import files
 from moonshine_jax.workdir import metrics, provenance
 from moonshine_jax.workdir.workdir import Workdir
@@ -158,6 +158,21 @@ def test_a_sweep_twice(tmp_path, monkeypatch, capsys):
   varied = run_sweep('--dry_run', '--vary=distill.temperature=2,8', f'--out={tmp_path}/varied')
   assert len(varied) == 1 + 2  # the teacher, and two jobs of three of the four students
   assert all('--config.data.held_out=0.1' in command for command in varied)
+
+
+def test_a_teacher_that_the_config_names_is_not_trained(monkeypatch, tmp_path, capsys):
+  arguments = [f'--out={tmp_path}/out', '--blocks=G(N/8)', '--seeds=2', '--dry_run']
+  monkeypatch.setattr(sys, 'argv', sys.argv)  # which a command changes
+  app.run('sweep', ['--config=configs/cifar10_20.py', *arguments, '--config.distill.teacher=zoo:wrn-16-1-cifar10'])
+  jobs_of_seeds = capsys.readouterr().out.splitlines()
+  assert len(jobs_of_seeds) == 2 and not (tmp_path / 'out').exists()
+  for line in jobs_of_seeds:
+    config = parse(monkeypatch, shlex.split(line)[3:]).config
+    assert config.distill.teacher == 'zoo:wrn-16-1-cifar10' and len(config.distill.students) == 3
+  base = digits.get_config()
+  base.distill.teacher, base.data.held_out = 'zoo:wrn-16-1-cifar10', 0.1
+  sweep.check_teacher(base)
+  assert capsys.readouterr().err.startswith('warning: teacher zoo:wrn-16-1-cifar10: has seen images that are held out')
 
 
 # Slurm ----------------------------------------------------------------------------------------------------------------

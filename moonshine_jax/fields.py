@@ -202,7 +202,7 @@ FIELDS: dict[str, Field] = {
     recipe=True,
     later=True,
   ),
-  'distill.teacher': Field('', _PATH, "the teacher's workdir; empty for no distillation"),
+  'distill.teacher': Field('', _PATH, "the teacher's workdir, or its file, or zoo:NAME; empty for no distillation"),
   'distill.start': Field(
     '',
     _PATH,

@@ -33,7 +33,7 @@ def main(values: FlagValues) -> None:
     exporter.read_reference(workdir, values.data_dir, values.int8, values.trust_code, values.data)
     for workdir in values.workdir
   ]
-  teachers = read_teachers(students, values)
+  teachers = read_teachers(students, values.trust_code)
 
   float32 = [exporter.export_network(trained, 'float32', runtime) for trained in [*teachers, *students]]
   int8 = [exporter.export_network(student, 'int8', runtime) for student in students] if values.int8 else []
@@ -79,14 +79,17 @@ def destination(workdir: str, values: FlagValues, runtime: ModuleType) -> Path:
   return path
 
 
-def read_teachers(students: Sequence[exporter.Reference], values: FlagValues) -> list[exporter.Reference]:
-  """Returns the students' teachers, for the table, less those that are exported too and those that cannot be read."""
-  workdirs = dict.fromkeys(teacher_of(student) for student in students if teacher_of(student))
+def read_teachers(students: Sequence[exporter.Reference], trust_code: bool) -> list[exporter.Reference]:
+  """Returns the students' teachers, for the table, less those that are exported too and those that cannot be read.
+
+  A teacher's data is its student's, by whose name it is at hand.
+  """
+  data = {teacher_of(student): student.config.data for student in students if teacher_of(student)}
   teachers = []
-  for workdir in workdirs:
+  for workdir, of_student in data.items():
     if workdir not in [absolute_workdir(student.workdir) for student in students]:
       try:
-        teachers.append(exporter.read_reference(workdir, values.data_dir, False, values.trust_code, values.data))
+        teachers.append(exporter.read_reference(workdir, of_student.data_dir, False, trust_code, data=of_student.name))
       except UserError as error:
         warn(f'the table is without a teacher: {error}')
   return teachers

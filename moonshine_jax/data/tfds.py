@@ -114,7 +114,8 @@ class TfdsSource:
   def _archive(self) -> str:
     """Returns in words how data is named that needs no TFDS, where there is such data; else nothing."""
     archives = {f'cifar{classes}': f'cifar:cifar-{classes}-python.tar.gz' for classes in (10, 100)}
-    return f', or name the archive of its authors, as {archives[self._name]}' if self._name in archives else ''
+    archive = archives.get(self._name)
+    return f', or name the archive of its authors (config.data.name, or --data), as {archive}' if archive else ''
 
   def _decoded(self, split: str) -> DecodedSplit:
     """Returns the files of a split's decoded images: beside the prepared data, where that may be written."""

@@ -163,7 +163,8 @@ def open_workdirs(
   for workdir, trained in zip(workdirs, opened, strict=True):
     if _data(trained) != _data(first):
       raise UserError(
-        f'--workdirs: {workdir} is of the data {_data(trained)}, {workdirs[0]} of {_data(first)}: expected the same'
+        f'--workdirs: {workdir} is of the data {_data(trained)}, {workdirs[0]} of {_data(first)}: expected the same; '
+        '--data=NAME is a name for all'
       )
     model, regime = trained.config.model, config.regime(trained.config)
     title = f'{Path(workdir).name}: {factory.network_name(model)} {model.block}'

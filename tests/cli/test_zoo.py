@@ -2,10 +2,12 @@
 
 import json
 import sys
+import types
+from pathlib import Path
 
 import pytest
 
-from moonshine_jax.cli import app
+from moonshine_jax.cli import app, export
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.zoo import zoo_names
 from tests.workdir.test_sharing import make_workdir
@@ -79,6 +81,12 @@ def test_a_name_for_a_workdir(moonshine, tmp_path, monkeypatch):
       command
     )
   assert not list(tmp_path.iterdir())
+
+
+def test_an_export_of_a_name_goes_here():
+  values, runtime = types.SimpleNamespace(out=None, int8=True), types.SimpleNamespace(SUFFIX='.onnx')
+  assert export.destination(NAME, values, runtime) == Path('wrn-16-1-cifar10.int8.onnx')
+  assert export.destination('runs/x', values, runtime) == Path('runs/x/network.int8.onnx')
 
 
 def test_its_data_may_have_another_name(tiny_images):

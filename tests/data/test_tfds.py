@@ -162,8 +162,12 @@ def test_an_unknown_split_is_named_with_those_that_are(tiny_images):
 def test_what_is_not_prepared_says_what_to_install(tmp_path, monkeypatch):
   source = sources.open_source(data_config('cifar10', str(tmp_path)))
   assert (source.image_shape, source.num_classes) == ((32, 32, 3), 10)  # known without the data
+  assert source.classes == ()  # which TFDS counts as long as it has not their names
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(UserError, match=r"cifar10 is not prepared in .*pip install 'moonshine-jax\[prepare\]'"):
+  with pytest.raises(
+    UserError,
+    match=r"cifar10 is not prepared in .*pip install 'moonshine-jax\[prepare\]'.*cifar:cifar-10-python.tar.gz$",
+  ):
     source.read('train')
 
 

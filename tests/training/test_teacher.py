@@ -105,3 +105,17 @@ def test_a_teacher_of_the_classes_in_another_order_is_refused(monkeypatch):
   for names in (('ant', 'bug', 'cow'), ()):
     source.classes = names
     assert teacher_lib.load_teacher([config], source, Replicas()).facts == FACTS
+
+
+def test_a_teacher_that_comes_with_the_package():
+  config = digits.get_config()
+  config.distill.teacher = 'zoo:wrn-16-1-cifar10'
+  source = types.SimpleNamespace(image_shape=(32, 32, 3), num_classes=10, classes=())
+  teacher = teacher_lib.load_teacher([config], source, Replicas())
+  assert (teacher.config.model.depth, teacher.step, teacher.test_error) == (16, 7800, 13.32)
+  assert teacher.variables['params']['conv1']['kernel'].shape == (3, 3, 3, 16)
+  config.distill.teacher = 'zoo:wrn-16-1-cifar100'
+  with pytest.raises(
+    UserError, match=r"^config.distill.teacher='zoo:wrn-16-1-cifar100': zoo:wrn-16-1-cifar100: no such"
+  ):
+    teacher_lib.load_teacher([config], source, Replicas())

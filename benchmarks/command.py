@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import jax
 import ml_collections
@@ -10,6 +12,7 @@ import ml_collections
 from moonshine_jax import paper
 from moonshine_jax.configs import cifar10
 from moonshine_jax.data.splits import Facts
+from moonshine_jax.errors import MISTAKE, tell
 from moonshine_jax.fields import DTYPES
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
@@ -28,6 +31,15 @@ CALLS_PER_SAMPLE = {'cpu': 4, 'gpu': 20, 'tpu': 20}
 
 TABLE_3 = tuple(Architecture(row.depth, row.width, row.block) for row in paper.TABLE_3)
 TEACHER = TABLE_3[0]  # the S network, WRN-40-2, with which every other is compared
+
+
+class OneLineParser(argparse.ArgumentParser):
+  """A parser that tells of a bad flag in one line."""
+
+  def error(self, message: str) -> NoReturn:
+    """Ends the command."""
+    tell(message)
+    sys.exit(MISTAKE)
 
 
 def make_parser(

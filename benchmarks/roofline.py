@@ -1,11 +1,13 @@
 """Computes the floor of every network's train step on a device, and measures how near to it the step comes.
 
   python -m benchmarks.roofline --dtype=bfloat16 --batch=1024 --json=roofline.json
+  python -m benchmarks.roofline --dtype=bfloat16 --batch=1024 --steps=train_step.json
   python -m benchmarks.roofline --dtype=bfloat16 --device=H200 --tflops=790 --bandwidth=4300
 
 The first command measures on this machine, the device's peak and bandwidth as well where no flag gives them: by a large
-matrix product and a pass over a large array on one device. The second prints the floors of a device that the machine
-need not have.
+matrix product and a pass over a large array on one device. The second takes the speed of the steps from what
+`benchmarks.train_step` measured with these flags. The third prints the floors of a device that the machine need not
+have.
 
 A step can be no faster than its arithmetic, nor than its memory traffic:
 
@@ -22,12 +24,13 @@ A step can be no faster than its arithmetic, nor than its memory traffic:
 
   Weights, the pool and the last layer are left out: beside the activations of 128 images or more they weigh little.
 
-For 200 epochs of CIFAR-10 on an H200 (the second command's figures) this gives, in seconds of arithmetic and of memory
+For 200 epochs of CIFAR-10 on an H200 (the third command's figures) this gives, in seconds of arithmetic and of memory
 traffic: S 25 and 57, G(N/8) 7 and 100, G(N) 3 and 100, BG(2,M/8) 3 and 60. The share is that of the larger of the two
 in the measured time. A share above 1 means that passes are fused, or that the activations stay in a cache.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -62,6 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
   add_step_arguments(parser)
   parser.add_argument('--tflops', type=float, help='peak of one device in TFLOP/s (default: measured)')
   parser.add_argument('--bandwidth', type=float, help="of one device's memory in GB/s (default: measured)")
+  parser.add_argument('--steps', help='JSON of benchmarks.train_step, whose speeds are taken (default: measured)')
   parser.add_argument('--device', help='name of another device: its floors are printed and nothing is measured')
   flags = parser.parse_args(arguments)
   if flags.device and not (flags.tflops and flags.bandwidth):
@@ -78,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     f'{"network":<20} {"arithmetic us":>14} {"memory us":>10} {"floor images/s":>15} {"200 epochs s":>13}'
     + f' {"images/s":>9} {"share":>6} {"devices":>8}' * measures
   )
+  measured = read_steps(parser, flags) if flags.steps else {}
   rows = []
   for architecture in flags.networks:
     row = compute_floor(architecture, flags, tflops, bandwidth)
@@ -88,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
       flush=True,
     )
     if measures:
-      row |= measure_share(architecture, flags, row['floor'])
+      row |= measure_share(architecture, flags, row['floor'], measured.get(row['network']))
       print(f' {row["images_per_second"]:>9.1f} {row["share"]:>6.2f} {row["devices"]:>8}', end='')
     print()
     rows.append(row)
@@ -140,10 +145,40 @@ def activation_passes(model: nn.Module, image_shape: Sequence[int]) -> int:
   return numbers
 
 
-def measure_share(architecture: Architecture, flags: argparse.Namespace, floor_seconds: float) -> dict:
-  """Measures images a second on the fastest number of devices, and the floor's share of their time."""
-  runs = {run_name(devices): make_our_train_step(architecture, flags, devices) for devices in flags.devices}
-  row = measure_network(architecture, flags, runs)
+def read_steps(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> dict[str, dict]:
+  """Reads the rows of `--steps` by network, and keeps those networks; ends the command for those of other steps."""
+  try:
+    with open(flags.steps) as file:
+      content = json.load(file)
+  except OSError as error:
+    parser.error(f'--steps={flags.steps}: {error.strerror}: expected the JSON of benchmarks.train_step')
+  for name in ('batch', 'dtype', 'image_size'):
+    if content['flags'][name] != getattr(flags, name):
+      parser.error(f'--steps={flags.steps}: measured with --{name}={content["flags"][name]}: expected the same here')
+  flags.devices = content['flags']['devices']
+  rows = {row['network']: row for row in content['rows']}
+  flags.networks = [architecture for architecture in flags.networks if str(architecture) in rows]
+  return rows
+
+
+def measure_share(
+  architecture: Architecture, flags: argparse.Namespace, floor_seconds: float, measured: dict | None = None
+) -> dict:
+  """Measures images a second on the fastest number of devices, and the floor's share of their time.
+
+  Args:
+    architecture: of the network.
+    flags: of the command.
+    floor_seconds: least seconds of an image.
+    measured: the row of `benchmarks.train_step`, where it has measured the step.
+
+  Returns:
+    The images a second, the number of devices and the share.
+  """
+  row = measured
+  if row is None:
+    runs = {run_name(devices): make_our_train_step(architecture, flags, devices) for devices in flags.devices}
+    row = measure_network(architecture, flags, runs)
   speed = fastest_of_ours(row)
   devices = next(number for number in flags.devices if row['images_per_second'][run_name(number)] == speed)
   # Devices of a CPU are threads of one machine; every accelerator adds its peak and its bandwidth.

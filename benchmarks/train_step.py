@@ -6,10 +6,10 @@
 Ours is the step that training takes: uint8 images gathered from the device's memory, augmented, forward, cross entropy,
 backward, SGD, on all local devices, and beside it on one. A CPU is divided into one device a core. PyTorch's is the
 same network with the same optimiser on images that are augmented and normalised already, on all cores or on the GPU:
-eager, in NCHW (the authors' layout) and in channels_last, and on a GPU also by torch.compile in channels_last. All take
-turns in one run, and the medians count. Where WRN-40-2 S is among the networks, our step of it on the most devices
-takes its turns with every network. The ratios are those of the fastest of ours; 'to S' of S itself is 1 but for the
-noise.
+eager, in NCHW (the authors' layout) and in channels_last, and on a GPU also by torch.compile in channels_last, which
+compiles for a minute and can be left out or measured alone (--pytorch). All take turns in one run, and the medians
+count. Where WRN-40-2 S is among the networks, our step of it on the most devices takes its turns with every network.
+The ratios are those of the fastest of ours; 'to S' of S itself is 1 but for the noise.
 
 On a CPU, PyTorch's threads sleep while they wait for each other (OMP_WAIT_POLICY=passive, unless it is set to something
 else). By default they spin, which costs nothing where no one else uses the cores, and up to 50 times where they are
@@ -44,6 +44,7 @@ from moonshine_jax.runtime.devices import Replicas, use_all_cores
 from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
 
+PYTORCH = ('eager', 'compiled')
 REFERENCE = 'S'  # the name of our run of the teacher's network
 NCHW, CHANNELS_LAST, COMPILED = 'PyTorch NCHW', 'PyTorch channels_last', 'PyTorch compiled'
 
@@ -52,10 +53,13 @@ def main(arguments: list[str] | None = None) -> None:
   """Measures the networks one after the other and prints a row for each."""
   parser = make_parser(__doc__, repeats=7)
   add_step_arguments(parser)
+  parser.add_argument(
+    '--pytorch', nargs='*', choices=PYTORCH, default=PYTORCH, help='which runs of PyTorch (default: all)'
+  )
   flags = parser.parse_args(arguments)
   use_all_cores(flags.batch)
   check_devices(parser, flags)
-  torch_device = set_up_torch()
+  torch_device = set_up_torch() if flags.pytorch else None
 
   names = [run_name(devices) for devices in flags.devices]
   reference = {}
@@ -63,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
     reference[REFERENCE] = make_our_train_step(TEACHER, flags, max(flags.devices))
   names += reference
   if torch_device:
-    names += [NCHW, CHANNELS_LAST] + [COMPILED] * (torch_device == 'cuda')
+    names += [NCHW, CHANNELS_LAST] * ('eager' in flags.pytorch)
+    names += [COMPILED] * (torch_device == 'cuda' and 'compiled' in flags.pytorch)
   print_header(names)
   rows = []
   for architecture in flags.networks:
@@ -176,8 +181,10 @@ def make_torch_train_steps(
     run = torch_wide_resnet.make_train_step(network, images, labels, flags.dtype, channels_last, compiled)
     return functools.partial(run, calls_per_sample())
 
-  runs = {NCHW: build(channels_last=False), CHANNELS_LAST: build(channels_last=True)}
-  if device == 'cuda':
+  runs = {}
+  if 'eager' in flags.pytorch:
+    runs |= {NCHW: build(channels_last=False), CHANNELS_LAST: build(channels_last=True)}
+  if device == 'cuda' and 'compiled' in flags.pytorch:
     torch.compiler.reset()  # it compiles one function for a few networks only, and then falls back to eager
     runs[COMPILED] = build(channels_last=True, compiled=True)
     try:

@@ -12,29 +12,29 @@ Name = TypeVar('Name', int, str)
 
 
 def time_compiled(
-  functions: Mapping[str, Callable], args: Sequence[Any], repeats: int, give_up: float = 8.0
+  functions: Mapping[str, Callable], args: Sequence[Any], repeats: int, give_up: float = 8.0, calls: int = 1
 ) -> dict[str, tuple[float, float]]:
-  """Compiles functions of JAX arrays and times them in turns.
+  """Times compiled functions of JAX arrays in turns.
 
   Args:
-    functions: by name; each is compiled, and called once before any timing.
+    functions: by name; each is called once before any timing.
     args: what all functions are called with.
     repeats: how many times each function is timed, in turns.
-    give_up: a function whose first call took more than this many times the fastest one's is timed only once.
+    give_up: a function whose first time was more than this many times the fastest one's is timed only once.
+    calls: how many calls are timed together: an accelerator runs behind the host, which need not wait for each.
 
   Returns:
-    For each name the median and the minimum of its times, in milliseconds.
+    For each name the median and the minimum of its times, in milliseconds of one call.
   """
-  compiled = {name: jax.jit(function).lower(*args).compile() for name, function in functions.items()}
   all_seconds: dict[str, list[float]] = {}
-  for name, function in compiled.items():
+  for name, function in functions.items():
     jax.block_until_ready(function(*args))
-    all_seconds[name] = [_time_call(function, args)]
+    all_seconds[name] = [_time_calls(function, args, calls)]
   fastest = min(seconds[0] for seconds in all_seconds.values())
   for _ in range(repeats - 1):
     for name, seconds in all_seconds.items():
       if seconds[0] <= give_up * fastest:
-        seconds.append(_time_call(compiled[name], args))
+        seconds.append(_time_calls(functions[name], args, calls))
   return {name: (1e3 * statistics.median(seconds), 1e3 * min(seconds)) for name, seconds in all_seconds.items()}
 
 
@@ -65,8 +65,8 @@ def time_in_turns(calls: Mapping[Name, Callable[[], Any]], repeats: int) -> dict
   return all_seconds
 
 
-def _time_call(function: Callable, args: Sequence[Any]) -> float:
-  """Returns the seconds that a compiled function takes until its results are there."""
+def _time_calls(function: Callable, args: Sequence[Any], calls: int) -> float:
+  """Returns the seconds that a call of a compiled function takes, of several that are waited for together."""
   start = time.perf_counter()
-  jax.block_until_ready(function(*args))
-  return time.perf_counter() - start
+  jax.block_until_ready([function(*args) for _ in range(calls)])
+  return (time.perf_counter() - start) / calls

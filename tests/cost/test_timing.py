@@ -15,6 +15,6 @@ def test_calls_take_turns_in_an_order_that_is_drawn():
 
 def test_a_function_far_slower_than_the_fastest_is_timed_once(monkeypatch):
   times = iter([1.0, 9.0, 3.0, 2.0])
-  monkeypatch.setattr(timing, '_time_call', lambda function, args: next(times))
+  monkeypatch.setattr(timing, '_time_calls', lambda function, args, calls: next(times))
   milliseconds = timing.time_compiled({'fast': jnp.sin, 'slow': jnp.cos}, (jnp.ones(3),), repeats=3, give_up=8.0)
   assert milliseconds == {'fast': (2000.0, 1000.0), 'slow': (9000.0, 9000.0)}

@@ -176,6 +176,9 @@ def compare_convolution(case: Case, flags: argparse.Namespace, device: jax.Devic
     )
     return y, transpose(dy)
 
+  def both(x, kernel, dy):
+    return {name: parts(convolve, x, kernel, dy) for name, convolve in formulations.items()}
+
   formulations = {'rule': grouped_conv.conv_general_dilated, 'lax': jax.lax.conv_general_dilated}
   out = -(-(size + 2 * conv.padding[0][0] - conv.rhs_dilation[0] * (kernel_size - 1)) // conv.window_strides[0])
   dy = rng.standard_normal((len(x), out, out, channels))
@@ -184,10 +187,10 @@ def compare_convolution(case: Case, flags: argparse.Namespace, device: jax.Devic
   for precision, (setting, dtype) in PRECISIONS.items():
     operands = [jnp.asarray(each, dtype) for each in (x, kernel, dy)]
     expected = reference(*jax.device_put([np.asarray(each, np.float32) for each in operands], host()))
-    for name, convolve in formulations.items():
-      with jax.default_matmul_precision(setting) if setting else contextlib.nullcontext():
-        results = run_on(device, functools.partial(parts, convolve), *operands)
-      errors[name][precision] = largest_error(results, expected)
+    with jax.default_matmul_precision(setting) if setting else contextlib.nullcontext():
+      results = run_on(device, both, *operands)
+    for name in formulations:
+      errors[name][precision] = largest_error(results[name], expected)
   stride = conv.window_strides[0]
   words = f'{kernel_size}x{kernel_size}, {channels} channels at {size}, stride {stride}, {groups} groups'
   return [make_row('convolution', f'{words}, {name}', errors[name]) for name in formulations]

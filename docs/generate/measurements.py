@@ -11,6 +11,7 @@ from tabulate import tabulate
 from moonshine_jax.cli import zoo as zoo_lib
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats, tables
+from moonshine_jax.runtime import cpu
 from moonshine_jax.workdir.network_file import NetworkFile
 from moonshine_jax.workdir.zoo import zoo_names
 
@@ -263,7 +264,10 @@ def _hardware(environments: Iterable[dict[str, Any]], library: str | None = None
   """Names the machines, and the versions of JAX and of a library beside it."""
   machines, versions = [], []
   for each in environments:
-    device = each['processor'] if each['backend'] == 'cpu' else each['device']
+    device = each['device']
+    if each['backend'] == 'cpu':  # older files do not say which instructions it has
+      widest = cpu.widest_instruction_set(each.get('instruction_sets', ()))
+      device = each['processor'] + f' with {widest}' * bool(widest)
     machines.append(f'{each["devices"]} devices on {each["cpus"]} cores of {device}')
     beside = f', {library.replace("torch", "PyTorch")} {each[library]}' if library else ''
     versions.append(f'jax {each["jax"]}{beside}')

@@ -136,6 +136,7 @@ def environment() -> dict[str, Any]:
     'devices': jax.device_count(),
     'processes': jax.process_count(),
     'processor': cpu.processor_name(),
+    'instruction_sets': cpu.instruction_sets(),
     'cpus': cpu.available_cores(),
     'python': platform.python_version(),
     'jax': jax.__version__,

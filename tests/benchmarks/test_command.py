@@ -20,6 +20,8 @@ def test_json_says_where_it_was_measured(tmp_path):
   flags = command.make_parser('', repeats=5).parse_args(['--networks', 'G(N/8)', f'--json={path}'])
   command.write_json(flags.json, flags, [{'network': 'WRN-40-2 G(N/8)'}], device='this')
   written = json.loads(path.read_text())
-  assert {'backend', 'device', 'processor', 'jax', 'torch', 'commit'} <= written['environment'].keys()
+  assert {'backend', 'device', 'processor', 'instruction_sets', 'jax', 'torch', 'commit'} <= written[
+    'environment'
+  ].keys()
   assert written['flags']['networks'] == ['WRN-40-2 G(N/8)'] and written['flags']['repeats'] == 5
   assert written['rows'] == [{'network': 'WRN-40-2 G(N/8)'}] and written['device'] == 'this'

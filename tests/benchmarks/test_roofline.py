@@ -75,3 +75,21 @@ def test_share_of_a_measured_step(tmp_path):
   (row,) = json.loads(path.read_text())['rows']
   assert row['devices'] == 1
   assert row['share'] == pytest.approx(row['floor'] * row['images_per_second'])
+
+
+def test_share_of_steps_that_are_measured_already(tmp_path, capsys):
+  steps, path = tmp_path / 'steps.json', tmp_path / 'rows.json'
+  flags = {'batch': 1024, 'dtype': 'bfloat16', 'image_size': 32, 'devices': [1, 2]}
+  speeds = {'ours, 1 device': 50.0, 'ours, 2 devices': 80.0, 'PyTorch NCHW': 90.0}
+  steps.write_text(json.dumps({'flags': flags, 'rows': [{'network': 'WRN-40-2 S', 'images_per_second': speeds}]}))
+  peaks = ['--tflops=1', '--bandwidth=10', '--dtype=bfloat16', '--networks', 'S', 'G(N)']
+  roofline.main([*peaks, '--batch=1024', f'--steps={steps}', f'--json={path}'])
+  (row,) = json.loads(path.read_text())['rows']  # of the network that is measured
+  assert (row['images_per_second'], row['devices']) == (80.0, 2)
+  assert row['share'] == pytest.approx(row['floor'] * 80)  # two devices of a CPU are one machine
+  with pytest.raises(SystemExit):
+    roofline.main([*peaks, '--batch=128', f'--steps={steps}'])
+  assert 'measured with --batch=1024: expected the same here' in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    roofline.main([*peaks, '--steps=nowhere'])
+  assert '--steps=nowhere: No such file' in capsys.readouterr().err

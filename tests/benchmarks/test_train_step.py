@@ -33,6 +33,13 @@ def test_ours_alone_on_two_devices(tmp_path, capsys, no_torch):
   assert (row['network'], row['parameters'], row['multiply_adds']) == ('WRN-10-1 S', 78330, 781952)
 
 
+def test_ours_alone_where_no_run_of_pytorch_is_asked_for(tmp_path, monkeypatch):
+  monkeypatch.setattr(train_step, 'set_up_torch', lambda: pytest.fail('nothing of PyTorch is asked for'))
+  monkeypatch.setattr(train_step, 'make_our_train_step', lambda *_: lambda: None)
+  (row,) = rows_of(tmp_path, '--networks', 'WRN-10-1 S', '--devices', '1', '--pytorch')
+  assert list(row['images_per_second']) == ['ours, 1 device']
+
+
 def test_beside_pytorch(tmp_path, capsys):
   pytest.importorskip('torch')
   (row,) = rows_of(tmp_path, '--networks', 'WRN-10-1 S', '--devices', '1')

@@ -68,6 +68,8 @@ NEEDS = {
   'moonshine export ': 'the extras onnx and tflite; tests/export runs it',
   'moonshine import-torch ': 'PyTorch, and the data of CIFAR-10; tests/import_torch runs it',
   'moonshine cost': 'a minute or more, for all networks of a table, or large ones; tests/cli/test_cost.py runs it',
+  '.venv/bin/python -m benchmarks.accelerator ': 'an accelerator; tests/benchmarks/test_accelerator.py has its plan',
+  'tar -c': 'the results of that',
   'python -m pytest tests/training/test_interruptions.py': 'minutes; the tests run it with fewer kills',
   'pip install': 'the registry of packages',
   'launch/': 'a fresh clone and a registry; tests/launch runs the scripts with stubs',

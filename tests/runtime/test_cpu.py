@@ -1,6 +1,7 @@
 """The CPU, on Linux and where Linux's ways to ask for it are missing, as on macOS."""
 
 import builtins
+import io
 import os
 import platform
 import re
@@ -59,6 +60,42 @@ def test_the_processor_without_linux(macos, monkeypatch):
 
 def test_the_processor_has_a_name():
   assert cpu.processor_name()
+
+
+LINUX = """processor\t: 0
+{}\t\t: {}
+processor\t: 1
+"""
+MACOS = """hw.optional.floatingpoint: 1
+hw.optional.neon: 1
+hw.optional.arm.FEAT_BF16: 1
+hw.optional.arm.FEAT_SME: 0
+hw.optional.arm.FEAT_DotProd: 1
+hw.optional.avx2_0: 0
+"""
+
+
+@pytest.mark.parametrize(
+  ('field', 'flags', 'expected', 'widest'),
+  [
+    ('flags', 'fpu sse2 sse4_2 fma avx avx2 aes sme smep', ['avx', 'avx2', 'fma', 'sse4_2'], 'AVX2'),
+    ('flags', 'avx2 avx512f avx512_bf16 vme', ['avx2', 'avx512_bf16', 'avx512f'], 'AVX-512'),
+    ('flags', 'amx_tile amx_bf16 avx512f avx2', ['amx_bf16', 'amx_tile', 'avx2', 'avx512f'], 'AMX'),
+    ('Features', 'fp asimd crc32 sve i8mm', ['asimd', 'i8mm', 'sve'], ''),
+    ('model', 'avx2', [], ''),  # neither field is there
+  ],
+)
+def test_the_instruction_sets_that_linux_names(monkeypatch, field, flags, expected, widest):
+  monkeypatch.setattr(builtins, 'open', lambda path: io.StringIO(LINUX.format(field, flags)))
+  assert cpu.instruction_sets() == expected
+  assert cpu.widest_instruction_set(expected) == widest
+
+
+def test_the_instruction_sets_without_linux(macos, monkeypatch):
+  monkeypatch.setattr(cpu, '_sysctl', lambda name: MACOS if name == 'hw.optional' else '')
+  assert cpu.instruction_sets() == ['bf16', 'dotprod', 'neon']
+  monkeypatch.setattr(cpu, '_sysctl', lambda name: '')
+  assert cpu.instruction_sets() == []
 
 
 def test_it_needs_no_jax():

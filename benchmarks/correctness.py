@@ -63,13 +63,16 @@ TOLERANCES = {
 
 def main(arguments: list[str] | None = None) -> None:
   """Compares all, prints a line for each comparison, and exits with 1 where one is beyond its tolerance."""
+  platforms = jax.config.jax_platforms
+  if platforms and 'cpu' not in platforms.split(','):
+    jax.config.update('jax_platforms', f'{platforms},cpu')
   parser = make_parser(
     __doc__,
     repeats=None,
     networks=[Architecture(10, 2, block) for block in BLOCKS],
     networks_help=f'WRN-10-2 of {", ".join(BLOCKS)}',
   )
-  parser.add_argument('--batch', type=int, default=32, help='images (default: 32)')
+  parser.add_argument('--batch', type=int, default=16, help='images (default: 16)')
   flags = parser.parse_args(arguments)
   device, rows = jax.local_devices()[0], []
   heading = ''.join(f' {precision:>17}' for precision in PRECISIONS)
@@ -88,12 +91,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def compare_all(flags: argparse.Namespace, device: jax.Device) -> Iterator[dict]:
   """Yields a row for each comparison; as many are made at once as there are cores, since compiling takes the time."""
-  tasks: list[Callable[[], list[dict]]] = [functools.partial(compare_losses, flags, device)]
-  tasks += [functools.partial(compare_convolution, case, flags, device) for case in convolution_cases()]
-  tasks += [functools.partial(compare_steps, network, flags, device) for network in flags.networks]
+  tasks: list[tuple[str, Callable[[], list[dict]]]]
+  tasks = [('losses', functools.partial(compare_losses, flags, device))]
+  tasks += [(str(case), functools.partial(compare_convolution, case, flags, device)) for case in convolution_cases()]
+  tasks += [(str(network), functools.partial(compare_steps, network, flags, device)) for network in flags.networks]
   with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
-    for result in pool.map(lambda task: task(), tasks):
-      yield from result
+    futures = [(name, pool.submit(task)) for name, task in tasks]
+    for name, future in futures:
+      try:
+        yield from future.result()
+      except RuntimeError as error:  # of XLA, and of the device: the others go on
+        yield {'what': 'failure', 'case': name, 'errors': {}, 'wrong': [str(error).splitlines()[0][:200]]}
 
 
 def make_row(what: str, case: str, errors: dict[str, float]) -> dict:

@@ -42,6 +42,7 @@ class Piece(NamedTuple):
     rehearsal: further arguments that make it small.
     variables: of its environment, as NAME=value NAME=value.
     backend: of JAX, where alone it runs; any if empty.
+    module: that must be installed, if any.
     needs: names of the pieces that must be done before.
     lasting: whether it takes all the time that is left, and goes on in the next run where it ended in this one.
     always: whether it is run in every run.
@@ -54,6 +55,7 @@ class Piece(NamedTuple):
   rehearsal: str = ''
   variables: str = ''
   backend: str = ''
+  module: str = ''
   needs: tuple[str, ...] = ()
   lasting: bool = False
   always: bool = False

@@ -20,6 +20,7 @@ import argparse
 import functools
 import os
 import statistics
+import sys
 from collections.abc import Callable
 
 import jax
@@ -70,16 +71,23 @@ def main(arguments: list[str] | None = None) -> None:
     names += [NCHW, CHANNELS_LAST] * ('eager' in flags.pytorch)
     names += [COMPILED] * (torch_device == 'cuda' and 'compiled' in flags.pytorch)
   print_header(names)
-  rows = []
+  rows, failures = [], []
   for architecture in flags.networks:
     runs = {run_name(devices): make_our_train_step(architecture, flags, devices) for devices in flags.devices}
     runs |= reference
-    if torch_device:
-      runs |= make_torch_train_steps(architecture, flags, torch_device)
-    rows.append(measure_network(architecture, flags, runs))
+    try:
+      if torch_device:
+        runs |= make_torch_train_steps(architecture, flags, torch_device)
+      rows.append(measure_network(architecture, flags, runs))
+    except RuntimeError as error:  # of XLA, of PyTorch, and of the device's memory: the other networks go on
+      failures.append(f'{architecture}: {str(error).splitlines()[0][:200]}')
+      print(failures[-1], flush=True)
+      continue
     rows[-1]['ratios'] = speed_ratios(rows[-1])
     print_row(rows[-1], names)
     write_json(flags.json, flags, rows)  # after every network: all of them take an hour on a CPU
+  if failures:
+    sys.exit(f'error: {"; ".join(failures)}')
 
 
 def add_step_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from benchmarks import accelerator
+from benchmarks import accelerator, plan
 from benchmarks.pieces import PAUSED, Piece, read_outcome
 from moonshine_jax.cli import app
 from moonshine_jax.cli.command import COMMANDS
@@ -25,11 +25,11 @@ def piece(name, seconds=5, command=None, **fields):
   return Piece(name, seconds, f'for {name}', command or f"-c \"open('{{out}}/log', 'a').write('{name} ')\"", **fields)
 
 
-def run(folder, *plan, minutes=1.0, rehearse=False):
+def run(folder, *pieces, minutes=1.0, rehearse=False):
   """Runs a plan; returns whether anything is left, and the names of the pieces that were run."""
   flags = types.SimpleNamespace(out=folder, minutes=minutes, rehearse=rehearse, data_name='digits', data_dir='')
   (folder / 'log').unlink(missing_ok=True)
-  left = accelerator.Run(flags, plan).go_on()
+  left = accelerator.Run(flags, pieces).go_on()
   return left, (folder / 'log').read_text().split() if (folder / 'log').exists() else []
 
 
@@ -39,39 +39,44 @@ def device():
 
 
 def test_done_pieces_are_left_out_and_what_does_not_fit_waits(tmp_path, device, capsys):
-  plan = (device, piece('first'), piece('long', 120), piece('other', backend='tpu'), piece('last'))
-  assert run(tmp_path, *plan) == (True, ['first', 'last'])
+  pieces = (device, piece('first'), piece('long', 120), piece('other', backend='tpu'), piece('last'))
+  assert run(tmp_path, *pieces) == (True, ['first', 'last'])
   summary = (tmp_path / 'summary.txt').read_text()
   assert summary in capsys.readouterr().out
   assert 'H100: 3 of 4 pieces done' in summary and 'left, waits for 120 s' in summary and 'other' not in summary
   assert summary.endswith('the same command goes on with long\n')
-  assert run(tmp_path, *plan, minutes=3) == (False, ['long'])
+  assert run(tmp_path, *pieces, minutes=3) == (False, ['long'])
   assert (tmp_path / 'summary.txt').read_text().endswith('nothing is left\n')
-  assert run(tmp_path, *plan) == (False, [])
+  assert run(tmp_path, *pieces) == (False, [])
 
 
 def test_a_piece_that_fails_is_told_and_the_next_runs(tmp_path, device, capsys):
   failing = piece('failing', command="-c \"open('{out}/log', 'a').write('failing '); raise ValueError('broken')\"")
-  plan = (device, failing, piece('next', needs=('failing',)), piece('last'))
-  assert run(tmp_path, *plan) == (True, ['failing', 'last'])
+  pieces = (device, failing, piece('next', needs=('failing',)), piece('last'))
+  assert run(tmp_path, *pieces) == (True, ['failing', 'last'])
   output = capsys.readouterr().out
   assert 'failing: failed, ' in output and 'try 1 of 2: ValueError: broken' in output and 'waits for failing' in output
-  assert run(tmp_path, *plan) == (False, ['failing'])  # its second try; what needs it is given up with it
-  assert run(tmp_path, *plan) == (False, [])
+  assert run(tmp_path, *pieces) == (False, ['failing'])  # its second try; what needs it is given up with it
+  assert run(tmp_path, *pieces) == (False, [])
 
 
 def test_a_lasting_piece_takes_what_is_left_and_goes_on(tmp_path, device, monkeypatch):
-  monkeypatch.setattr(accelerator, 'GRACE', 1)
-  monkeypatch.setattr(accelerator, 'FINISH', 1)
+  monkeypatch.setattr(plan, 'GRACE', 1)
+  monkeypatch.setattr(plan, 'FINISH', 1)
   waits = (
     "-c \"import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); open('{out}/log', 'a')"
     ".write('lasting '); time.sleep(60)\""
   )
-  plan = (device, piece('lasting', 1, waits, lasting=True), piece('after', 1))
-  assert run(tmp_path, *plan, minutes=0.1) == (True, ['lasting'])
+  pieces = (device, piece('lasting', 1, waits, lasting=True), piece('after', 1))
+  assert run(tmp_path, *pieces, minutes=0.1) == (True, ['lasting'])
   assert read_outcome(tmp_path / 'lasting').state == PAUSED
-  plan = (device, piece('lasting', lasting=True), piece('after', 1))
-  assert run(tmp_path, *plan) == (False, ['lasting', 'after'])
+  pieces = (device, piece('lasting', lasting=True), piece('after', 1))
+  assert run(tmp_path, *pieces) == (False, ['lasting', 'after'])
+
+
+def test_a_piece_whose_module_is_missing_is_left_out(tmp_path, device, capsys):
+  assert run(tmp_path, device, piece('compiled', module='no_such_module'), piece('last')) == (False, ['last'])
+  assert 'compiled is left out: no_such_module is not installed' in capsys.readouterr().out
 
 
 def test_variables_are_those_of_the_piece_beside_the_users(tmp_path, device, monkeypatch):
@@ -79,8 +84,8 @@ def test_variables_are_those_of_the_piece_beside_the_users(tmp_path, device, mon
   monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
   names = ('XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR', 'JAX_PLATFORMS')
   say = f"-c \"import os; print(*(os.environ.get(name) for name in {names}), file=open('{{out}}/log', 'a'))\""
-  plan = (device, piece('set', command=say, variables='XLA_FLAGS=--its JAX_PLATFORMS=cpu'))
-  assert run(tmp_path, *plan)[1] == ['--mine', '--its', str(tmp_path / 'cache'), 'cpu']
+  pieces = (device, piece('set', command=say, variables='XLA_FLAGS=--its JAX_PLATFORMS=cpu'))
+  assert run(tmp_path, *pieces)[1] == ['--mine', '--its', str(tmp_path / 'cache'), 'cpu']
 
 
 def test_without_a_device_nothing_is_measured(tmp_path):
@@ -115,7 +120,7 @@ def test_the_guides_commands_parse(monkeypatch):
 
   guide = Path(accelerator.__file__).parents[1] / 'docs/guides/accelerator.md'
   lines = re.findall(r'python -m benchmarks.accelerator (.*)', guide.read_text() + accelerator.__doc__)
-  monkeypatch.setattr(accelerator, 'Run', lambda flags, plan: Nothing())
+  monkeypatch.setattr(accelerator, 'Run', lambda flags, pieces: Nothing())
   assert len(lines) == 4
   for line in lines:
     with pytest.raises(SystemExit) as ended:

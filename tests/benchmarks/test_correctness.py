@@ -46,16 +46,21 @@ def test_all_is_right(one_of_each, tmp_path, capsys):
 
 def test_what_is_wrong_is_told(one_of_each, monkeypatch, capsys):
   monkeypatch.setattr(correctness, 'compare_losses', lambda flags, device: [])
-  monkeypatch.setattr(correctness, 'compare_steps', lambda architecture, flags, device: [])
+
+  def fail(architecture, flags, device):
+    raise RuntimeError('device lost\nand more')
+
+  monkeypatch.setattr(correctness, 'compare_steps', fail)
   # Half a percent: within what bfloat16 may be off, not within float32's tolerance.
   wrong = lambda *args, **kwargs: jax.lax.conv_general_dilated(*args, **kwargs) * 1.005  # noqa: E731
   monkeypatch.setattr(correctness.grouped_conv, 'conv_general_dilated', wrong)
   with pytest.raises(SystemExit) as ended:
     correctness.main(SMALL)
   output, errors = capsys.readouterr()
-  assert ended.value.code == 1 and output.count('WRONG') == 1 and '1 of 2 right' in output
+  assert ended.value.code == 1 and output.count('WRONG') == 2 and '1 of 3 right' in output
   assert errors == (
-    'error: beyond their tolerance: convolution 3x3, 2 channels at 4, stride 1, 2 groups, rule in float32\n'
+    'error: beyond their tolerance: convolution 3x3, 2 channels at 4, stride 1, 2 groups, rule in float32; '
+    'failure WRN-10-1 B(2) in device lost\n'
   )
 
 

@@ -70,18 +70,28 @@ def test_the_rule_where_nothing_gains_is_xlas_own():
 
 def test_all_cases_and_those_of_most_worth_in_time(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(command, 'SHAPES', {'G': ((2, 4, 1),)})
-  path = tmp_path / 'rows.json'
+  real, path = command.candidates, tmp_path / 'rows.json'
+
+  def one_fails(kernel_shape, conv):
+    def fail(*_):
+      raise ValueError('no such kernel\nand more')
+
+    named = real(kernel_shape, conv)
+    return named | ({'merged(2)': named['merged(2)']._replace(input_gradient=fail)} if 'merged(2)' in named else {})
+
+  monkeypatch.setattr(command, 'candidates', one_fails)
   command.main(['--batch=1', '--repeats=1', '--shapes', 'G', f'--json={path}'])
   rows = json.loads(path.read_text())['rows']
+  assert 'merged(2): no such kernel' in capsys.readouterr().out and 'merged(2)' not in rows[1]['ms']
   cases = [('3x3', 2), ('3x3', 1), ('1x1', 1), ('2x2', 1)]  # dense ones last
   assert [(f'{row["kernel_size"]}x{row["kernel_size"]}', row['groups']) for row in rows[::3]] == cases
   assert [row['part'] for row in rows[:3]] == list(command.PARTS)
   assert rows[0]['ms'].keys() == {'lax', 'shifts', 'merged(1)', 'merged(2)'} and rows[0]['rule'] in rows[0]['ms']
-  assert 'def cpu_rule(' in capsys.readouterr().out
   monkeypatch.setattr(command, 'measure_case', lambda case, flags: rows_of(2, 2, lax=(1, 1, 1), merged_1=(2, 2, 2)))
   monkeypatch.setattr(command, 'print_row', lambda row: None)
   command.main(['--seconds=-1', f'--json={path}'])
-  assert '0 of ' in capsys.readouterr().out
+  output = capsys.readouterr().out
+  assert '0 of ' in output and 'def cpu_rule(' in output
   command.main(['--seconds=60', '--shapes', 'G', f'--json={path}'])
   assert len(json.loads(path.read_text())['rows']) == 12
 

@@ -69,3 +69,19 @@ def test_devices_that_do_not_fit(devices, capsys):
   with pytest.raises(SystemExit):
     train_step.main([*SMALL, '--devices', devices])
   assert 'a divisor of --batch 4' in capsys.readouterr().err
+
+
+def test_a_network_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch, no_torch, capsys):
+  def make(architecture, flags, devices):
+    def run():
+      if architecture.block == 'B(2)':
+        raise RuntimeError('RESOURCE_EXHAUSTED: out of memory\nand more')
+
+    return run
+
+  monkeypatch.setattr(train_step, 'make_our_train_step', make)
+  path = tmp_path / 'rows.json'
+  networks = ['--networks', 'WRN-10-1 B(2)', 'WRN-10-1 S', '--devices', '1']
+  with pytest.raises(SystemExit, match='^error: WRN-10-1 B.2.: RESOURCE_EXHAUSTED: out of memory$'):
+    train_step.main([*SMALL, f'--json={path}', *networks])
+  assert [row['network'] for row in json.loads(path.read_text())['rows']] == ['WRN-10-1 S']

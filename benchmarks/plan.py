@@ -53,17 +53,22 @@ class Run:
     try:
       with filelock.FileLock(self._out / '.lock', timeout=0), noted_signals() as signals:
         say(self._summary())
-        for piece in self._plan:
-          if not _is_installed(piece.module):
-            say(f'{piece.name} is left out: {piece.module} is not installed')
-        say(f'in this run, if all take their longest: {", ".join(self._fitting())}')
-        for piece in self._plan:
-          if not signals and self._is_left(piece) and not self._waits_for(piece):
-            self._run(piece, signals)
-        say('\n' + self._summary())
+        if self._next():
+          self._run_all(signals)
+          say('\n' + self._summary())
     except filelock.Timeout as error:
       raise UserError(f'--out={self._flags.out}: another run works there: expected one at a time') from error
     return self._next() is not None
+
+  def _run_all(self, signals: Sequence[str]) -> None:
+    """Runs the pieces in order, and first says which of them can be in this run."""
+    for piece in self._plan:
+      if not _is_installed(piece.module):
+        say(f'{piece.name} is left out: {piece.module} is not installed')
+    say(f'in this run, if all take their longest: {", ".join(self._fitting())}')
+    for piece in self._plan:
+      if not signals and self._is_left(piece) and not self._waits_for(piece):
+        self._run(piece, signals)
 
   def _run(self, piece: Piece, signals: Sequence[str]) -> None:
     """Runs a piece and says what became of it. Raises UserError where that is that there is no device."""

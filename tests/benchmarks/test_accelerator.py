@@ -47,7 +47,9 @@ def test_done_pieces_are_left_out_and_what_does_not_fit_waits(tmp_path, device, 
   assert summary.endswith('the same command goes on with long\n')
   assert run(tmp_path, *pieces, minutes=3) == (False, ['long'])
   assert (tmp_path / 'summary.txt').read_text().endswith('nothing is left\n')
+  capsys.readouterr()
   assert run(tmp_path, *pieces) == (False, [])
+  assert 'for device; for at most' not in capsys.readouterr().out  # nor does it look at the device
 
 
 def test_a_piece_that_fails_is_told_and_the_next_runs(tmp_path, device, capsys):
@@ -96,13 +98,14 @@ def test_without_a_device_nothing_is_measured(tmp_path):
 
 
 def test_a_folder_is_of_one_device_and_of_one_run_at_a_time(tmp_path, device):
-  run(tmp_path, device)
+  waiting = piece('waiting', 120)
+  run(tmp_path, device, waiting)
   with pytest.raises(UserError, match='begun with rehearse False, now True: expected another folder'):
-    run(tmp_path, device, rehearse=True)
+    run(tmp_path, device, waiting, rehearse=True)
   with pytest.raises(UserError, match='begun with device H100, now H200: expected another folder'):
-    run(tmp_path, device._replace(command=DEVICE.replace('H100', 'H200')))
+    run(tmp_path, device._replace(command=DEVICE.replace('H100', 'H200')), waiting)
   with filelock.FileLock(tmp_path / '.lock'), pytest.raises(UserError, match='another run works there'):
-    run(tmp_path, device)
+    run(tmp_path, device, waiting)
 
 
 @pytest.mark.parametrize('flags', [['--minutes=0', '--out=x'], ['--out'], ['--out=x', '--netwroks=S'], []])

@@ -107,6 +107,11 @@ def calls_per_sample() -> int:
   return CALLS_PER_SAMPLE[jax.default_backend()]
 
 
+def first_line(error: BaseException) -> str:
+  """Returns the first line of an error's message, or its type where it has none: XLA's and PyTorch's are pages."""
+  return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def write_json(path: str | None, flags: argparse.Namespace, rows: list[dict], **fields) -> None:
   """Writes measurements as JSON, with the environment and the flags that they were made with.
 

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.command import make_config, make_network, make_parser, write_json
+from benchmarks.command import first_line, make_config, make_network, make_parser, write_json
 from benchmarks.grouped_conv import Case, list_cases
 from benchmarks.train_step import synthetic_batch
 from moonshine_jax import losses
@@ -101,7 +101,7 @@ def compare_all(flags: argparse.Namespace, device: jax.Device) -> Iterator[dict]
       try:
         yield from future.result()
       except RuntimeError as error:  # of XLA, and of the device: the others go on
-        yield {'what': 'failure', 'case': name, 'errors': {}, 'wrong': [str(error).splitlines()[0][:200]]}
+        yield {'what': 'failure', 'case': name, 'errors': {}, 'wrong': [first_line(error)]}
 
 
 def make_row(what: str, case: str, errors: dict[str, float]) -> dict:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.command import write_json
+from benchmarks.command import first_line, write_json
 from benchmarks.grouped_rule import PARTS, rule_code
 from moonshine_jax.cost.timing import time_compiled
 from moonshine_jax.ops import grouped_conv
@@ -167,7 +167,7 @@ def measure_case(case: Case, flags: argparse.Namespace) -> Iterator[dict]:
     functions = {}
     for name in formulations:
       if error := compiled[part, name].exception():  # whatever XLA makes of one: the others go on
-        print(f'{case}, {part}, {name}: {str(error).splitlines()[0]}')
+        print(f'{case}, {part}, {name}: {first_line(error)}')
       else:
         functions[name] = compiled[part, name].result()
     rule = next(name for name, form in formulations.items() if getattr(form, part) is getattr(chosen, part))

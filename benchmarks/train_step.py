@@ -30,6 +30,7 @@ from benchmarks.command import (
   NUM_CLASSES,
   TEACHER,
   calls_per_sample,
+  first_line,
   make_config,
   make_network,
   make_parser,
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         runs |= make_torch_train_steps(architecture, flags, torch_device)
       rows.append(measure_network(architecture, flags, runs))
     except RuntimeError as error:  # of XLA, of PyTorch, and of the device's memory: the other networks go on
-      failures.append(f'{architecture}: {str(error).splitlines()[0][:200]}')
+      failures.append(f'{architecture}: {first_line(error)}')
       print(failures[-1], flush=True)
       continue
     rows[-1]['ratios'] = speed_ratios(rows[-1])
@@ -195,12 +196,17 @@ def make_torch_train_steps(
   if device == 'cuda' and 'compiled' in flags.pytorch:
     torch.compiler.reset()  # it compiles one function for a few networks only, and then falls back to eager
     runs[COMPILED] = build(channels_last=True, compiled=True)
-    try:
-      runs[COMPILED]()
-    except Exception as error:  # of any type: it depends on what torch.compile finds on the machine
-      print(f'torch.compile does not work for {architecture}: {str(error).splitlines()[0]}')
-      del runs[COMPILED]
-  return runs
+  return {name: run for name, run in runs.items() if works(f'{name}, {architecture}', run)}
+
+
+def works(name: str, run: Callable[[], None]) -> bool:
+  """Calls one of PyTorch's runs. Returns whether it works, and says why it does not: ours is then measured without."""
+  try:
+    run()
+  except Exception as error:  # of any type: it depends on what PyTorch finds on the machine
+    print(f'{name} does not work: {first_line(error)}', flush=True)
+    return False
+  return True
 
 
 def measure_network(architecture: Architecture, flags: argparse.Namespace, runs: dict[str, Callable[[], None]]) -> dict:

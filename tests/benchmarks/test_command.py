@@ -25,3 +25,8 @@ def test_json_says_where_it_was_measured(tmp_path):
   ].keys()
   assert written['flags']['networks'] == ['WRN-40-2 G(N/8)'] and written['flags']['repeats'] == 5
   assert written['rows'] == [{'network': 'WRN-40-2 G(N/8)'}] and written['device'] == 'this'
+
+
+def test_errors_are_told_in_a_line():
+  assert command.first_line(ValueError('\nno such thing\nand more')) == 'no such thing'
+  assert command.first_line(MemoryError()) == 'MemoryError'

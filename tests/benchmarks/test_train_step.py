@@ -85,3 +85,11 @@ def test_a_network_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch
   with pytest.raises(SystemExit, match='^error: WRN-10-1 B.2.: RESOURCE_EXHAUSTED: out of memory$'):
     train_step.main([*SMALL, f'--json={path}', *networks])
   assert [row['network'] for row in json.loads(path.read_text())['rows']] == ['WRN-10-1 S']
+
+
+def test_a_run_of_pytorch_that_does_not_work_is_told(capsys):
+  def fail():
+    raise ValueError('no such kernel\nand more')
+
+  assert train_step.works('PyTorch compiled, S', lambda: None) and not train_step.works('PyTorch compiled, S', fail)
+  assert capsys.readouterr().out == 'PyTorch compiled, S does not work: no such kernel\n'

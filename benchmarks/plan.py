@@ -72,7 +72,9 @@ class Run:
 
   def _run(self, piece: Piece, signals: Sequence[str]) -> None:
     """Runs a piece and says what became of it. Raises UserError where that is that there is no device."""
-    seconds = self._seconds_left() - GRACE if piece.lasting else self._needed(piece)
+    seconds = self._seconds_left() - GRACE * piece.lasting
+    if not piece.lasting:
+      seconds = min(seconds, self._needed(piece))
     self._running = piece.name
     say(f'[{self._gone():>4.0f} s] {piece.name}: {piece.purpose}; for at most {seconds:.0f} s')
     self._summary()
@@ -139,16 +141,16 @@ class Run:
     if missing:
       return missing[0]
     needed = self._needed(piece) + GRACE * piece.lasting
-    return f'{needed} s' if needed > self._seconds_left() else ''
+    return f'{needed} s' if needed > self._seconds_left() and not piece.always else ''
 
   def _fitting(self) -> list[str]:
     """Returns the names of the pieces that fit into the minutes, if each takes its longest and succeeds."""
     left, names = self._seconds_left(), []
     for piece in filter(self._is_left, self._plan):
       needed = self._needed(piece) + GRACE * piece.lasting
-      if needed <= left:
+      if needed <= left or piece.always:
         names.append(piece.name)
-        left -= left if piece.lasting else needed
+        left -= left if piece.lasting else min(needed, left)
     return names
 
   def _next(self) -> Piece | None:

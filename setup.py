@@ -84,6 +84,8 @@ setup(
   extras_require={
     'cuda': ['jax[cuda13]>=0.10,!=0.10.2,<0.13'],
     'tpu': ['jax[tpu]>=0.10,!=0.10.2,<0.13'],
+    # XLA's compiler for CUDA alone, without CUDA's libraries: it compiles for a GPU that the machine has not.
+    'gpu-aot': ['jax-cuda13-pjrt>=0.10,!=0.10.2,<0.13', 'jax-cuda13-plugin>=0.10,!=0.10.2,<0.13'],
     # TFDS prepares image data sets with TensorFlow; a data set that is prepared already needs none.
     'prepare': ['tensorflow>=2.20'],
     'stablehlo': ['flatbuffers>=24'],

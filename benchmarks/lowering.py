@@ -20,24 +20,28 @@ EXAMPLES = 50_000  # of the resident training set
 
 
 class DescribedReplicas(Replicas):
-  """Replicas that describe arrays by shape and dtype, for compilation, and put nothing on a device."""
+  """Replicas that describe arrays by shape and dtype, for compilation, and put nothing on a device.
+
+  On one device the descriptions name it: `jit` compiles for the process's own device what nothing says another of.
+  """
 
   def replicate(self, tree: Any) -> Any:
     """Describes a tree of arrays with a copy on each device."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*self._devices_axis, *x.shape), x.dtype), tree)
+    return jax.tree.map(lambda x: self._describe(x.shape, x.dtype), tree)
 
   def shard(self, batch: Any, axis: int = 0) -> Any:
     """Describes a batch that is divided along an axis between the devices."""
 
     def describe(x):
       shape = (*x.shape[:axis], x.shape[axis] // len(self), *x.shape[axis + 1 :])
-      return jax.ShapeDtypeStruct((*self._devices_axis, *shape), x.dtype)
+      return self._describe(shape, x.dtype)
 
     return jax.tree.map(describe, batch)
 
-  @property
-  def _devices_axis(self):
-    return (len(self),) if self.axis_name else ()
+  def _describe(self, shape, dtype):
+    if self.axis_name:
+      return jax.ShapeDtypeStruct((len(self), *shape), dtype)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.sharding.SingleDeviceSharding(self.devices[0]))
 
 
 def describe_steps(
@@ -64,7 +68,7 @@ def describe_steps(
   )
 
   train_step = step_lib.make_train_step([config], [network], None, tx, feed.gather, replicas)
-  train_loop = replicas.compile(step_lib.make_train_loop(train_step), donate_argnums=(0,))
+  train_loop = replicas.compile(step_lib.make_train_loop(train_step, replicas.platform), donate_argnums=(0,))
   batches = next(feed.epoch(0, 0, flags.batch, steps_per_dispatch=config.steps_per_dispatch))
   eval_step = replicas.compile(step_lib.make_eval_step(network, feed.gather, replicas))
   batch = next(feed.batches(feeds.masked_batches(flags.batch, flags.batch)))

@@ -10,7 +10,6 @@ else again in registers:
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +74,7 @@ def _forward(
   x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
   wide = x.astype(jnp.float32)
-  mean, square = _over_replicas((_channel_mean(wide), _channel_mean(jnp.square(wide))), axis_name)
+  mean, square = _means(_channel_sums(wide, jnp.square(wide)), x, axis_name)
   variance = jnp.maximum(square - jnp.square(mean), 0)  # below 0 by rounding alone
   y = normalise_relu(x, mean, variance, scale, bias, epsilon)
   return (y, mean, variance), (x, mean, variance, scale, bias)
@@ -89,20 +88,47 @@ def _backward(
   normalised = (x.astype(jnp.float32) - mean) * reciprocal
   _, relu_transpose = jax.vjp(jax.nn.relu, normalised * scale + bias)
   (dy,) = relu_transpose(cotangents[0].astype(jnp.float32))
-  dbias, dscale = _channel_mean(dy), _channel_mean(dy * normalised)
+  sums = _channel_sums(dy, dy * normalised)
   # The statistics take from dx its mean over the whole batch and its component along x.
-  mean_dbias, mean_dscale = _over_replicas((dbias, dscale), axis_name)
+  mean_dbias, mean_dscale = _means(sums, x, axis_name)
   dx = reciprocal * scale * (dy - mean_dbias - normalised * mean_dscale)
-  pixels = x.size // x.shape[-1]
-  return dx.astype(x.dtype), pixels * dscale, pixels * dbias
+  sums = _again(sums)
+  return dx.astype(x.dtype), sums.imag, sums.real
 
 
 _batch_norm_relu.defvjp(_forward, _backward)
 
 
-def _channel_mean(x: jax.Array) -> jax.Array:
-  return x.mean(tuple(range(x.ndim - 1)))
+def _channel_sums(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Sums two arrays (..., channels) over all axes but the last; returns the sums as the parts of complex (channels,).
+
+  A sum over so many elements is two kernels to XLA:GPU. It has two for each of two real sums, and keeps in memory what
+  the sums have in common, as the mask of ReLU; of one complex sum it has two, and keeps nothing.
+  """
+  return lax.platform_dependent(a, b, cuda=_one_complex_sum, default=_two_real_sums)
 
 
-def _over_replicas(tree: Any, axis_name: str | None) -> Any:
-  return tree if axis_name is None else lax.pmean(tree, axis_name)
+def _one_complex_sum(a: jax.Array, b: jax.Array) -> jax.Array:
+  return lax.complex(a, b).sum(tuple(range(a.ndim - 1)))
+
+
+def _two_real_sums(a: jax.Array, b: jax.Array) -> jax.Array:
+  axes = tuple(range(a.ndim - 1))
+  return lax.complex(a.sum(axes), b.sum(axes))
+
+
+def _means(sums: jax.Array, x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+  """Returns the means over the pixels of x (..., channels), and over those of all replicas, from `_channel_sums`."""
+  pixels = x.size // x.shape[-1]
+  if axis_name is not None:
+    sums = lax.psum(sums, axis_name)  # as it is, complex: two real sums would be joined and cut again by three kernels
+    pixels *= lax.axis_size(axis_name)
+  return sums.real / pixels, sums.imag / pixels
+
+
+def _again(x: jax.Array) -> jax.Array:
+  """Returns x; on a GPU, what is computed from it is computed apart from what is computed from x elsewhere.
+
+  What two kernels have in common XLA:GPU gives a kernel of its own, though they have read what it is computed from.
+  """
+  return lax.platform_dependent(x, cuda=lax.optimization_barrier, default=lambda x: x)

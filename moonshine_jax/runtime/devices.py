@@ -22,9 +22,12 @@ from jax import lax
 from jax.experimental import multihost_utils
 
 from moonshine_jax.errors import UserError
-from moonshine_jax.runtime.cpu import COMPILER_OPTIONS, available_cores
+from moonshine_jax.runtime import cpu, gpu
 
 AXIS = 'batch'
+
+# How XLA compiles a step, by the platform of the devices.
+COMPILER_OPTIONS = {'cpu': cpu.COMPILER_OPTIONS, 'gpu': gpu.COMPILER_OPTIONS}
 
 # Dispatches that the host is at most ahead of the devices: enough to keep them busy, few enough to tell of progress in
 # time. With 32 and more a CPU of several devices stops for ever: XLA then blocks the threads in which the devices would
@@ -54,7 +57,7 @@ def use_all_cores(batch_size: int, processes: int = 1) -> None:
   divided = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
   if jax.config.values['jax_num_cpu_devices'] < 0 and not divided:
     share, remainder = divmod(batch_size, processes)
-    devices = 1 if remainder else max(n for n in range(1, available_cores() + 1) if share % n == 0)
+    devices = 1 if remainder else max(n for n in range(1, cpu.available_cores() + 1) if share % n == 0)
     jax.config.update('jax_num_cpu_devices', devices)
 
 
@@ -139,6 +142,11 @@ class Replicas:
   def __len__(self) -> int:
     return len(self._all_devices)
 
+  @property
+  def platform(self) -> str:
+    """The kind of the devices, as JAX names it: 'cpu', 'gpu' or 'tpu'."""
+    return self.devices[0].platform
+
   def round_up(self, batch_size: int) -> int:
     """Returns the least multiple of the number of devices that is not below a batch size."""
     return -(-batch_size // len(self)) * len(self)
@@ -153,7 +161,7 @@ class Replicas:
     Returns:
       The compiled step, which takes and returns trees as `replicate` and `shard` make them.
     """
-    options = COMPILER_OPTIONS if self.devices[0].platform == 'cpu' else None
+    options = COMPILER_OPTIONS.get(self.platform)
     if self.axis_name is None:
       return jax.jit(step, donate_argnums=donate_argnums, compiler_options=options)
     mapped = jax.pmap(step, axis_name=AXIS, devices=self._all_devices, donate_argnums=donate_argnums)

@@ -29,7 +29,7 @@ from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.models.surgery.places import Place
 from moonshine_jax.runtime import devices, exchange
 from moonshine_jax.runtime.devices import Replicas
-from moonshine_jax.training import pretrained
+from moonshine_jax.training import packing, pretrained
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.step import TrainState
 from moonshine_jax.workdir.network_file import open_workdir
@@ -70,7 +70,7 @@ def make_blockwise_update(places: Sequence[Place], tx: optax.GradientTransformat
           batch_stats = places_lib.with_subtree(batch_stats, place.path, updates)
       return jnp.sum(jnp.stack(list(errors.values()))), (errors, batch_stats)
 
-    grads, (errors, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, (errors, batch_stats) = packing.grad(loss_fn, state.params)
     grads, errors = devices.mean((grads, errors), axis_name)
     metrics = {'loss': jnp.mean(jnp.stack(list(errors.values()))), **errors, 'gradient_norm': optax.tree.norm(grads)}
     return state.updated(tx, grads, batch_stats), metrics
@@ -229,7 +229,7 @@ def calibrate(run: 'Experiment') -> Sequence[TrainState]:
   """Returns the states of a trained run with BN's running statistics estimated anew, on augmented training images."""
   updates = [make_calibration(student.network, run.replicas.axis_name) for student in run.students]
   step = step_lib.join_updates(run.config, updates, None, run.train_feed.gather, run.replicas, run.facts.mean)
-  loop = run.replicas.compile(step_lib.make_train_loop(step), donate_argnums=(0,))
+  loop = run.replicas.compile(step_lib.make_train_loop(step, run.replicas.platform), donate_argnums=(0,))
   states, left, no_teacher = run.states, run.config.blockwise.calibration_steps, run.replicas.replicate({})
   for epoch in itertools.count():
     for batches in run.train_feed.epoch(run.config.seed, epoch, run.batch_size, 0, min(left, run.steps_per_epoch)):

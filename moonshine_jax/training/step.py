@@ -15,6 +15,7 @@ from moonshine_jax.data import augment
 from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import devices
 from moonshine_jax.runtime.devices import Replicas
+from moonshine_jax.training import packing
 from moonshine_jax.training import terms as terms_lib
 
 # The sums of an evaluation before its first batch: the cross entropy, wrong predictions, examples whose outputs are no
@@ -45,7 +46,7 @@ class TrainState(flax.struct.PyTreeNode):
   @property
   def variables(self) -> dict[str, Any]:
     """The variables that the model is applied to."""
-    return {'params': self.params, **({'batch_stats': self.batch_stats} if self.batch_stats else {})}
+    return {'params': packing.unpack(self.params), **({'batch_stats': self.batch_stats} if self.batch_stats else {})}
 
   @property
   def trees(self) -> dict[str, dict[str, Any]]:
@@ -74,7 +75,21 @@ class TrainState(flax.struct.PyTreeNode):
     if not self.ema:
       return state
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-    return state.replace(ema=optax.incremental_update(state.variables, self.ema, 1 - decay))
+    variables = {'params': params, 'batch_stats': batch_stats}
+    return state.replace(
+      ema=optax.incremental_update({name: variables[name] for name in self.ema}, self.ema, 1 - decay)
+    )
+
+  def packed(self) -> 'TrainState':
+    """Returns the state with its parameters, and all that has their structure, as two vectors."""
+    opt_state, ema = packing.pack((self.opt_state, self.ema), self.params)
+    return self.replace(params=packing.pack(self.params, self.params), opt_state=opt_state, ema=ema)
+
+  def unpacked(self) -> 'TrainState':
+    """Returns the state with trees of parameters."""
+    return self.replace(
+      params=packing.unpack(self.params), opt_state=packing.unpack(self.opt_state), ema=packing.unpack(self.ema)
+    )
 
 
 def model_key(state: TrainState, axis_name: str | None) -> jax.Array:
@@ -207,24 +222,31 @@ def make_update(
       metrics = {'loss': loss, **terms, 'error': 100 * terms_lib.are_wrong(logits, labels).mean()}
       return loss, (metrics, updates.get('batch_stats', {}))
 
-    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, metrics = devices.mean((grads, metrics), axis_name)
-    metrics['gradient_norm'] = optax.tree.norm(grads)
-    return state.updated(tx, grads, batch_stats, config.optimizer.ema), metrics
+    grads, (metrics, batch_stats) = packing.grad(loss_fn, state.params)
+    with jax.named_scope('optimizer'):
+      grads, metrics = devices.mean((grads, metrics), axis_name)
+      metrics['gradient_norm'] = optax.tree.norm(grads)
+      return state.updated(tx, grads, batch_stats, config.optimizer.ema), metrics
 
   return update
 
 
-def make_train_loop(train_step: Callable) -> Callable:
+def make_train_loop(train_step: Callable, platform: str) -> Callable:
   """Makes the loop of many steps in one dispatch: (states, teacher's variables, data, batches) -> (states, metrics).
 
-  The batches and the metrics are those of the steps, stacked along a new first axis. The loop costs nothing on a CPU
+  The batches and the metrics are those of the steps, stacked along a new first axis. On a GPU the states are packed
+  within the loop: `training/packing.py` says why. The loop costs nothing on a CPU
   either, since no convolution of ours leaves its gradients to XLA: inside a loop XLA:CPU computes those naively
   (`ops/formulations.py`).
   """
 
   def train_loop(states: Any, teacher_variables: Any, data: Any, batches: Any) -> tuple[Any, Any]:
-    return jax.lax.scan(lambda states, batch: train_step(states, teacher_variables, data, batch), states, batches)
+    if platform == 'gpu':
+      states = tuple(state.packed() for state in states)
+    states, metrics = jax.lax.scan(
+      lambda states, batch: train_step(states, teacher_variables, data, batch), states, batches
+    )
+    return tuple(state.unpacked() for state in states), metrics
 
   return train_loop
 

@@ -47,8 +47,11 @@ def make_teacher(config):
   return network, network.init(jax.random.key(5), SHAPE)
 
 
-def train(config, devices, feed_name, block='S,G(N/8),S'):
-  """The state and the metrics of each step of an epoch of a student with a teacher, on so many devices."""
+def train(config, devices, feed_name, block='S,G(N/8),S', platform='cpu'):
+  """The state and the metrics of each step of an epoch of a student with a teacher, on so many devices.
+
+  The loop is that of a platform, whatever the devices are.
+  """
   replicas = Replicas(jax.devices()[:devices])
   teacher, teacher_variables = make_teacher(config)
   student = make_network(config, block, replicas.axis_name)
@@ -56,7 +59,9 @@ def train(config, devices, feed_name, block='S,G(N/8),S'):
   states = (step_lib.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1)),)
   feed = feeds.FEEDS[feed_name](SPLIT, replicas)
   loop = replicas.compile(
-    step_lib.make_train_loop(step_lib.make_train_step([config], [student], teacher, tx, feed.gather, replicas)),
+    step_lib.make_train_loop(
+      step_lib.make_train_step([config], [student], teacher, tx, feed.gather, replicas), platform
+    ),
     donate_argnums=(0,),
   )
   states, teacher_variables = replicas.replicate((states, teacher_variables))
@@ -93,6 +98,12 @@ def test_eight_devices_with_16_images_compute_what_one_computes_with_128(one_dev
 def test_both_feeds_train_the_same_in_one_dispatch_or_in_many(one_device):
   state, metrics = train(make_config(), 1, 'stream')
   jax.tree.map(np.testing.assert_array_equal, (state, metrics), one_device)
+
+
+def test_the_loop_of_a_gpu_packs_the_parameters_and_trains_the_same(one_device):
+  state, metrics = train(make_config(), 1, 'resident', platform='gpu')
+  assert jax.tree.structure(state) == jax.tree.structure(one_device[0])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), (state, metrics), one_device)
 
 
 def test_the_loss_is_the_sum_of_its_parts_on_augmented_images(one_device):

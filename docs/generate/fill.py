@@ -23,6 +23,7 @@ MEASURED: dict[str, Callable[..., str]] = {
   'compilation': measurements.compilation,
   'counts': measurements.counts,
   'exports': measurements.exports,
+  'gpu_steps': measurements.gpu_steps,
   'host_memory': measurements.host_memory,
   'image_feed': measurements.image_feed,
   'folder_feed': measurements.folder_feed,

@@ -228,6 +228,29 @@ def tpu_steps(*files: str) -> str:
   return _with_sources(aligned(['network', 'training (evaluation)'], body), measured, 'libtpu')
 
 
+def gpu_steps(*files: str) -> str:
+  """Lists what a train step launches and moves on a GPU, and the kernels of an evaluation step."""
+  measured = {path: _read(path) for path in files}
+  heads = ['network', 'GPUs', 'kernels', 'cuDNN', 'reductions', 'MB moved', 'floor MB', 'MB temporary', 'in evaluation']
+  body = []
+  for content in measured.values():
+    for row in content['rows']:
+      train, evaluation = row['train'], row['evaluation']
+      kernels = train['kernels']
+      body.append(
+        [
+          _block(row),
+          row['devices'],
+          sum(kernels.values()),
+          kernels['cudnn'],
+          kernels['reduction'],
+          *(f'{size / 1e6:,.0f}' for size in (train['bytes_moved'], row['floor_bytes'], train['bytes_temporary'])),
+          sum(evaluation['kernels'].values()),
+        ]
+      )
+  return _with_sources(aligned(heads, body), measured)
+
+
 def zoo() -> str:
   """Lists the networks that come with the package, and what made each."""
   networks = [zoo_lib.describe_network(NetworkFile(name)) for name in zoo_names()]

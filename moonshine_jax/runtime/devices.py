@@ -26,7 +26,7 @@ from moonshine_jax.runtime import cpu, gpu
 
 AXIS = 'batch'
 
-# How XLA compiles a step, by the platform of the devices.
+# How XLA compiles a step, by the platform of the devices. What $XLA_FLAGS names is as it says.
 COMPILER_OPTIONS = {'cpu': cpu.COMPILER_OPTIONS, 'gpu': gpu.COMPILER_OPTIONS}
 
 # Dispatches that the host is at most ahead of the devices: enough to keep them busy, few enough to tell of progress in
@@ -161,7 +161,8 @@ class Replicas:
     Returns:
       The compiled step, which takes and returns trees as `replicate` and `shard` make them.
     """
-    options = COMPILER_OPTIONS.get(self.platform)
+    flags = os.environ.get('XLA_FLAGS', '')
+    options = {name: value for name, value in COMPILER_OPTIONS.get(self.platform, {}).items() if name not in flags}
     if self.axis_name is None:
       return jax.jit(step, donate_argnums=donate_argnums, compiler_options=options)
     mapped = jax.pmap(step, axis_name=AXIS, devices=self._all_devices, donate_argnums=donate_argnums)

@@ -27,7 +27,7 @@ from moonshine_jax.runtime import cpu, gpu
 AXIS = 'batch'
 
 # How XLA compiles a step, by the platform of the devices. What $XLA_FLAGS names is as it says.
-COMPILER_OPTIONS = {'cpu': cpu.COMPILER_OPTIONS, 'gpu': gpu.COMPILER_OPTIONS}
+COMPILER_OPTIONS: dict[str, dict[str, Any]] = {'cpu': cpu.COMPILER_OPTIONS, 'gpu': gpu.COMPILER_OPTIONS}
 
 # Dispatches that the host is at most ahead of the devices: enough to keep them busy, few enough to tell of progress in
 # time. With 32 and more a CPU of several devices stops for ever: XLA then blocks the threads in which the devices would

@@ -25,6 +25,7 @@ from moonshine_jax.training.evaluation import evaluate_feed
 from moonshine_jax.training.progress import ProgressBar
 from moonshine_jax.training.students import Student, open_students, save_students
 from moonshine_jax.training.teacher import check_students, compare_data, load_teacher, tell_error
+from moonshine_jax.workdir import provenance
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import Workdir
 
@@ -199,6 +200,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust
   if exchange.is_first():
     for student_workdir, student in configs.items():
       student_workdir.check(student)
+      provenance.tell_changes(student_workdir)
       files.check_inside(student_workdir, workdir)
 
   train_split, test_split = exchange.first_before_others(lambda: sources.read_splits(source, config.data))

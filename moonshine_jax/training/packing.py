@@ -34,7 +34,7 @@ class Packed(flax.struct.PyTreeNode):
   shapes: tuple[tuple[int, ...], ...] = flax.struct.field(pytree_node=False)
 
 
-def pack(tree: Any, like: Any) -> Any:
+def pack_parameters(tree: Any, like: Any) -> Any:
   """Packs the trees of parameters in a tree.
 
   Args:
@@ -44,19 +44,19 @@ def pack(tree: Any, like: Any) -> Any:
   Returns:
     The tree with Packed in their place; the tree as it is where the parameters differ in dtype.
   """
-  structure = jax.tree.structure(like)
+  structure: Any = jax.tree.structure(like)
   if len({leaf.dtype for leaf in jax.tree.leaves(like)}) != 1:
     return tree
 
-  def is_parameters(subtree):
-    return jax.tree.structure(subtree) == structure
+  def is_parameters(subtree: Any) -> bool:
+    return bool(jax.tree.structure(subtree) == structure)
 
   return jax.tree.map(
     lambda subtree: _join(subtree) if is_parameters(subtree) else subtree, tree, is_leaf=is_parameters
   )
 
 
-def unpack(tree: Any) -> Any:
+def unpack_parameters(tree: Any) -> Any:
   """Returns a tree with the trees of parameters in place of Packed ones."""
   return jax.tree.map(
     lambda leaf: _split(leaf) if isinstance(leaf, Packed) else leaf, tree, is_leaf=lambda x: isinstance(x, Packed)
@@ -73,10 +73,10 @@ def grad(loss_fn: Callable, params: Any) -> tuple[Any, Any]:
   Returns:
     The gradients, packed as the parameters are, and what else the function returned.
   """
-  tree = unpack(params)
+  tree = unpack_parameters(params)
   grads, aux = jax.grad(loss_fn, has_aux=True)(tree)
   with jax.named_scope('optimizer'):
-    return (pack(grads, tree) if isinstance(params, Packed) else grads), aux
+    return (pack_parameters(grads, tree) if isinstance(params, Packed) else grads), aux
 
 
 def _join(tree: Any) -> Packed:

@@ -46,7 +46,10 @@ class TrainState(flax.struct.PyTreeNode):
   @property
   def variables(self) -> dict[str, Any]:
     """The variables that the model is applied to."""
-    return {'params': packing.unpack(self.params), **({'batch_stats': self.batch_stats} if self.batch_stats else {})}
+    return {
+      'params': packing.unpack_parameters(self.params),
+      **({'batch_stats': self.batch_stats} if self.batch_stats else {}),
+    }
 
   @property
   def trees(self) -> dict[str, dict[str, Any]]:
@@ -78,17 +81,6 @@ class TrainState(flax.struct.PyTreeNode):
     variables = {'params': params, 'batch_stats': batch_stats}
     return state.replace(
       ema=optax.incremental_update({name: variables[name] for name in self.ema}, self.ema, 1 - decay)
-    )
-
-  def packed(self) -> 'TrainState':
-    """Returns the state with its parameters, and all that has their structure, as two vectors."""
-    opt_state, ema = packing.pack((self.opt_state, self.ema), self.params)
-    return self.replace(params=packing.pack(self.params, self.params), opt_state=opt_state, ema=ema)
-
-  def unpacked(self) -> 'TrainState':
-    """Returns the state with trees of parameters."""
-    return self.replace(
-      params=packing.unpack(self.params), opt_state=packing.unpack(self.opt_state), ema=packing.unpack(self.ema)
     )
 
 
@@ -242,11 +234,11 @@ def make_train_loop(train_step: Callable, platform: str) -> Callable:
 
   def train_loop(states: Any, teacher_variables: Any, data: Any, batches: Any) -> tuple[Any, Any]:
     if platform == 'gpu':
-      states = tuple(state.packed() for state in states)
+      states = tuple(packing.pack_parameters(state, state.params) for state in states)
     states, metrics = jax.lax.scan(
       lambda states, batch: train_step(states, teacher_variables, data, batch), states, batches
     )
-    return tuple(state.unpacked() for state in states), metrics
+    return packing.unpack_parameters(states), metrics
 
   return train_loop
 

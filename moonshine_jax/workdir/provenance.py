@@ -87,8 +87,6 @@ def check_resumption(workdir: str | os.PathLike, config: ml_collections.ConfigDi
   Raises:
     UserError: where settings of JAX differ: the run would go on with another arithmetic or other random numbers; and
       where the file of a user-defined loss has changed: it would go on with another loss.
-
-  Warns where the devices or JAX's version differ: the run goes on, equal to rounding.
   """
   for start in read_starts(workdir)[-1:]:
     if difference := settings.describe_changes(settings.current_settings(), start.get('settings', {})):
@@ -100,7 +98,12 @@ def check_resumption(workdir: str | os.PathLike, config: ml_collections.ConfigDi
           f'{workdir} holds a run of another loss: {trust.source_files(name)[-1]} has changed since it began: expected '
           'the file as it was, to go on, or another workdir'
         )
-    now = environment()
+
+
+def tell_changes(workdir: str | os.PathLike) -> None:
+  """Warns where a run goes on under other devices or another version of JAX than it began: equal to rounding."""
+  now = environment()
+  for start in read_starts(workdir)[-1:]:
     changed = [
       f'{name} {now[name]!r} (there: {start[name]!r})' for name in ROUNDING if start.get(name, now[name]) != now[name]
     ]

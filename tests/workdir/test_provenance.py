@@ -39,7 +39,7 @@ def test_a_run_does_not_go_on_with_another_arithmetic_or_other_random_numbers(be
 def test_a_run_on_other_devices_is_told_that_only_rounding_changes(begun, monkeypatch, capsys):
   environment = provenance.environment()
   monkeypatch.setattr(provenance, 'environment', lambda: environment | {'devices': 3, 'jaxlib': '9.9', 'cpus': 96})
-  provenance.check_resumption(begun, digits.get_config())
+  provenance.tell_changes(begun)
   assert capsys.readouterr().err == (
     f"warning: {begun}: goes on under devices 3 (there: {environment['devices']}), jaxlib '9.9' (there: "
     f'{environment["jaxlib"]!r}): equal to rounding, not to the bit\n'

@@ -23,6 +23,7 @@ MEASURED: dict[str, Callable[..., str]] = {
   'compilation': measurements.compilation,
   'counts': measurements.counts,
   'exports': measurements.exports,
+  'forms': measurements.forms,
   'gpu_steps': measurements.gpu_steps,
   'host_memory': measurements.host_memory,
   'image_feed': measurements.image_feed,

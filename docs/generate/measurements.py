@@ -60,6 +60,22 @@ def regimes(file: str) -> str:
   return aligned(['regime', f'mean error of {len(column)} students', 'change (± standard error)'], body)
 
 
+def forms(file: str) -> str:
+  """Compares the losses of the students of a file: the mean error, and what each changes beside none, seed by seed."""
+  (results,) = tables.make_tables(runs_lib.read_runs(RESULTS / file))
+  (row,) = [row for row in results.rows if not row.teacher]
+  errors = {
+    method: {run.config.seed: run.error for run in row.cells[method].finished} for method in results.methods_with_runs
+  }
+  body = []
+  for method, by_seed in errors.items():
+    changes = [error - errors['none'][seed] for seed, error in by_seed.items()]
+    spread = statistics.stdev(changes) / len(changes) ** 0.5
+    change = '-' if method == 'none' else f'{statistics.mean(changes):+.2f} ± {spread:.2f}'
+    body.append([method, f'{statistics.mean(by_seed.values()):.2f}', change])
+  return aligned(['loss', f'mean error of {len(errors["none"])} seeds', 'change (± standard error)'], body)
+
+
 def counts(*notations: str) -> str:
   """Lists the parameters and multiply-adds of WRN-40-2 with some blocks."""
   rows = {row['network']: row for row in _read('cpu/inference.json')['rows']}

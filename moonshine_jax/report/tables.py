@@ -3,9 +3,11 @@
 import dataclasses
 import statistics
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from moonshine_jax import config as config_lib
 from moonshine_jax import fields, paper
+from moonshine_jax.configs import cifar10
 from moonshine_jax.data import names
 from moonshine_jax.models import factory
 from moonshine_jax.report.runs import Run
@@ -174,11 +176,19 @@ def make_tables(runs: Sequence[Run]) -> list[Table]:
 
 
 def _method_by_run(runs: Sequence[Run]) -> dict[str, str]:
-  """Maps the name of each run to its method, as `Table.methods` writes it."""
+  """Maps the name of each run to its method, as `Table.methods` writes it.
+
+  That is its regime, and the fields in which the losses of the regime's runs differ, where one is not the default; a
+  form is always named, and first.
+  """
+  defaults = config_lib.flatten(cifar10.get_config())
   methods: dict[str, str] = {}
   for regime in {run.regime for run in runs}:
     differences = _recipe_differences([run for run in runs if run.regime == regime], of_loss=True)
-    methods |= {name: f'{regime}, {fields}' if fields else regime for name, fields in differences.items()}
+    for run, values in differences.items():
+      forms = {name: value for name, value in values.items() if name.endswith('_form')}
+      others = {name: value for name, value in values.items() if value != defaults.get(name)}
+      methods[run] = ', '.join([regime, *_words(forms | others)])
   return methods
 
 
@@ -248,7 +258,8 @@ def _group_by_row(runs: Sequence[Run], printed: Sequence[paper.PrintedNetwork]) 
 
   variants: dict[str, str] = {}
   for teacher in True, False:
-    variants |= _recipe_differences([run for run in runs if is_teacher(run) == teacher], of_loss=False)
+    differences = _recipe_differences([run for run in runs if is_teacher(run) == teacher], of_loss=False)
+    variants |= {run: ', '.join(_words(values)) for run, values in differences.items()}
   groups: dict[_RowKey, list[Run]] = {}
   for i, row in enumerate(printed):
     groups[_RowKey(row.network, row.block, i == 0, '')] = []
@@ -276,7 +287,7 @@ def network_names(runs: Sequence[Run]) -> dict[str, str]:
   }
 
 
-def _recipe_differences(runs: Sequence[Run], of_loss: bool) -> dict[str, str]:
+def _recipe_differences(runs: Sequence[Run], of_loss: bool) -> dict[str, dict[str, Any]]:
   """Maps the name of each run to the fields in which the recipes differ: those of the loss, or all others."""
   recipes = {
     run.name: {name: value for name, value in run.recipe.items() if name.startswith('distill.') == of_loss}
@@ -284,7 +295,8 @@ def _recipe_differences(runs: Sequence[Run], of_loss: bool) -> dict[str, str]:
   }
   names = {name for recipe in recipes.values() for name in recipe}
   differing = sorted(name for name in names if len({str(recipe.get(name)) for recipe in recipes.values()}) > 1)
-  return {
-    run: ', '.join(f'{name.rpartition(".")[2]}={recipe[name]}' for name in differing if name in recipe)
-    for run, recipe in recipes.items()
-  }
+  return {run: {name: recipe[name] for name in differing if name in recipe} for run, recipe in recipes.items()}
+
+
+def _words(values: dict[str, Any]) -> list[str]:
+  return [f'{name.rpartition(".")[2]}={value}' for name, value in values.items()]

@@ -120,10 +120,17 @@ def _two_real_sums(a: jax.Array, b: jax.Array) -> jax.Array:
 def _means(sums: jax.Array, x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
   """Returns the means over the pixels of x (..., channels), and over those of all replicas, from `_channel_sums`."""
   pixels = x.size // x.shape[-1]
-  if axis_name is not None:
-    sums = lax.psum(sums, axis_name)  # as it is, complex: two real sums would be joined and cut again by three kernels
-    pixels *= lax.axis_size(axis_name)
-  return sums.real / pixels, sums.imag / pixels
+
+  def of_replica(sums: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return sums.real / pixels, sums.imag / pixels
+
+  if axis_name is None:
+    return of_replica(sums)
+  return lax.platform_dependent(
+    sums,
+    cuda=lambda sums: of_replica(lax.pmean(sums, axis_name)),  # of real means XLA:GPU makes four kernels more
+    default=lambda sums: lax.pmean(of_replica(sums), axis_name),
+  )
 
 
 def _again(x: jax.Array) -> jax.Array:

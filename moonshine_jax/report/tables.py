@@ -176,19 +176,15 @@ def make_tables(runs: Sequence[Run]) -> list[Table]:
 
 
 def _method_by_run(runs: Sequence[Run]) -> dict[str, str]:
-  """Maps the name of each run to its method, as `Table.methods` writes it.
-
-  That is its regime, and the fields in which the losses of the regime's runs differ, where one is not the default; a
-  form is always named, and first.
-  """
+  """Maps each run's name to its regime, with the loss fields in which those differ, without defaults but for forms."""
   defaults = config_lib.flatten(cifar10.get_config())
   methods: dict[str, str] = {}
   for regime in {run.regime for run in runs}:
     differences = _recipe_differences([run for run in runs if run.regime == regime], of_loss=True)
     for run, values in differences.items():
       forms = {name: value for name, value in values.items() if name.endswith('_form')}
-      others = {name: value for name, value in values.items() if value != defaults.get(name)}
-      methods[run] = ', '.join([regime, *_words(forms | others)])
+      told = forms | {name: value for name, value in values.items() if value != defaults.get(name)}
+      methods[run] = ', '.join([regime, *_words(told)])
   return methods
 
 

@@ -29,6 +29,7 @@ MEASURED: dict[str, Callable[..., str]] = {
   'image_feed': measurements.image_feed,
   'folder_feed': measurements.folder_feed,
   'inference': measurements.inference,
+  'loss_speeds': measurements.loss_speeds,
   'regimes': measurements.regimes,
   'roofline': measurements.roofline,
   'runs': measurements.runs,

@@ -76,6 +76,20 @@ def forms(file: str) -> str:
   return aligned(['loss', f'mean error of {len(errors["none"])} seeds', 'change (± standard error)'], body)
 
 
+def loss_speeds(file: str) -> str:
+  """Lists the speed of training by each form of the losses, beside KD's."""
+  measured = _read(file)
+  body = [
+    [
+      row['form'],
+      f'{row["images_per_second"]:.0f} ({row["lowest"]:.0f} to {row["highest"]:.0f})',
+      f'{row["ratio"]:.2f}',
+    ]
+    for row in measured['rows']
+  ]
+  return _with_sources(aligned(['loss', 'images/s', 'beside KD'], body), {file: measured})
+
+
 def counts(*notations: str) -> str:
   """Lists the parameters and multiply-adds of WRN-40-2 with some blocks."""
   rows = {row['network']: row for row in _read('cpu/inference.json')['rows']}

@@ -39,6 +39,7 @@ from moonshine_jax.data.splits import Split
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.ops import grouped_conv
 from moonshine_jax.ops.formulations import NHWC
+from moonshine_jax.ops.platforms import lax_only
 from moonshine_jax.runtime.cpu import available_cores
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import optimizer, terms
@@ -206,7 +207,7 @@ def compare_convolution(case: Case, flags: argparse.Namespace, device: jax.Devic
 
 def compare_steps(architecture: Architecture, flags: argparse.Namespace, device: jax.Device) -> list[dict]:
   """Compares a train step of a network in each precision with that on the CPU, in float32 by XLA's convolutions."""
-  with grouped_conv.lax_only():
+  with lax_only():
     expected = take_step(architecture, flags, host(), 'float32')
   errors: dict[str, dict[str, float]] = {'metrics': {}, 'update': {}, 'statistics': {}}
   for precision in ('float32', 'bfloat16'):

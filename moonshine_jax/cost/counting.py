@@ -16,7 +16,7 @@ from msgspec import Meta
 from moonshine_jax.cost.activations import Activations
 from moonshine_jax.cost.multiply_adds import IMAGES_BIT, UncountableError, count_multiply_adds
 from moonshine_jax.errors import warn
-from moonshine_jax.ops import grouped_conv
+from moonshine_jax.ops.platforms import lax_only
 
 # Images in a batch whose activations are measured: a prime that divides the size of nothing else.
 BATCH = 1009
@@ -94,7 +94,7 @@ def count_cost(model: nn.Module, image_shape: tuple[int, ...]) -> Cost:
 @functools.cache
 def _count_cost(model: nn.Module, image_shape: tuple[int, ...]) -> Cost:
   image = _describe_images(1, image_shape)
-  with grouped_conv.lax_only():
+  with lax_only():
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
   counts = _count_by_variables(model, _trace(model.apply, variables, image), variables)
   return Cost(_count_parameters(variables), None if counts is None else counts.total())
@@ -205,7 +205,7 @@ def _describe_images(number: int, image_shape: Sequence[int]) -> jax.ShapeDtypeS
 
 def _trace(function: Callable, variables: Any, images: jax.ShapeDtypeStruct) -> ClosedJaxpr:
   """Traces a function of variables and images, with plain convolutions, which are what is counted."""
-  with grouped_conv.lax_only():
+  with lax_only():
     return jax.make_jaxpr(function)(variables, images)
 
 

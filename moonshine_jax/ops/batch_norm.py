@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from moonshine_jax.ops.derivatives import is_forward_mode, reverse_mode_alone
+from moonshine_jax.ops.platforms import by_platform
 
 
 def batch_norm_relu(
@@ -105,7 +106,7 @@ def _channel_sums(a: jax.Array, b: jax.Array) -> jax.Array:
   A sum over so many elements is two kernels to XLA:GPU. It has two for each of two real sums, and keeps in memory what
   the sums have in common, as the mask of ReLU; of one complex sum it has two, and keeps nothing.
   """
-  return lax.platform_dependent(a, b, cuda=_one_complex_sum, default=_two_real_sums)
+  return by_platform(a, b, cuda=_one_complex_sum, default=_two_real_sums)
 
 
 def _one_complex_sum(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -126,7 +127,7 @@ def _means(sums: jax.Array, x: jax.Array, axis_name: str | None) -> tuple[jax.Ar
 
   if axis_name is None:
     return of_replica(sums)
-  return lax.platform_dependent(
+  return by_platform(
     sums,
     cuda=lambda sums: of_replica(lax.pmean(sums, axis_name)),  # of real means XLA:GPU makes four kernels more
     default=lambda sums: lax.pmean(of_replica(sums), axis_name),
@@ -138,4 +139,4 @@ def _again(x: jax.Array) -> jax.Array:
 
   What two kernels have in common XLA:GPU gives a kernel of its own, though they have read what it is computed from.
   """
-  return lax.platform_dependent(x, cuda=lax.optimization_barrier, default=lambda x: x)
+  return by_platform(x, cuda=lax.optimization_barrier, default=lambda x: x)

@@ -16,10 +16,8 @@ The kernel keeps the shape of the plain grouped convolution, (KH, KW, C / groups
 rule. As a Flax module: `nn.Conv(..., conv_general_dilated=grouped_conv.conv_general_dilated)`.
 """
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,8 +25,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from moonshine_jax.ops.derivatives import is_forward_mode, reverse_mode_alone
-from moonshine_jax.ops.formulations import LAX, MATMUL, NHWC, ConvSpec, Formulation, Shape, dilated_extent
+from moonshine_jax.ops.formulations import (
+  LAX,
+  MATMUL,
+  NHWC,
+  ConvSpec,
+  Formulation,
+  Shape,
+  dilated_extent,
+)
 from moonshine_jax.ops.merged_conv import merged, number_of_blocks
+from moonshine_jax.ops.platforms import is_lax_only
 from moonshine_jax.ops.shifted_conv import SHIFTS
 
 # A rule, one for each platform, takes the shape of x (N, H, W, C), that of the kernel and the static part of the
@@ -82,18 +89,6 @@ def lax_rule(x_shape: Shape, kernel_shape: Shape, conv: ConvSpec) -> Formulation
 
 
 RULES = {'cpu': cpu_rule, 'tpu': tpu_rule}
-
-_lax_only = contextvars.ContextVar('lax_only', default=False)
-
-
-@contextlib.contextmanager
-def lax_only() -> Iterator[None]:
-  """Leaves the convolutions that are traced in its context to lax: for code that reads a trace and computes nothing."""
-  token = _lax_only.set(True)
-  try:
-    yield
-  finally:
-    _lax_only.reset(token)
 
 
 def conv_general_dilated(  # noqa: PLR0913, PLR0917 - the parameters of lax.conv_general_dilated
@@ -161,7 +156,7 @@ def _rule_applies(lhs: jax.Array, rhs: jax.Array, options: dict[str, Any]) -> bo
   out = jax.eval_shape(functools.partial(lax.conv_general_dilated, **options), lhs, rhs)
   layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, options['dimension_numbers'])
   is_left_to_lax = (
-    _lax_only.get()
+    is_lax_only()
     or is_forward_mode()
     or lhs.ndim != 4
     or layout != lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)

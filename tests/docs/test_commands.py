@@ -69,6 +69,7 @@ NEEDS = {
   'moonshine import-torch ': 'PyTorch, and the data of CIFAR-10; tests/import_torch runs it',
   'moonshine cost': 'a minute or more, for all networks of a table, or large ones; tests/cli/test_cost.py runs it',
   '.venv/bin/python -m benchmarks.accelerator ': 'an accelerator; tests/benchmarks/test_accelerator.py has its plan',
+  '.venv/bin/python -m benchmarks.gpu ': 'a GPU that is described; tests/benchmarks/test_gpu.py compiles for one',
   'tar -c': 'the results of that',
   'python -m pytest tests/training/test_interruptions.py': 'minutes; the tests run it with fewer kills',
   'pip install': 'the registry of packages',

@@ -8,7 +8,7 @@ import pytest
 from moonshine_jax import paper
 from moonshine_jax.models import wide_resnet
 from moonshine_jax.models.wide_resnet import Architecture, WideResNet
-from moonshine_jax.ops import grouped_conv
+from moonshine_jax.ops.platforms import lax_only
 from tests.helpers.numpy_layers import batch_norm, convolution, random_variables
 
 # For each notation its convolutions as (strided?, groups of the channels c it sees, dilation), written out by hand.
@@ -92,7 +92,7 @@ def test_parameters_of_every_network_of_the_paper(table, num_classes):
   for row in table:
     expected = paper.MISPRINTED_PARAMETERS.get((row.block, row.parameters), row.parameters)
     model = WideResNet(row.depth, row.width, row.block, num_classes)
-    with grouped_conv.lax_only():  # traced in half the time
+    with lax_only():  # traced in half the time
       variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == expected, row
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import accuracy
 import drawings
 import measurements
 import reference
@@ -23,18 +24,18 @@ MEASURED: dict[str, Callable[..., str]] = {
   'compilation': measurements.compilation,
   'counts': measurements.counts,
   'exports': measurements.exports,
-  'forms': measurements.forms,
+  'forms': accuracy.forms,
   'gpu_steps': measurements.gpu_steps,
   'host_memory': measurements.host_memory,
   'image_feed': measurements.image_feed,
   'folder_feed': measurements.folder_feed,
   'inference': measurements.inference,
   'loss_speeds': measurements.loss_speeds,
-  'regimes': measurements.regimes,
+  'regimes': accuracy.regimes,
   'roofline': measurements.roofline,
-  'runs': measurements.runs,
+  'runs': accuracy.runs,
   'step_loop': measurements.step_loop,
-  'summary': measurements.summary,
+  'summary': accuracy.summary,
   'tpu_formulations': measurements.tpu_formulations,
   'tpu_steps': measurements.tpu_steps,
   'train_step': measurements.train_step,

@@ -49,11 +49,11 @@ def test_measurements_in_the_pages_are_those_of_the_files(monkeypatch):
 
 def test_a_measurement_on_a_cpu_names_its_instructions(monkeypatch):
   monkeypatch.syspath_prepend(ROOT / 'docs/generate')
-  measurements = importlib.import_module('measurements')
+  sources = importlib.import_module('sources')
   cpu = {'backend': 'cpu', 'processor': 'AMD EPYC', 'device': 'cpu', 'devices': 2, 'cpus': 2, 'jax': '1'}
-  assert measurements._hardware([cpu]) == '2 devices on 2 cores of AMD EPYC; jax 1'  # of an older file
+  assert sources.hardware([cpu]) == '2 devices on 2 cores of AMD EPYC; jax 1'  # of an older file
   cpu |= {'instruction_sets': ['avx', 'avx2', 'fma']}
-  assert measurements._hardware([cpu]) == '2 devices on 2 cores of AMD EPYC with AVX2; jax 1'
+  assert sources.hardware([cpu]) == '2 devices on 2 cores of AMD EPYC with AVX2; jax 1'
 
 
 def test_every_page_is_in_the_navigation():

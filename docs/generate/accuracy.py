@@ -1,0 +1,63 @@
+"""Tables of test errors, from the files of runs in results/."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from sources import RESULTS, aligned, hardware, listed, source_of
+
+from moonshine_jax.report import runs as runs_lib
+from moonshine_jax.report import table_formats, tables
+
+
+def runs(file: str) -> str:
+  """Shows the errors of a file of runs, with what a reader must know to take them rightly."""
+  all_runs = runs_lib.read_runs(RESULTS / file)
+  notes = [note for each in tables.make_tables(all_runs) for note in each.notes]
+  epochs = sorted({run.config.epochs for run in all_runs})
+  splits = sorted({run.config.data.train_split for run in all_runs})
+  starts = [start for run in all_runs for start in run.starts]
+  notes.append(
+    f'{len(all_runs)} runs of {listed(epochs)} epochs of `{listed(splits)}`; {hardware(starts)}; '
+    f'{source_of(file, starts)}. `moonshine report results/{file}` shows every run, with its command, seed and losses.'
+  )
+  table = f'<div class="numbers" markdown>\n\n{table_formats.summary_markdown(all_runs)}\n\n</div>'
+  return '\n\n'.join([table, *(f'- {note}' for note in notes)])
+
+
+def summary(file: str) -> str:
+  """Shows the errors of a file of runs alone."""
+  return table_formats.summary_markdown(runs_lib.read_runs(RESULTS / file))
+
+
+def regimes(file: str) -> str:
+  """Compares the regimes over the students of a file: the mean error, and what each changes beside none."""
+  (results,) = tables.make_tables(runs_lib.read_runs(RESULTS / file))
+  errors = {
+    method: [row.cells[method].mean for row in results.rows if not row.teacher] for method in results.methods_with_runs
+  }
+  body = []
+  for method, column in errors.items():
+    changes = [after - before for before, after in zip(errors['none'], column, strict=True)]
+    body.append(_cells(method, column, changes))
+  return aligned(['regime', f'mean error of {len(column)} students', 'change (± standard error)'], body)
+
+
+def forms(file: str) -> str:
+  """Compares the losses of the students of a file: the mean error, and what each changes beside none, seed by seed."""
+  (results,) = tables.make_tables(runs_lib.read_runs(RESULTS / file))
+  (row,) = [row for row in results.rows if not row.teacher]
+  errors = {
+    method: {run.config.seed: run.error for run in row.cells[method].finished} for method in results.methods_with_runs
+  }
+  body = []
+  for method, by_seed in errors.items():
+    changes = [error - errors['none'][seed] for seed, error in by_seed.items()]
+    body.append(_cells(method, by_seed.values(), changes))
+  return aligned(['loss', f'mean error of {len(errors["none"])} seeds', 'change (± standard error)'], body)
+
+
+def _cells(method: str, errors: Iterable[float], changes: Sequence[float]) -> list[str]:
+  """A method, its mean error, and what it changes, with the standard error."""
+  spread = statistics.stdev(changes) / len(changes) ** 0.5
+  change = '-' if method == 'none' else f'{statistics.mean(changes):+.2f} ± {spread:.2f}'
+  return [method, f'{statistics.mean(errors):.2f}', change]

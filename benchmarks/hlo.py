@@ -98,13 +98,11 @@ class Kernel(NamedTuple):
     kind: 'cudnn', 'cublas', 'reduction', 'elementwise', 'copy' or a collective's name.
     bytes: that it reads and writes.
     scope: of the operation in the network that it comes from, as JAX names it.
-    instruction: of the program.
   """
 
   kind: str
   bytes: int
   scope: str
-  instruction: Instruction
 
 
 class Program:
@@ -157,7 +155,6 @@ class Program:
           self._kind(instruction),
           self._bytes(instruction, operands),
           instruction.attribute(r'op_name="([^"]*)"'),
-          instruction,
         )
 
   def _fused(self, instruction: Instruction) -> list[Instruction]:

@@ -36,6 +36,7 @@ import jax
 from jax.experimental import topologies
 
 from benchmarks.command import make_parser, write_json
+from benchmarks.hlo import COLLECTIVES
 from benchmarks.lowering import DescribedReplicas, describe_steps
 from moonshine_jax.models.wide_resnet import Architecture
 from moonshine_jax.ops import grouped_conv
@@ -163,16 +164,7 @@ def estimated_cycles(hlo: str) -> int:
 
 def count_collectives(hlo: str) -> dict[str, int]:
   """Counts the collectives of a compiled program by kind; an asynchronous one counts where it starts."""
-  kinds = (
-    'all-gather',
-    'all-reduce',
-    'all-to-all',
-    'ragged-all-to-all',
-    'collective-broadcast',
-    'collective-permute',
-    'reduce-scatter',
-  )
-  return dict(Counter(re.findall(rf'^[^"\n]* ({"|".join(kinds)})(?:-start)?\(', hlo, re.MULTILINE)))
+  return dict(Counter(re.findall(rf'^[^"\n]* ({"|".join(COLLECTIVES)})(?:-start)?\(', hlo, re.MULTILINE)))
 
 
 def print_header() -> None:

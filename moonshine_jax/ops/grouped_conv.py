@@ -25,15 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from moonshine_jax.ops.derivatives import is_forward_mode, reverse_mode_alone
-from moonshine_jax.ops.formulations import (
-  LAX,
-  MATMUL,
-  NHWC,
-  ConvSpec,
-  Formulation,
-  Shape,
-  dilated_extent,
-)
+from moonshine_jax.ops.formulations import LAX, MATMUL, NHWC, ConvSpec, Formulation, Shape, dilated_extent
 from moonshine_jax.ops.merged_conv import merged, number_of_blocks
 from moonshine_jax.ops.platforms import is_lax_only
 from moonshine_jax.ops.shifted_conv import SHIFTS

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from benchmarks import pieces
 from benchmarks.pieces import DONE, FAILED, OVERRAN, PAUSED, RUNNING, Outcome, Piece, is_left, run_piece
+from tests.helpers.waiting import is_running, wait_for
 
 PIECE = Piece('piece', 5, 'a test', '')
 SLEEP = 'import time; time.sleep(60)'
@@ -23,21 +23,6 @@ time.sleep(60)
 
 def run(folder, program, seconds=20.0, signals=(), piece=PIECE):
   return run_piece(piece, ['-c', program], folder, seconds, os.environ, signals)
-
-
-def is_running(pid):
-  try:
-    os.kill(pid, 0)
-  except ProcessLookupError:
-    return False
-  return True
-
-
-def wait_for(condition):
-  deadline = time.monotonic() + 20
-  while not condition():
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
 
 
 def test_one_that_is_done_is_not_left(tmp_path):
@@ -83,7 +68,7 @@ def test_one_that_is_over_its_time_is_stopped_with_its_children(tmp_path):
   outcome = run(tmp_path, program, seconds=1.5)
   assert (outcome.state, outcome.tries, outcome.told) == (OVERRAN, 1, 'stopped at the end of its time')
   child = int((tmp_path / 'stdout.txt').read_text())
-  wait_for(lambda: not is_running(child))
+  wait_for(lambda: not is_running(child), seconds=20)
 
 
 def test_one_that_does_not_hear_is_killed(tmp_path, monkeypatch):
@@ -95,7 +80,7 @@ def test_one_that_does_not_hear_is_killed(tmp_path, monkeypatch):
 def test_a_lasting_one_saves_and_goes_on(tmp_path):
   lasting = PIECE._replace(lasting=True)
   for _ in range(3):
-    outcome = run(tmp_path, SAVES, seconds=1.0, piece=lasting)
+    outcome = run(tmp_path, SAVES, seconds=1.1, piece=lasting)
     assert outcome[:2] == (PAUSED, 0) and is_left(lasting, outcome)
   assert outcome.seconds > 3
 
@@ -123,10 +108,12 @@ program = "import os; print(os.getpid(), flush=True); {SLEEP}"
 run_piece(Piece('piece', 60, '', ''), ['-c', program], Path({str(tmp_path)!r}), 60, os.environ)
 """
   command = subprocess.Popen([sys.executable, '-c', program])
-  wait_for(lambda: (tmp_path / 'stdout.txt').exists() and (tmp_path / 'stdout.txt').read_text().endswith('\n'))
+  wait_for(
+    lambda: (tmp_path / 'stdout.txt').exists() and (tmp_path / 'stdout.txt').read_text().endswith('\n'), seconds=20
+  )
   command.kill()
   command.wait()
-  wait_for(lambda: not is_running(int((tmp_path / 'stdout.txt').read_text())))
+  wait_for(lambda: not is_running(int((tmp_path / 'stdout.txt').read_text())), seconds=20)
   assert pieces.read_outcome(tmp_path) == Outcome(RUNNING, 1, 0.0)  # it may be its fault: the next try is the last
 
 

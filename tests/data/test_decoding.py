@@ -1,7 +1,6 @@
 """Boxes by hand, pixels of images whose every pixel is known, and the processes that decode."""
 
 import io
-import os
 import resource
 import shutil
 import signal
@@ -19,6 +18,7 @@ from moonshine_jax.data.decoding import Decoders
 from moonshine_jax.data.prepared import PreparedExamples
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime.cpu import available_cores
+from tests.helpers.waiting import is_running
 
 
 @pytest.mark.parametrize(('width', 'height'), [(400, 400), (40, 60), (7, 7)])
@@ -187,14 +187,6 @@ def test_on_macos_as_many_files_may_be_open_as_it_allows(monkeypatch):
   monkeypatch.setattr(resource, 'setrlimit', setrlimit)
   decoding._raise_file_limit()
   assert limits == [(10240, infinite)]
-
-
-def is_running(pid):
-  try:
-    os.kill(pid, 0)
-  except ProcessLookupError:
-    return False
-  return True
 
 
 def test_the_processes_end_with_the_one_that_started_them(varied_images):

@@ -1,7 +1,6 @@
 """What the tests of the launch scripts share."""
 
 import subprocess
-import time
 
 # What a shell, YAML and Kubernetes would all like to have a word with.
 FLAGS = [
@@ -20,13 +19,6 @@ LAUNCHERS = {
   'kubernetes.sh': ([], {'IMAGE': 'registry/image', 'CLAIM': 'claim', 'PODS': '2', 'GPUS': '8'}),
   'skypilot.sh': ([], {'BUCKET': 'gs://b', 'NODES': '2'}),
 }
-
-
-def wait_for(condition):
-  deadline = time.monotonic() + 10
-  while not condition():
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
 
 
 def shell_words(text):

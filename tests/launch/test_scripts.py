@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.helpers.launchers import FLAGS, LAUNCHERS, wait_for
+from tests.helpers.launchers import FLAGS, LAUNCHERS
+from tests.helpers.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted([*ROOT.glob('launch/*.sh'), *ROOT.glob('launch/*.sbatch'), ROOT / '.ci/run'])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.launchers import FLAGS, LAUNCHERS, shell_words, wait_for
+from tests.helpers.launchers import FLAGS, LAUNCHERS, shell_words
+from tests.helpers.waiting import wait_for
 
 # `describe` says the next of the states, `follow` exits with the next of the statuses; the last stays.
 GCLOUD = r"""

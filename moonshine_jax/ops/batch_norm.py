@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from moonshine_jax.ops.derivatives import is_forward_mode, reverse_mode_alone
-from moonshine_jax.ops.platforms import by_platform
+from moonshine_jax.ops.platforms import apart, by_platform
 
 
 def batch_norm_relu(
@@ -93,7 +93,8 @@ def _backward(
   # The statistics take from dx its mean over the whole batch and its component along x.
   mean_dbias, mean_dscale = _means(sums, x, axis_name)
   dx = reciprocal * scale * (dy - mean_dbias - normalised * mean_dscale)
-  sums = _again(sums)
+  # What two kernels have in common XLA:GPU gives a kernel of its own, though they have read what it is computed from.
+  sums = apart(sums, 'cuda')
   return dx.astype(x.dtype), sums.imag, sums.real
 
 
@@ -106,16 +107,30 @@ def _channel_sums(a: jax.Array, b: jax.Array) -> jax.Array:
   A sum over so many elements is two kernels to XLA:GPU. It has two for each of two real sums, and keeps in memory what
   the sums have in common, as the mask of ReLU; of one complex sum it has two, and keeps nothing.
   """
-  return by_platform(a, b, cuda=_one_complex_sum, default=_two_real_sums)
+  return by_platform(a, b, cuda=_one_complex_sum, cpu=_two_products, default=_two_sums)
 
 
 def _one_complex_sum(a: jax.Array, b: jax.Array) -> jax.Array:
   return lax.complex(a, b).sum(tuple(range(a.ndim - 1)))
 
 
-def _two_real_sums(a: jax.Array, b: jax.Array) -> jax.Array:
+def _two_sums(a: jax.Array, b: jax.Array) -> jax.Array:
   axes = tuple(range(a.ndim - 1))
   return lax.complex(a.sum(axes), b.sum(axes))
+
+
+def _two_products(a: jax.Array, b: jax.Array) -> jax.Array:
+  return lax.complex(_product_with_ones(a), _product_with_ones(b))
+
+
+def _product_with_ones(a: jax.Array) -> jax.Array:
+  """Sums (N, ..., channels) over all axes but the last: in each image a product of ones with the matrix of its pixels.
+
+  Two to three times as fast on a CPU as a sum, which XLA makes windows of 32 of, and computes one number at a time.
+  """
+  images = a.reshape(len(a), -1, a.shape[-1])
+  ones = jnp.ones(images.shape[:2], a.dtype)
+  return lax.dot_general(ones, images, (((1,), (1,)), ((0,), (0,)))).sum(0)
 
 
 def _means(sums: jax.Array, x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
@@ -132,11 +147,3 @@ def _means(sums: jax.Array, x: jax.Array, axis_name: str | None) -> tuple[jax.Ar
     cuda=lambda sums: of_replica(lax.pmean(sums, axis_name)),  # of real means XLA:GPU makes four kernels more
     default=lambda sums: lax.pmean(of_replica(sums), axis_name),
   )
-
-
-def _again(x: jax.Array) -> jax.Array:
-  """Returns x; on a GPU, what is computed from it is computed apart from what is computed from x elsewhere.
-
-  What two kernels have in common XLA:GPU gives a kernel of its own, though they have read what it is computed from.
-  """
-  return by_platform(x, cuda=lax.optimization_barrier, default=lambda x: x)

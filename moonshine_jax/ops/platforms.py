@@ -5,6 +5,7 @@ import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 from jax import lax
 
 _lax_only = contextvars.ContextVar('lax_only', default=False)
@@ -25,6 +26,11 @@ def is_lax_only() -> bool:
   return _lax_only.get()
 
 
-def by_platform(*arrays: Any, cuda: Callable[..., Any], default: Callable[..., Any]) -> Any:
-  """Computes with one function on NVIDIA GPUs and with another elsewhere, as `lax.platform_dependent` does."""
-  return default(*arrays) if is_lax_only() else lax.platform_dependent(*arrays, cuda=cuda, default=default)
+def by_platform(*arrays: Any, default: Callable[..., Any], **platforms: Callable[..., Any]) -> Any:
+  """Computes as `lax.platform_dependent`, with one function for each platform; under `lax_only` with the default."""
+  return default(*arrays) if is_lax_only() else lax.platform_dependent(*arrays, default=default, **platforms)
+
+
+def apart(x: jax.Array, platform: str) -> jax.Array:
+  """Returns x; on one platform, XLA does not join the computation of x with what is computed from it."""
+  return by_platform(x, default=lambda x: x, **{platform: lax.optimization_barrier})

@@ -10,6 +10,8 @@ else again in registers:
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,27 +77,43 @@ def _forward(
   x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
   wide = x.astype(jnp.float32)
-  mean, square = _means(_channel_sums(wide, jnp.square(wide)), x, axis_name)
-  variance = jnp.maximum(square - jnp.square(mean), 0)  # below 0 by rounding alone
-  y = normalise_relu(x, mean, variance, scale, bias, epsilon)
-  return (y, mean, variance), (x, mean, variance, scale, bias)
+  sums = _mean_of_replicas(_channel_sums(wide, jnp.square(wide)), axis_name)
+
+  def normalise(sums: jax.Array) -> jax.Array:
+    return normalise_relu(x, *_mean_and_variance(sums, x), scale, bias, epsilon)
+
+  y = _at_each_pixel(normalise, sums, x)
+  return (y, *_mean_and_variance(sums, x)), (x, sums, scale, bias)
 
 
 def _backward(
   epsilon: float, axis_name: str | None, residuals: tuple[jax.Array, ...], cotangents: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  x, mean, variance, scale, bias = residuals
-  reciprocal = lax.rsqrt(variance + epsilon)
-  normalised = (x.astype(jnp.float32) - mean) * reciprocal
-  _, relu_transpose = jax.vjp(jax.nn.relu, normalised * scale + bias)
-  (dy,) = relu_transpose(cotangents[0].astype(jnp.float32))
-  sums = _channel_sums(dy, dy * normalised)
-  # The statistics take from dx its mean over the whole batch and its component along x.
-  mean_dbias, mean_dscale = _means(sums, x, axis_name)
-  dx = reciprocal * scale * (dy - mean_dbias - normalised * mean_dscale)
-  # What two kernels have in common XLA:GPU gives a kernel of its own, though they have read what it is computed from.
-  sums = apart(sums, 'cuda')
-  return dx.astype(x.dtype), sums.imag, sums.real
+  x, statistics, scale, bias = residuals
+
+  def normalise(statistics: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns x normalised, dy before ReLU, and the reciprocal of the standard deviation."""
+    mean, variance = _mean_and_variance(statistics, x)
+    reciprocal = lax.rsqrt(variance + epsilon)
+    normalised = (x.astype(jnp.float32) - mean) * reciprocal
+    _, relu_transpose = jax.vjp(jax.nn.relu, normalised * scale + bias)
+    return normalised, *relu_transpose(cotangents[0].astype(jnp.float32)), reciprocal
+
+  def sum_gradients(statistics: jax.Array) -> jax.Array:
+    normalised, dy, _ = normalise(statistics)
+    return _channel_sums(dy, dy * normalised)
+
+  def compute_dx(statistics: jax.Array) -> jax.Array:
+    # The statistics take from dx its mean over the whole batch and its component along x.
+    normalised, dy, reciprocal = normalise(statistics)
+    mean_dbias, mean_dscale = _divide(mean_sums, x)
+    return (reciprocal * scale * (dy - mean_dbias - normalised * mean_dscale)).astype(x.dtype)
+
+  # What two kernels have in common XLA:GPU keeps in memory, though both have read all that it is computed from.
+  sums = _at_each_pixel(sum_gradients, statistics, x)
+  statistics, mean_sums = apart((statistics, _mean_of_replicas(sums, axis_name)), 'cuda')
+  dx = _at_each_pixel(compute_dx, statistics, x)
+  return dx, sums.imag, sums.real
 
 
 _batch_norm_relu.defvjp(_forward, _backward)
@@ -133,17 +151,38 @@ def _product_with_ones(a: jax.Array) -> jax.Array:
   return lax.dot_general(ones, images, (((1,), (1,)), ((0,), (0,)))).sum(0)
 
 
-def _means(sums: jax.Array, x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
-  """Returns the means over the pixels of x (..., channels), and over those of all replicas, from `_channel_sums`."""
-  pixels = x.size // x.shape[-1]
-
-  def of_replica(sums: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return sums.real / pixels, sums.imag / pixels
-
+def _mean_of_replicas(sums: jax.Array, axis_name: str | None) -> jax.Array:
+  """Returns the mean over the replicas of complex (channels,)."""
   if axis_name is None:
-    return of_replica(sums)
+    return sums
   return by_platform(
     sums,
-    cuda=lambda sums: of_replica(lax.pmean(sums, axis_name)),  # of real means XLA:GPU makes four kernels more
-    default=lambda sums: lax.pmean(of_replica(sums), axis_name),
+    cuda=lambda sums: lax.pmean(sums, axis_name),  # of the two parts XLA:GPU makes four kernels more
+    default=lambda sums: lax.complex(*lax.pmean((sums.real, sums.imag), axis_name)),
   )
+
+
+def _divide(sums: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the two means over the pixels of x (..., channels) from the two sums."""
+  pixels = x.size // x.shape[-1]
+  return sums.real / pixels, sums.imag / pixels
+
+
+def _mean_and_variance(sums: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns mean and variance over the pixels of x (..., channels) from the sums of x and of its square."""
+  mean, square = _divide(sums, x)
+  return mean, jnp.maximum(square - jnp.square(mean), 0)  # below 0 by rounding alone
+
+
+def _at_each_pixel(function: Callable[[jax.Array], Any], sums: jax.Array, x: jax.Array) -> Any:
+  """Returns function(sums), the sums being complex (channels,); on a GPU, as if each pixel of x had its own.
+
+  XLA:GPU makes a kernel of what depends on the channel alone, as 1 / sqrt(variance) does, though its launch takes
+  longer than to compute it at every pixel: memory binds the kernels that do. So it is made to depend on x.
+  """
+
+  def of_pixels(sums: jax.Array, x: jax.Array) -> Any:
+    zero = 0 * x.astype(jnp.float32)
+    return function(sums + lax.complex(zero, zero))
+
+  return by_platform(sums, x, cuda=of_pixels, default=lambda sums, _: function(sums))

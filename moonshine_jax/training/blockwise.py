@@ -61,10 +61,10 @@ def make_blockwise_update(places: Sequence[Place], tx: optax.GradientTransformat
     del images, labels  # a place sees what its teacher sees there
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-      errors, batch_stats = {}, state.batch_stats
+      errors, batch_stats = {}, packing.unpack(state.batch_stats)
       for place in places:
         inputs, outputs = targets[place.path]
-        learnt, updates = place.run({'params': params, 'batch_stats': state.batch_stats}, inputs)
+        learnt, updates = place.run({'params': params, 'batch_stats': packing.unpack(state.batch_stats)}, inputs)
         errors[place.path] = relative_error(learnt, outputs, axis_name)
         if updates:
           batch_stats = places_lib.with_subtree(batch_stats, place.path, updates)
@@ -247,7 +247,7 @@ def make_calibration(network: Network, axis_name: str | None) -> Callable:
     del labels, targets
     rngs = step_lib.model_key(state, axis_name)
     _, updates = network(state.variables, images, train=True, mutable=['batch_stats'], rngs=rngs)
-    state = state.replace(step=state.step + 1, batch_stats=updates.get('batch_stats', {}))
-    return state, {'loss': jnp.zeros(())}
+    batch_stats = packing.pack_as(updates.get('batch_stats', {}), state.batch_stats)
+    return state.replace(step=state.step + 1, batch_stats=batch_stats), {'loss': jnp.zeros(())}
 
   return update

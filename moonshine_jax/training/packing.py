@@ -1,9 +1,9 @@
-"""Parameters as two vectors in place of hundreds of small arrays.
+"""Parameters and running statistics as vectors in place of hundreds of small arrays.
 
-An optimiser does the same few operations to every array. A GPU is given each as a kernel of its own, which takes longer
-to start than to run: a quarter of the kernels of a train step were these. Packed parameters have all kernels in one
-array and all else in another; whatever works on the leaves of a tree, as the transformations of Optax do, works on them
-as it is, and gives each parameter the same result.
+An optimiser does the same few operations to every array, and BN to all of its running statistics. A GPU is given each
+as a kernel of its own, which takes longer to start than to run: a quarter of the kernels of a train step were these.
+Packed parameters have all kernels in one array and all else in another; whatever works on the leaves of a tree, as the
+transformations of Optax do, works on them as it is, and gives each parameter the same result.
 """
 
 import math
@@ -34,30 +34,33 @@ class Packed(flax.struct.PyTreeNode):
   shapes: tuple[tuple[int, ...], ...] = flax.struct.field(pytree_node=False)
 
 
-def pack_parameters(tree: Any, like: Any) -> Any:
-  """Packs the trees of parameters in a tree.
+def pack(tree: Any, like: Any) -> Any:
+  """Packs the trees of one structure in a tree.
 
   Args:
     tree: parameters, or what has trees of their structure in it, such as the state of an optimiser.
     like: the parameters.
 
   Returns:
-    The tree with Packed in their place; the tree as it is where the parameters differ in dtype.
+    The tree with Packed in their place; the tree as it is where the parameters are none or differ in dtype.
   """
   structure: Any = jax.tree.structure(like)
   if len({leaf.dtype for leaf in jax.tree.leaves(like)}) != 1:
     return tree
 
-  def is_parameters(subtree: Any) -> bool:
+  def is_alike(subtree: Any) -> bool:
     return bool(jax.tree.structure(subtree) == structure)
 
-  return jax.tree.map(
-    lambda subtree: _join(subtree) if is_parameters(subtree) else subtree, tree, is_leaf=is_parameters
-  )
+  return jax.tree.map(lambda subtree: _join(subtree) if is_alike(subtree) else subtree, tree, is_leaf=is_alike)
 
 
-def unpack_parameters(tree: Any) -> Any:
-  """Returns a tree with the trees of parameters in place of Packed ones."""
+def pack_as(tree: Any, like: Any) -> Any:
+  """Returns a tree packed if `like` is."""
+  return _join(tree) if isinstance(like, Packed) else tree
+
+
+def unpack(tree: Any) -> Any:
+  """Returns a tree with trees in place of Packed ones."""
   return jax.tree.map(
     lambda leaf: _split(leaf) if isinstance(leaf, Packed) else leaf, tree, is_leaf=lambda x: isinstance(x, Packed)
   )
@@ -73,10 +76,9 @@ def grad(loss_fn: Callable, params: Any) -> tuple[Any, Any]:
   Returns:
     The gradients, packed as the parameters are, and what else the function returned.
   """
-  tree = unpack_parameters(params)
-  grads, aux = jax.grad(loss_fn, has_aux=True)(tree)
+  grads, aux = jax.grad(loss_fn, has_aux=True)(unpack(params))
   with jax.named_scope('optimizer'):
-    return (pack_parameters(grads, tree) if isinstance(params, Packed) else grads), aux
+    return pack_as(grads, params), aux
 
 
 def _join(tree: Any) -> Packed:

@@ -47,8 +47,8 @@ class TrainState(flax.struct.PyTreeNode):
   def variables(self) -> dict[str, Any]:
     """The variables that the model is applied to."""
     return {
-      'params': packing.unpack_parameters(self.params),
-      **({'batch_stats': self.batch_stats} if self.batch_stats else {}),
+      'params': packing.unpack(self.params),
+      **({'batch_stats': packing.unpack(self.batch_stats)} if self.batch_stats else {}),
     }
 
   @property
@@ -74,6 +74,7 @@ class TrainState(flax.struct.PyTreeNode):
     """
     changes, opt_state = tx.update(grads, self.opt_state, self.params)
     params = optax.apply_updates(self.params, changes)
+    batch_stats = packing.pack_as(batch_stats, self.batch_stats)
     state = self.replace(step=self.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
     if not self.ema:
       return state
@@ -227,18 +228,17 @@ def make_train_loop(train_step: Callable, platform: str) -> Callable:
   """Makes the loop of many steps in one dispatch: (states, teacher's variables, data, batches) -> (states, metrics).
 
   The batches and the metrics are those of the steps, stacked along a new first axis. On a GPU the states are packed
-  within the loop: `training/packing.py` says why. The loop costs nothing on a CPU
-  either, since no convolution of ours leaves its gradients to XLA: inside a loop XLA:CPU computes those naively
-  (`ops/formulations.py`).
+  within the loop: `training/packing.py` says why. The loop costs nothing on a CPU either, since no convolution of ours
+  leaves its gradients to XLA: inside a loop XLA:CPU computes those naively (`ops/formulations.py`).
   """
 
   def train_loop(states: Any, teacher_variables: Any, data: Any, batches: Any) -> tuple[Any, Any]:
     if platform == 'gpu':
-      states = tuple(packing.pack_parameters(state, state.params) for state in states)
+      states = tuple(packing.pack(packing.pack(state, state.params), state.batch_stats) for state in states)
     states, metrics = jax.lax.scan(
       lambda states, batch: train_step(states, teacher_variables, data, batch), states, batches
     )
-    return packing.unpack_parameters(states), metrics
+    return packing.unpack(states), metrics
 
   return train_loop
 

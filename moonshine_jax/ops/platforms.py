@@ -5,7 +5,6 @@ import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 from jax import lax
 
 _lax_only = contextvars.ContextVar('lax_only', default=False)
@@ -31,6 +30,6 @@ def by_platform(*arrays: Any, default: Callable[..., Any], **platforms: Callable
   return default(*arrays) if is_lax_only() else lax.platform_dependent(*arrays, default=default, **platforms)
 
 
-def apart(x: jax.Array, platform: str) -> jax.Array:
-  """Returns x; on one platform, XLA does not join the computation of x with what is computed from it."""
+def apart(x: Any, platform: str) -> Any:
+  """Returns x, a tree of arrays; on one platform, XLA does not join its computation with what is computed from it."""
   return by_platform(x, default=lambda x: x, **{platform: lax.optimization_barrier})

@@ -76,24 +76,25 @@ def _batch_norm_relu(
 def _forward(
   x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
-  wide = x.astype(jnp.float32)
-  sums = _mean_of_replicas(_channel_sums(wide, jnp.square(wide)), axis_name)
+  wide, pixels = x.astype(jnp.float32), _count_pixels(x, axis_name)
+  sums = _sum_replicas(_channel_sums(wide, jnp.square(wide)), axis_name)
 
   def normalise(sums: jax.Array) -> jax.Array:
-    return normalise_relu(x, *_mean_and_variance(sums, x), scale, bias, epsilon)
+    return normalise_relu(x, *_mean_and_variance(sums, pixels), scale, bias, epsilon)
 
   y = _at_each_pixel(normalise, sums, x)
-  return (y, *_mean_and_variance(sums, x)), (x, sums, scale, bias)
+  return (y, *_mean_and_variance(sums, pixels)), (x, sums, scale, bias)
 
 
 def _backward(
   epsilon: float, axis_name: str | None, residuals: tuple[jax.Array, ...], cotangents: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   x, statistics, scale, bias = residuals
+  pixels = _count_pixels(x, axis_name)
 
   def normalise(statistics: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns x normalised, dy before ReLU, and the reciprocal of the standard deviation."""
-    mean, variance = _mean_and_variance(statistics, x)
+    mean, variance = _mean_and_variance(statistics, pixels)
     reciprocal = lax.rsqrt(variance + epsilon)
     normalised = (x.astype(jnp.float32) - mean) * reciprocal
     _, relu_transpose = jax.vjp(jax.nn.relu, normalised * scale + bias)
@@ -106,12 +107,12 @@ def _backward(
   def compute_dx(statistics: jax.Array) -> jax.Array:
     # The statistics take from dx its mean over the whole batch and its component along x.
     normalised, dy, reciprocal = normalise(statistics)
-    mean_dbias, mean_dscale = _divide(mean_sums, x)
+    mean_dbias, mean_dscale = _divide(total, pixels)
     return (reciprocal * scale * (dy - mean_dbias - normalised * mean_dscale)).astype(x.dtype)
 
   # What two kernels have in common XLA:GPU keeps in memory, though both have read all that it is computed from.
   sums = _at_each_pixel(sum_gradients, statistics, x)
-  statistics, mean_sums = apart((statistics, _mean_of_replicas(sums, axis_name)), 'cuda')
+  statistics, total = apart((statistics, _sum_replicas(sums, axis_name)), 'cuda')
   dx = _at_each_pixel(compute_dx, statistics, x)
   return dx, sums.imag, sums.real
 
@@ -151,26 +152,30 @@ def _product_with_ones(a: jax.Array) -> jax.Array:
   return lax.dot_general(ones, images, (((1,), (1,)), ((0,), (0,)))).sum(0)
 
 
-def _mean_of_replicas(sums: jax.Array, axis_name: str | None) -> jax.Array:
-  """Returns the mean over the replicas of complex (channels,)."""
+def _sum_replicas(sums: jax.Array, axis_name: str | None) -> jax.Array:
+  """Sums complex (channels,) over the replicas."""
   if axis_name is None:
     return sums
   return by_platform(
     sums,
-    cuda=lambda sums: lax.pmean(sums, axis_name),  # of the two parts XLA:GPU makes four kernels more
-    default=lambda sums: lax.complex(*lax.pmean((sums.real, sums.imag), axis_name)),
+    cuda=lambda sums: lax.psum(sums, axis_name),  # of the two parts XLA:GPU makes four kernels more
+    default=lambda sums: lax.complex(*lax.psum((sums.real, sums.imag), axis_name)),
   )
 
 
-def _divide(sums: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the two means over the pixels of x (..., channels) from the two sums."""
-  pixels = x.size // x.shape[-1]
+def _count_pixels(x: jax.Array, axis_name: str | None) -> int:
+  """Counts the pixels of x (..., channels), over all replicas."""
+  return x.size // x.shape[-1] * (lax.axis_size(axis_name) if axis_name else 1)
+
+
+def _divide(sums: jax.Array, pixels: int) -> tuple[jax.Array, jax.Array]:
+  """Returns the two means from the two sums."""
   return sums.real / pixels, sums.imag / pixels
 
 
-def _mean_and_variance(sums: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns mean and variance over the pixels of x (..., channels) from the sums of x and of its square."""
-  mean, square = _divide(sums, x)
+def _mean_and_variance(sums: jax.Array, pixels: int) -> tuple[jax.Array, jax.Array]:
+  """Returns the mean and the variance from the sums of x and of its square."""
+  mean, square = _divide(sums, pixels)
   return mean, jnp.maximum(square - jnp.square(mean), 0)  # below 0 by rounding alone
 
 

@@ -34,7 +34,7 @@ class Packed(flax.struct.PyTreeNode):
   shapes: tuple[tuple[int, ...], ...] = flax.struct.field(pytree_node=False)
 
 
-def pack(tree: Any, like: Any) -> Any:
+def pack_trees(tree: Any, like: Any) -> Any:
   """Packs the trees of one structure in a tree.
 
   Args:
@@ -59,7 +59,7 @@ def pack_as(tree: Any, like: Any) -> Any:
   return _join(tree) if isinstance(like, Packed) else tree
 
 
-def unpack(tree: Any) -> Any:
+def unpack_trees(tree: Any) -> Any:
   """Returns a tree with trees in place of Packed ones."""
   return jax.tree.map(
     lambda leaf: _split(leaf) if isinstance(leaf, Packed) else leaf, tree, is_leaf=lambda x: isinstance(x, Packed)
@@ -76,7 +76,7 @@ def grad(loss_fn: Callable, params: Any) -> tuple[Any, Any]:
   Returns:
     The gradients, packed as the parameters are, and what else the function returned.
   """
-  grads, aux = jax.grad(loss_fn, has_aux=True)(unpack(params))
+  grads, aux = jax.grad(loss_fn, has_aux=True)(unpack_trees(params))
   with jax.named_scope('optimizer'):
     return pack_as(grads, params), aux
 

@@ -47,8 +47,8 @@ class TrainState(flax.struct.PyTreeNode):
   def variables(self) -> dict[str, Any]:
     """The variables that the model is applied to."""
     return {
-      'params': packing.unpack(self.params),
-      **({'batch_stats': packing.unpack(self.batch_stats)} if self.batch_stats else {}),
+      'params': packing.unpack_trees(self.params),
+      **({'batch_stats': packing.unpack_trees(self.batch_stats)} if self.batch_stats else {}),
     }
 
   @property
@@ -234,11 +234,11 @@ def make_train_loop(train_step: Callable, platform: str) -> Callable:
 
   def train_loop(states: Any, teacher_variables: Any, data: Any, batches: Any) -> tuple[Any, Any]:
     if platform == 'gpu':
-      states = tuple(packing.pack(packing.pack(state, state.params), state.batch_stats) for state in states)
+      states = tuple(packing.pack_trees(packing.pack_trees(state, state.params), state.batch_stats) for state in states)
     states, metrics = jax.lax.scan(
       lambda states, batch: train_step(states, teacher_variables, data, batch), states, batches
     )
-    return packing.unpack(states), metrics
+    return packing.unpack_trees(states), metrics
 
   return train_loop
 

@@ -20,16 +20,18 @@ def parameters(seed=0):
 
 def test_unpacks_to_the_same_arrays():
   tree = parameters()
-  packed = packing.pack(tree, tree)
+  packed = packing.pack_trees(tree, tree)
   assert (packed.kernels.shape, packed.vectors.ndim) == ((1, 3 * 3 * 2 * 4 + 4 * 5), 1)
   assert packed.kernels.size + packed.vectors.size == sum(leaf.size for leaf in jax.tree.leaves(tree))
-  jax.tree.map(np.testing.assert_array_equal, packing.unpack(packed), tree)
-  jax.tree.map(np.testing.assert_array_equal, packing.unpack({'other': 1, 'them': packed}), {'other': 1, 'them': tree})
+  jax.tree.map(np.testing.assert_array_equal, packing.unpack_trees(packed), tree)
+  jax.tree.map(
+    np.testing.assert_array_equal, packing.unpack_trees({'other': 1, 'them': packed}), {'other': 1, 'them': tree}
+  )
 
 
 def test_kernels_begin_with_the_weights_of_the_first_output_channel():
   kernel = jnp.arange(24.0).reshape(3, 2, 4)
-  packed = packing.pack([kernel], [kernel])
+  packed = packing.pack_trees([kernel], [kernel])
   np.testing.assert_array_equal(packed.kernels[0, :6], kernel[:, :, 0].ravel())
 
 
@@ -40,14 +42,14 @@ def test_the_optimiser_gives_each_parameter_what_it_gives_it_in_the_tree(decay_b
   tx = optimizer.create_optimizer(config, steps_per_epoch=1)
   params, grads = parameters(0), parameters(1)
   state = tx.init(params)
-  packed = packing.pack(params, params)
-  packed_state = packing.pack(state, params)
+  packed = packing.pack_trees(params, params)
+  packed_state = packing.pack_trees(state, params)
   for _ in range(2):  # the second has momentum
     changes, state = tx.update(grads, state, params)
     params = optax.apply_updates(params, changes)
-    changes, packed_state = tx.update(packing.pack(grads, params), packed_state, packed)
+    changes, packed_state = tx.update(packing.pack_trees(grads, params), packed_state, packed)
     packed = optax.apply_updates(packed, changes)
-  jax.tree.map(np.testing.assert_array_equal, packing.unpack((packed, packed_state)), (params, state))
+  jax.tree.map(np.testing.assert_array_equal, packing.unpack_trees((packed, packed_state)), (params, state))
 
 
 def test_gradients_are_packed_as_the_parameters_are():
@@ -57,12 +59,12 @@ def test_gradients_are_packed_as_the_parameters_are():
     return (params['w'] ** 2).sum() + 3 * params['b'][0], 'aux'
 
   expected = {'w': [[4.0, 6.0]], 'b': [3.0]}
-  for given in (params, packing.pack(params, params)):
+  for given in (params, packing.pack_trees(params, params)):
     grads, aux = packing.grad(loss, given)
     assert (type(grads), aux) == (type(given), 'aux')
-    assert jax.tree.map(np.ndarray.tolist, jax.device_get(packing.unpack(grads))) == expected
+    assert jax.tree.map(np.ndarray.tolist, jax.device_get(packing.unpack_trees(grads))) == expected
 
 
 def test_parameters_of_several_dtypes_stay_a_tree():
   params = {'w': jnp.ones((2, 2)), 'b': jnp.ones(2, jnp.bfloat16)}
-  assert packing.pack(params, params) is params
+  assert packing.pack_trees(params, params) is params

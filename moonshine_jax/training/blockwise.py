@@ -60,11 +60,13 @@ def make_blockwise_update(places: Sequence[Place], tx: optax.GradientTransformat
   ) -> tuple[TrainState, dict[str, jax.Array]]:
     del images, labels  # a place sees what its teacher sees there
 
+    statistics = packing.unpack_trees(state.batch_stats)
+
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-      errors, batch_stats = {}, packing.unpack_trees(state.batch_stats)
+      errors, batch_stats = {}, statistics
       for place in places:
         inputs, outputs = targets[place.path]
-        learnt, updates = place.run({'params': params, 'batch_stats': packing.unpack_trees(state.batch_stats)}, inputs)
+        learnt, updates = place.run({'params': params, 'batch_stats': statistics}, inputs)
         errors[place.path] = relative_error(learnt, outputs, axis_name)
         if updates:
           batch_stats = places_lib.with_subtree(batch_stats, place.path, updates)

@@ -98,3 +98,9 @@ def test_given_statistics_are_used():
   mean, variance = jnp.arange(4.0), jnp.arange(1.0, 5)
   expected = np.maximum((np.asarray(x) - np.arange(4)) / np.sqrt(np.arange(1, 5) + EPSILON) * scale + bias, 0)
   np.testing.assert_allclose(batch_norm.normalise_relu(x, mean, variance, scale, bias, EPSILON), expected, atol=1e-5)
+
+
+def test_every_platform_sums_the_same():
+  a, b = (np.random.default_rng(seed).normal(size=(4, 3, 3, 5)).astype(np.float32) for seed in (0, 1))
+  for sums in (batch_norm._one_complex_sum, batch_norm._two_products, batch_norm._two_sums):
+    np.testing.assert_allclose(sums(a, b), a.sum((0, 1, 2)) + 1j * b.sum((0, 1, 2)), rtol=1e-5)

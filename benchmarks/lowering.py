@@ -67,7 +67,7 @@ def describe_steps(
     jax.eval_shape(lambda: step_lib.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(0))))
   )
 
-  train_step = step_lib.make_train_step([config], [network], None, tx, feed.gather, replicas)
+  train_step = step_lib.make_train_step([config], [network], None, [tx], feed.gather, replicas)
   train_loop = replicas.compile(step_lib.make_train_loop(train_step, replicas.platform), donate_argnums=(0,))
   batches = next(feed.epoch(0, 0, flags.batch, steps_per_dispatch=config.steps_per_dispatch))
   eval_step = replicas.compile(step_lib.make_eval_step(network, feed.gather, replicas))

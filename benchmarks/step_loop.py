@@ -156,7 +156,7 @@ def make_training(
     step_lib.create_train_state(network, image_shape, tx, *jax.random.split(jax.random.key(seed)))
     for seed, network in enumerate(networks)
   )
-  train_step = step_lib.make_train_step(configs, networks, teacher, tx, feed.gather, replicas)
+  train_step = step_lib.make_train_step(configs, networks, teacher, [tx] * len(configs), feed.gather, replicas)
   return make_epochs(train_step, states, teacher_variables, feed, configs[0], replicas, flags)
 
 

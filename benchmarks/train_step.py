@@ -133,7 +133,7 @@ def make_our_train_step(architecture: Architecture, flags: argparse.Namespace, d
   keys = jax.random.split(jax.random.key(0))
   states = replicas.replicate((step_lib.create_train_state(network, images.shape[1:], tx, *keys),))
   teacher_variables = replicas.replicate({})
-  train_step = step_lib.make_train_step([config], [network], None, tx, feed.gather, replicas)
+  train_step = step_lib.make_train_step([config], [network], None, [tx], feed.gather, replicas)
   train_loop = replicas.compile(step_lib.make_train_loop(train_step, replicas.platform), donate_argnums=(0,))
 
   def run():

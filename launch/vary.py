@@ -93,7 +93,9 @@ def vary_students(students: Sequence[str], points: Sequence[Point]) -> list[Vari
     Varied(
       student,
       point,
-      ' '.join([student, *(f'{words[field]}={value}' for field, value in point.items() if field in words)]).strip(),
+      ' '.join(
+        [student, *(f'{words[field]}={value}'.replace(' ', '') for field, value in point.items() if field in words)]
+      ).strip(),
       {field: value for field, value in point.items() if field not in words},
     )
     for student, point in itertools.product(students, points)

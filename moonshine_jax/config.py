@@ -49,6 +49,7 @@ STUDENT_FIELDS = {
   'seed': 'model.seed',
   'start': 'distill.start',
   **{name.removeprefix('distill.'): name for name in LOSS_FIELDS},
+  **{name.removeprefix('optimizer.'): name for name in FIELDS if name.startswith('optimizer.')},
 }
 
 

@@ -92,7 +92,7 @@ def put_together(
     config = copy.deepcopy(run.students[0].config)
     config.model = space.model_of(choice)
     network = create_network(config.model, run.teacher.facts, run.replicas.axis_name)
-    students.append(Student(config, run.students[0].workdir, network, run.teacher.facts))
+    students.append(Student(config, run.students[0].workdir, network, run.teacher.facts, run.steps_per_epoch))
     states.append(_state_of_choice(run, students[-1], space, choice, blocks))
   joined = dataclasses.replace(run, students=students, states=run.replicas.replicate(tuple(states)))
   return students, [run.replicas.fetch(state).variables for state in blockwise.calibrate(joined)]
@@ -103,7 +103,7 @@ def _state_of_choice(
 ) -> TrainState:
   assert run.teacher
   shape, key = student.facts.image_shape, jax.random.key(student.config.seed)
-  state = step_lib.create_train_state(student.network, shape, run.optimizer, key, key)
+  state = step_lib.create_train_state(student.network, shape, student.optimizer, key, key)
   state = blockwise.state_of_blocks(run.teacher, student.network, shape, state)
   variables: dict[str, Any] = state.variables
   for path, candidate in zip(space.places, choice, strict=True):

@@ -97,7 +97,7 @@ def make_blockwise_step(
   config: ml_collections.ConfigDict,
   students: Sequence[Network],
   teacher: Network,
-  tx: optax.GradientTransformation,
+  txs: Sequence[optax.GradientTransformation],
   gather: Callable,
   replicas: Replicas,
   image_shape: Sequence[int],
@@ -113,14 +113,16 @@ def make_blockwise_step(
   places = [places_lib.find_places(student.model, teacher.model, image_shape) for student in students]
   paths = tuple(sorted({place.path for place in itertools.chain(*places)}))
   tapped = places_lib.tap(teacher, paths)
-  updates = [make_blockwise_update(of_student, tx, replicas.axis_name) for of_student in places]
+  updates = [
+    make_blockwise_update(of_student, tx, replicas.axis_name) for of_student, tx in zip(places, txs, strict=True)
+  ]
   return step_lib.join_updates(config, updates, tapped, gather, replicas, fill)
 
 
 def config_of_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
   """Returns the config of the run in which the blocks of a run's students learn alone; None where none are to learn.
 
-  Students that differ in the loss alone share their blocks.
+  Students of the same network share their blocks.
 
   Args:
     config: of the run that starts from them.

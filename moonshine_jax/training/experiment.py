@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import ml_collections
-import optax
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import feeds, sources
@@ -19,7 +18,7 @@ from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.runtime import exchange, files, settings
 from moonshine_jax.runtime.devices import Replicas
-from moonshine_jax.training import blockwise, optimizer
+from moonshine_jax.training import blockwise
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.evaluation import evaluate_feed
 from moonshine_jax.training.progress import ProgressBar
@@ -68,7 +67,7 @@ class Experiment:
   def open(self) -> Iterator[ProgressBar]:
     """Opens the workdirs and restores what is in them; closes all at the end. Yields the progress bar."""
     with contextlib.ExitStack() as opened:
-      states = open_students(self.students, self.optimizer, self.replicas, self.steps_per_epoch, opened)
+      states = open_students(self.students, self.replicas, opened)
       self.first_step = int(states[0].step)
       self.states = self.replicas.replicate(states)
       bar = ProgressBar(
@@ -100,10 +99,6 @@ class Experiment:
     """Examples in the batch of a step, over all devices."""
     return self.config.batch_size
 
-  def learning_rate(self, epoch: int) -> float:
-    """Returns the learning rate of an epoch."""
-    return float(self._schedule(epoch * self.steps_per_epoch))
-
   def evaluates(self, epoch: int) -> bool:
     """Whether the students are evaluated after an epoch."""
     return epoch + 1 == self.config.epochs or (epoch + 1) % self.config.eval_every == 0
@@ -126,17 +121,17 @@ class Experiment:
 
   def compile_train_loop(self) -> Callable:
     """Returns the train loop (states, data, batches) -> (states, metrics); it compiles when it is first called."""
-    networks = [student.network for student in self.students]
+    networks, txs = [student.network for student in self.students], [student.optimizer for student in self.students]
     teacher, gather = self.teacher.network if self.teacher else None, self.train_feed.gather
     if self.config.distill.blockwise:
       assert teacher
       train_step = blockwise.make_blockwise_step(
-        self.config, networks, teacher, self.optimizer, gather, self.replicas, self.facts.image_shape, self.facts.mean
+        self.config, networks, teacher, txs, gather, self.replicas, self.facts.image_shape, self.facts.mean
       )
     else:
       configs = [student.config for student in self.students]
       train_step = step_lib.make_train_step(
-        configs, networks, teacher, self.optimizer, gather, self.replicas, self.steps_per_epoch, self.facts.mean
+        configs, networks, teacher, txs, gather, self.replicas, self.steps_per_epoch, self.facts.mean
       )
     train_loop = self.replicas.compile(
       step_lib.make_train_loop(train_step, self.replicas.platform), donate_argnums=(0,)
@@ -164,15 +159,6 @@ class Experiment:
   def save(self, wait: bool = False) -> None:
     """Saves the students, and waits for it if asked; see `students.save_students`."""
     save_students(self.students, self.states, self.replicas, wait)
-
-  @functools.cached_property
-  def _schedule(self) -> optax.Schedule:
-    return optimizer.create_learning_rate_fn(self.config, self.steps_per_epoch)
-
-  @functools.cached_property
-  def optimizer(self) -> optax.GradientTransformation:
-    """The optimiser of the students."""
-    return optimizer.create_optimizer(self.config, self.steps_per_epoch)
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust_code: bool = False) -> Experiment:
@@ -210,7 +196,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust
     compare_data(teacher, config, facts)
     tell_error(teacher, config, test_split, facts, replicas)
   students = [
-    open_student(student, student_workdir, workdir, facts, teacher, replicas, trust_code)
+    open_student(student, student_workdir, workdir, facts, steps_per_epoch, teacher, replicas, trust_code)
     for student_workdir, student in configs.items()
   ]
   feed = feeds.FEEDS[config.data.feed]
@@ -234,6 +220,7 @@ def open_student(
   workdir: Workdir,
   run: str | os.PathLike,
   facts: Facts,
+  steps_per_epoch: int,
   teacher: Trained | None,
   replicas: Replicas,
   trust_code: bool,
@@ -245,6 +232,7 @@ def open_student(
     workdir: the student's.
     run: workdir of the whole run.
     facts: of the data.
+    steps_per_epoch: number of steps.
     teacher: of the run.
     replicas: the devices of all processes.
     trust_code: whether the function of the network it starts from is loaded, whatever it is: see `Trained.open`.
@@ -256,7 +244,7 @@ def open_student(
     facts = exchange.from_first(lambda: blockwise.facts_of_start(start, facts), replicas)
   elif config.distill.blockwise and teacher:
     facts = dataclasses.replace(facts, mean=teacher.facts.mean, std=teacher.facts.std)
-  student = Student(config, workdir, create_network(config.model, facts, replicas.axis_name), facts)
+  student = Student(config, workdir, create_network(config.model, facts, replicas.axis_name), facts, steps_per_epoch)
   if start:
     student.start = functools.partial(blockwise.state_of_network, start, trust_code, student.network, facts.image_shape)
   elif config.distill.blockwise and teacher:
@@ -291,9 +279,10 @@ def count_steps(config: ml_collections.ConfigDict, train_examples: int) -> int:
     raise UserError(f'config.batch_size={config.batch_size}: expected at most the {train_examples} training examples')
   steps_per_epoch = train_examples // config.batch_size
   most = MAX_STEPS // steps_per_epoch
-  if most < max(config.epochs, *config.optimizer.decay_epochs, 0):
-    raise UserError(
-      f'config.epochs={config.epochs}, config.optimizer.decay_epochs={config.optimizer.decay_epochs}: '
-      f'expected at most {most} epochs of {steps_per_epoch} steps'
-    )
+  for student in config_lib.students(config).values():
+    if most < max(config.epochs, *student.optimizer.decay_epochs, 0):
+      raise UserError(
+        f'config.epochs={config.epochs}, config.optimizer.decay_epochs={student.optimizer.decay_epochs}: '
+        f'expected at most {most} epochs of {steps_per_epoch} steps'
+      )
   return steps_per_epoch

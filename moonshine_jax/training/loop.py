@@ -71,7 +71,7 @@ def train_to_end(run: Experiment) -> dict[Path, dict[str, Any]]:
         record = {
           'epoch': epoch + 1,
           'step': step,
-          'learning_rate': run.learning_rate(epoch),
+          'learning_rate': float(student.learning_rate(epoch * run.steps_per_epoch)),
           **{f'train_{name}': float(np.mean(steps, dtype=np.float64)) for name, steps in student.epoch_metrics.items()},
           'images_per_second': images_per_second,
         }

@@ -110,7 +110,7 @@ def make_train_step(
   configs: Sequence[ml_collections.ConfigDict],
   students: Sequence[Network],
   teacher: Network | None,
-  tx: optax.GradientTransformation,
+  txs: Sequence[optax.GradientTransformation],
   gather: Callable,
   replicas: Replicas,
   steps_per_epoch: int = 1,
@@ -121,10 +121,10 @@ def make_train_step(
   All students see the same images and one forward pass of the teacher; each learns as if it were alone.
 
   Args:
-    configs: config of each student; they may differ in `model` and in `distill`.
+    configs: config of each student; they may differ in `model`, `optimizer` and `distill`.
     students: network of each student.
     teacher: their teacher, or None.
-    tx: the optimiser.
+    txs: optimiser of each student.
     gather: the feed's.
     replicas: the devices.
     steps_per_epoch: number of steps, in which the warm-up of a weight is counted.
@@ -136,7 +136,7 @@ def make_train_step(
   """
   updates = [
     make_update(config, student, teacher, tx, replicas.axis_name, steps_per_epoch)
-    for config, student in zip(configs, students, strict=True)
+    for config, student, tx in zip(configs, students, txs, strict=True)
   ]
   return join_updates(configs[0], updates, teacher, gather, replicas, fill)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from moonshine_jax.models.network import Network
 from moonshine_jax.runtime import exchange
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.runtime.seeds import split_seed
+from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.step import TrainState
 from moonshine_jax.workdir.checkpoint import Checkpoints, DamagedError, NoCheckpoints
@@ -33,6 +35,7 @@ class Student:
     workdir: where it is kept.
     network: the student for the devices of the run.
     facts: facts of the data, with the normalisation of its images.
+    steps_per_epoch: number of training steps in an epoch.
     start: from the state with random parameters to the one in which it begins.
     checkpoints: its checkpoints, once the workdir is opened in the first process.
     writer: of its metrics, once the workdir is opened.
@@ -43,10 +46,21 @@ class Student:
   workdir: Workdir
   network: Network
   facts: Facts
+  steps_per_epoch: int
   start: Callable[[TrainState], TrainState] = lambda state: state
   checkpoints: Checkpoints | NoCheckpoints = dataclasses.field(default_factory=NoCheckpoints)
   writer: Writer | NoWriter = dataclasses.field(default_factory=lambda: NoWriter([]))
   epoch_metrics: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+  @functools.cached_property
+  def learning_rate(self) -> optax.Schedule:
+    """The learning rate by step."""
+    return optimizer.create_learning_rate_fn(self.config, self.steps_per_epoch)
+
+  @functools.cached_property
+  def optimizer(self) -> optax.GradientTransformation:
+    """The optimiser."""
+    return optimizer.create_optimizer(self.config, self.steps_per_epoch)
 
   @property
   def steps_of_epoch(self) -> int:
@@ -87,9 +101,7 @@ class Student:
 
 def open_students(
   students: Sequence[Student],
-  tx: optax.GradientTransformation,
   replicas: Replicas,
-  steps_per_epoch: int,
   opened: contextlib.ExitStack,
 ) -> tuple[TrainState, ...]:
   """Locks and opens the students' workdirs, and restores the newest step that all of them have reached.
@@ -98,15 +110,13 @@ def open_students(
 
   Args:
     students: of one run.
-    tx: their optimiser.
     replicas: the devices of all processes.
-    steps_per_epoch: number of steps.
     opened: receives what is to be closed at the end of the run.
 
   Returns:
     The state of each student, host arrays.
   """
-  states, written = exchange.from_first(lambda: _open_workdirs(students, tx, steps_per_epoch, opened), replicas)
+  states, written = exchange.from_first(lambda: _open_workdirs(students, opened), replicas)
   if not exchange.is_first():
     for student, (epoch_metrics, records) in zip(students, written, strict=True):
       student.epoch_metrics, student.writer = epoch_metrics, NoWriter(records)
@@ -115,8 +125,6 @@ def open_students(
 
 def _open_workdirs(
   students: Sequence[Student],
-  tx: optax.GradientTransformation,
-  steps_per_epoch: int,
   opened: contextlib.ExitStack,
 ) -> tuple[Sequence[TrainState], list[tuple[dict[str, np.ndarray], list[dict[str, Any]]]]]:
   """The states of students, and what their workdirs hold beside: the metrics of the present epoch, and the records."""
@@ -135,9 +143,13 @@ def _open_workdirs(
   for student in students:
     init_key, _, _ = split_seed(student.config.model.seed)
     _, _, step_key = split_seed(student.config.seed)
-    state = step_lib.create_train_state(student.network, student.facts.image_shape, tx, init_key, step_key)
+    state = step_lib.create_train_state(
+      student.network, student.facts.image_shape, student.optimizer, init_key, step_key
+    )
     initial.append(state.with_ema() if student.config.optimizer.ema else state)
-  step, states = restore_students(students, checkpoints, initial, students[0].config.epochs * steps_per_epoch)
+  step, states = restore_students(
+    students, checkpoints, initial, students[0].config.epochs * students[0].steps_per_epoch
+  )
   if not step:
     states = [student.start(state) for student, state in zip(students, states, strict=True)]
     states = [state.with_ema() if state.ema else state for state in states]
@@ -147,7 +159,7 @@ def _open_workdirs(
   for student, saved in zip(students, checkpoints, strict=True):
     saved.go_back(step)
     student.workdir.begin(student.config, student.facts, step)
-    writer = Writer(student.workdir, (step - student.steps_of_epoch) // steps_per_epoch)
+    writer = Writer(student.workdir, (step - student.steps_of_epoch) // student.steps_per_epoch)
     opened.callback(writer.close)
     student.writer = writer
   return states, [(student.epoch_metrics, student.writer.records) for student in students]

@@ -12,11 +12,11 @@ from moonshine_jax.runtime import files
 from moonshine_jax.workdir import metrics
 from moonshine_jax.workdir.workdir import Workdir
 
-FLAGS = ['distill.temperature=2,4,8', 'data.mixup=0,0.2', 'distill.standardise=True,False']
+FLAGS = ['distill.temperature=2,4,8', 'data.mixup=0,0.2', 'optimizer.decay_epochs=(6,12),(10,15)']
 
 
 def test_values_have_the_types_of_their_fields():
-  assert vary.parse_vary([*FLAGS, 'optimizer.decay_epochs=(6,12),(10,15)', 'model.block=G(N/8),B(2)']) == {
+  assert vary.parse_vary([*FLAGS, 'distill.standardise=True,False', 'model.block=G(N/8),B(2)']) == {
     'distill.temperature': [2.0, 4.0, 8.0],
     'data.mixup': [0.0, 0.2],
     'distill.standardise': [True, False],

@@ -101,7 +101,7 @@ def loss_at(config, devices, step):
   tx = optimizer.create_optimizer(config, 1)
   state = step_lib.create_train_state(student, (8, 8, 2), tx, jax.random.key(0), jax.random.key(1))
   feed = feeds.ResidentFeed(source.read('train'), replicas)
-  train_step = replicas.compile(step_lib.make_train_step([config], [student], None, tx, feed.gather, replicas))
+  train_step = replicas.compile(step_lib.make_train_step([config], [student], None, [tx], feed.gather, replicas))
   (batch,) = feed.batches([{'index': np.arange(16)}])
   states = replicas.replicate((state.replace(step=state.step + step),))
   _, (metrics,) = replicas.fetch(train_step(states, {}, feed.data, batch))

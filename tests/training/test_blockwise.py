@@ -53,7 +53,7 @@ def learn(devices):
   tx = optax.sgd(0.1)
   state = step_lib.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
   feed = feeds.StreamFeed(SPLIT, replicas)
-  step = blockwise.make_blockwise_step(config, [student], teacher, tx, feed.gather, replicas, SHAPE)
+  step = blockwise.make_blockwise_step(config, [student], teacher, [tx], feed.gather, replicas, SHAPE)
   batches = feed.batches([{'index': np.arange(BATCH)}])
   compiled = replicas.compile(step)
   (after,), (metrics,) = compiled(

@@ -72,7 +72,7 @@ def test_a_step_of_a_student_beside_its_teacher_has_all_terms():
   )
   batch = {'image': jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.uint8), 'label': jax.ShapeDtypeStruct((4,), jnp.int32)}
   train_step = step_lib.make_train_step(
-    [config], [student], teacher, tx, feeds.StreamFeed.gather, Replicas(jax.devices()[:1])
+    [config], [student], teacher, [tx], feeds.StreamFeed.gather, Replicas(jax.devices()[:1])
   )
   (after,), (terms,) = jax.eval_shape(train_step, (state,), state.variables, {}, batch)
   assert {'ce', 'kd', 'at'} < terms.keys()

@@ -216,12 +216,12 @@ def test_an_epoch_is_dispatched_in_order_and_never_far_ahead():
 
 
 def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path):
-  """Of one teacher pass a step: another block, another regime and another seed; stopped on the way, and gone on."""
+  """Of one teacher pass a step: another block, regime, seed and optimiser; stopped on the way, and gone on."""
   config.distill.teacher = teacher[0]
   together = copy.deepcopy(config)
-  together.distill.students = ('block=S-2x2 alpha=0', 'block=S-2x2 beta=0 seed=1', 'alpha=0 beta=0')
+  together.distill.students = ('block=S-2x2 alpha=0', 'block=S-2x2 beta=0 seed=1', 'learning_rate=0.02 ema=0.5')
   students = config_lib.students(together)
-  assert list(students) == ['block-S-2x2-alpha-0', 'block-S-2x2-beta-0-seed-1', 'alpha-0-beta-0']
+  assert list(students) == ['block-S-2x2-alpha-0', 'block-S-2x2-beta-0-seed-1', 'learning-rate-0.02-ema-0.5']
 
   class Stop(Exception):
     pass
@@ -243,6 +243,8 @@ def test_several_students_are_each_as_if_trained_alone(config, teacher, tmp_path
     ((expected_workdir, expected),) = loop.train_and_evaluate(alone, tmp_path / 'alone' / name).items()
     np.testing.assert_allclose(records[workdir]['train_loss'], expected['train_loss'], rtol=1e-3)
     assert records[workdir].keys() == expected.keys()
+    assert records[workdir]['learning_rate'] == expected['learning_rate']
+    assert ('ema_test_error' in expected) == ('ema' in name)
     assert [each['epoch'] for each in metrics.read(workdir)] == [1, 2]
     assert (workdir / 'config.json').read_text() == (expected_workdir / 'config.json').read_text()
     for (path, ours), theirs in zip(

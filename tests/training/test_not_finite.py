@@ -87,7 +87,7 @@ def test_the_loss_of_a_train_step_shows_it(name):
   network, replicas, tx = Network(model, (120.0,) * 3, (60.0,) * 3), Replicas(jax.devices()[:1]), optax.sgd(0.1)
   state = step_lib.create_train_state(network, (8, 8, 3), tx, jax.random.key(0), jax.random.key(1))
   feed = ResidentFeed(Split(IMAGES, LABELS), replicas)
-  step = replicas.compile(step_lib.make_train_step([config], [network], network, tx, feed.gather, replicas))
+  step = replicas.compile(step_lib.make_train_step([config], [network], network, [tx], feed.gather, replicas))
 
   def losses(state, teacher):
     _, (metrics,) = step((state,), teacher, feed.data, {'index': np.arange(16)})

@@ -60,7 +60,7 @@ def train(config, devices, feed_name, block='S,G(N/8),S', platform='cpu'):
   feed = feeds.FEEDS[feed_name](SPLIT, replicas)
   loop = replicas.compile(
     step_lib.make_train_loop(
-      step_lib.make_train_step([config], [student], teacher, tx, feed.gather, replicas), platform
+      step_lib.make_train_step([config], [student], teacher, [tx], feed.gather, replicas), platform
     ),
     donate_argnums=(0,),
   )
@@ -155,7 +155,7 @@ def test_a_term_of_no_weight_is_not_computed(distill, terms):
   replicas = Replicas(jax.devices()[:1])
   network, variables = make_teacher(config)
   tx = optimizer.create_optimizer(config, steps_per_epoch=1)
-  step = step_lib.make_train_step([config], [network], network, tx, feeds.StreamFeed.gather, replicas)
+  step = step_lib.make_train_step([config], [network], network, [tx], feeds.StreamFeed.gather, replicas)
   state = jax.eval_shape(
     lambda key: step_lib.TrainState(
       jnp.int32(0),
@@ -185,7 +185,7 @@ def test_the_step_descends_the_gradient_of_the_loss():
   tx = optimizer.create_optimizer(config, steps_per_epoch=1)
   state = step_lib.create_train_state(student, SHAPE, tx, jax.random.key(0), jax.random.key(1))
   step = jax.jit(
-    step_lib.make_train_step([config], [student], network, tx, feeds.StreamFeed.gather, Replicas(jax.devices()[:1]))
+    step_lib.make_train_step([config], [student], network, [tx], feeds.StreamFeed.gather, Replicas(jax.devices()[:1]))
   )
   batch = {'image': SPLIT.images[:16], 'label': SPLIT.labels[:16]}
 

@@ -5,6 +5,7 @@ from moonshine_jax import config as config_lib
 from moonshine_jax import fields
 from moonshine_jax.configs import (
   cifar10,
+  cifar10_forms,
   cifar100,
   cifar100_crd,
   digits,
@@ -18,7 +19,8 @@ from moonshine_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
-  'module', [cifar10, cifar100, cifar100_crd, digits, digits_forms, imagenet, table3, table3_digits, table4]
+  'module',
+  [cifar10, cifar10_forms, cifar100, cifar100_crd, digits, digits_forms, imagenet, table3, table3_digits, table4],
 )
 def test_the_configs_that_come_along_are_right_and_survive_json(module):
   config = module.get_config()

@@ -16,8 +16,9 @@ def runs(file: str) -> str:
   epochs = sorted({run.config.epochs for run in all_runs})
   splits = sorted({run.config.data.train_split for run in all_runs})
   starts = [start for run in all_runs for start in run.starts]
+  number = f'{len(all_runs)} {"run" if len(all_runs) == 1 else "runs"}'
   notes.append(
-    f'{len(all_runs)} runs of {listed(epochs)} epochs of `{listed(splits)}`; {hardware(starts)}; '
+    f'{number} of {listed(epochs)} epochs of `{listed(splits)}`; {hardware(starts)}; '
     f'{source_of(file, starts)}. `moonshine report results/{file}` shows every run, with its command, seed and losses.'
   )
   table = f'<div class="numbers" markdown>\n\n{table_formats.summary_markdown(all_runs)}\n\n</div>'

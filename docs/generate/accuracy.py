@@ -57,6 +57,20 @@ def forms(file: str) -> str:
   return aligned(['loss', f'mean error of {len(errors["none"])} seeds', 'change (± standard error)'], body)
 
 
+def by_epoch(file: str, *epochs: str) -> str:
+  """Shows errors after some passes over the training images, with those in which blocks have learnt alone."""
+  body = []
+  for run in runs_lib.read_runs(RESULTS / file):
+    alone = run.config.blockwise.epochs if run.config.distill.start == 'blockwise' else 0
+    errors = {str(alone + epoch): f'{error:.2f}' for epoch, error in zip(run.epochs, run.test_errors, strict=True)}
+    learning_rate = f'{run.config.optimizer.learning_rate:g}'
+    words = [f'`{run.block}`', 'blocks' if alone else 'random values', learning_rate]
+    body.append(words + [errors.get(epoch, '-') for epoch in epochs])
+  return aligned(
+    ['block', 'starts from', 'learning rate', *(f'after {epoch}' for epoch in epochs)], sorted(body), left=2
+  )
+
+
 def _cells(method: str, errors: Iterable[float], changes: Sequence[float]) -> list[str]:
   """A method, its mean error, and what it changes, with the standard error."""
   spread = statistics.stdev(changes) / len(changes) ** 0.5

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md')))
 MARKER = re.compile(r'^<!-- generated: (\w+)(.*?) -->$(?:\n\n(?:(?!<!-- ).*\n)*?\n?<!-- end -->$)?', re.MULTILINE)
 MEASURED: dict[str, Callable[..., str]] = {
+  'by_epoch': accuracy.by_epoch,
   'compilation': measurements.compilation,
   'counts': measurements.counts,
   'exports': measurements.exports,

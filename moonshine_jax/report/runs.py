@@ -49,7 +49,7 @@ class Run:
     parameters: number of the network's parameters, counted as in the paper.
     multiply_adds: multiply-adds for one image; None if they cannot be counted.
     epochs_done: number of epochs trained so far, of `config.epochs`.
-    epochs: epochs after which the network was evaluated.
+    epochs: epochs after which the network was evaluated; 0 before any, where it started from a network.
     test_errors: test errors after these epochs, in percent.
     starts: when, how and on what the run was started, as `workdir.provenance` records it.
   """

@@ -99,6 +99,10 @@ class Experiment:
     """Examples in the batch of a step, over all devices."""
     return self.config.batch_size
 
+  def name_of(self, student: Student) -> str:
+    """Returns the name of a student among several; empty for the only one."""
+    return student.workdir.path.name if len(self.students) > 1 else ''
+
   def evaluates(self, epoch: int) -> bool:
     """Whether the students are evaluated after an epoch."""
     return epoch + 1 == self.config.epochs or (epoch + 1) % self.config.eval_every == 0

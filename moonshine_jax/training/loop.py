@@ -3,7 +3,7 @@
 import collections
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from moonshine_jax.runtime.devices import IN_FLIGHT
 from moonshine_jax.training import blockwise
 from moonshine_jax.training.averages import save_averages
 from moonshine_jax.training.experiment import Experiment, prepare
+from moonshine_jax.training.progress import ProgressBar
 from moonshine_jax.workdir.workdir import BLOCKS_FOLDER
 
 
@@ -49,6 +50,8 @@ def train_to_end(run: Experiment) -> dict[Path, dict[str, Any]]:
   """Trains what is prepared, to its end; see `train_and_evaluate`. The run then has its last states."""
   with signal_handlers.catch() as signals, run.open() as progress:
     train_loop, eval_steps = run.compile_train_loop(), run.compile_eval_steps()
+    if not run.first_step:
+      evaluate_starts(run, eval_steps, progress)
     for epoch in run.epochs_left:
       start, steps_before = time.perf_counter(), run.steps_of_epoch
 
@@ -78,12 +81,21 @@ def train_to_end(run: Experiment) -> dict[Path, dict[str, Any]]:
         if run.evaluates(epoch):
           record |= run.evaluate(eval_step, state, f'{student.workdir}, step {step}')
         student.end_epoch(record)
-        progress.epoch(record, student.workdir.path.name if len(run.students) > 1 else '')
+        progress.epoch(record, run.name_of(student))
       if run.saves(epoch):
         run.save()
 
     save_averages(run)
   return {student.workdir.path: student.writer.records[-1] for student in run.students}
+
+
+def evaluate_starts(run: Experiment, eval_steps: Sequence[Callable], progress: ProgressBar) -> None:
+  """Writes the record of epoch 0 of each student that starts from a network: its error before it is trained."""
+  for student, state, eval_step in zip(run.students, run.states, eval_steps, strict=True):
+    if student.config.distill.start and not student.writer.records:
+      record = {'epoch': 0, 'step': 0, **run.evaluate(eval_step, state, f'{student.workdir}, step 0')}
+      student.end_epoch(record)
+      progress.epoch(record, run.name_of(student))
 
 
 def learn_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust_code: bool) -> None:

@@ -45,7 +45,8 @@ class ProgressBar:
       for name, value in record.items()
       if name.startswith('train_') and name not in METRICS  # of blocks that learn alone, by their paths
     )
-    line += f'  {record["images_per_second"]:,.0f} images/s'
+    if 'images_per_second' in record:
+      line += f'  {record["images_per_second"]:,.0f} images/s'
     if self._bar.disable:
       print(line, file=sys.stderr, flush=True)
     else:

@@ -46,7 +46,7 @@ class Writer:
   """Writes a record for each epoch to `metrics.jsonl` and to TensorBoard, in the workdir.
 
   Attributes:
-    records: of all epochs, in order.
+    records: of all epochs, in order; that of epoch 0 is of the network that the run starts from.
   """
 
   def __init__(self, workdir: str | os.PathLike, epochs: int):
@@ -62,7 +62,7 @@ class Writer:
     """
     self._path = Path(workdir) / FILE
     self.records = [record for record in read(workdir) if record['epoch'] <= epochs]
-    if [record['epoch'] for record in self.records] != list(range(1, epochs + 1)):
+    if [record['epoch'] for record in self.records if record['epoch']] != list(range(1, epochs + 1)):
       raise UserError(
         f'{self._path}: expected a record of each epoch from 1 to {epochs}, as the checkpoint has them '
         'behind it: bring the file back, or begin in another workdir'

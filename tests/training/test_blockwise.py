@@ -183,7 +183,9 @@ def test_a_run_starts_from_the_blocks_that_were_put_together(started):
   assert record['epoch'] == 0 and 0 <= record['test_error'] <= 100
   learnt = metrics.read(workdir / 'blockwise' / start.name)[-1]
   assert learnt['epoch'] == 2 and {'train_conv2_block1', 'train_conv3_block1', 'train_conv4_block1'} < learnt.keys()
-  assert [each['epoch'] for each in Workdir(workdir).records] == [1]
+  before, after = Workdir(workdir).records
+  assert before == {**record, 'best_test_error': record['test_error']} and after['epoch'] == 1
+  assert after['best_test_error'] == min(record['test_error'], after['test_error'])
   assert [str(found) for found in Workdir.find(workdir)] == [str(workdir)]
 
 
@@ -215,7 +217,18 @@ def test_a_run_from_a_workdir_begins_as_the_network_in_it(started, tmp_path, mon
   (start,) = (workdir / 'start').iterdir()
   config = config.copy_and_resolve_references()
   config.distill.start = str(start)
+
+  def stop(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(loop, 'run_epoch', stop)  # the start's record is there, and no checkpoint yet
+  with pytest.raises(KeyboardInterrupt):
+    loop.train_and_evaluate(config, tmp_path)
+  monkeypatch.undo()
   loop.train_and_evaluate(config, tmp_path)
+  assert [each['test_error'] for each in Workdir(tmp_path).records] == [
+    each['test_error'] for each in Workdir(workdir).records
+  ]
   ours, theirs = Trained.open(tmp_path).variables, Trained.open(workdir).variables
   assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))
 

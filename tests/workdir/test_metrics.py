@@ -46,6 +46,13 @@ def test_records_of_steps_that_are_done_again_are_dropped(tmp_path):
   ]
 
 
+def test_the_record_of_the_start_stays(tmp_path):
+  metrics.write(tmp_path, [{'epoch': epoch, 'step': 10 * epoch} for epoch in (0, 1, 2)])
+  for epochs in (1, 0):
+    metrics.Writer(tmp_path, epochs).close()
+    assert [record['epoch'] for record in metrics.read(tmp_path)] == list(range(epochs + 1))
+
+
 def test_each_start_has_a_tensorboard_file_of_its_own(tmp_path):
   """Named after the second alone, that of a quick restart would take the place of the one before."""
   for i in range(3):

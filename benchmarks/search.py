@@ -85,13 +85,11 @@ def choose_networks(search: Search, flags: argparse.Namespace) -> dict[Choice, l
 
 
 def draw_mixtures(search: Search, budget: dict[str, float], number: int, seed: int) -> list[Choice]:
-  """Draws different mixtures at random, each place's block from those that fit; only those within the budget."""
+  """Draws different mixtures at random, each place's block from what the search has; only those within the budget."""
   rng = np.random.default_rng(seed)
-  fits = search.space.fits.copy()
-  fits[:, 0] = True
   drawn: dict[Choice, None] = {}
   for _ in range(10_000 * number):
-    choice = tuple(int(rng.choice(np.flatnonzero(of_place))) for of_place in fits)
+    choice = tuple(int(rng.choice(np.flatnonzero(at_place))) for at_place in search.choices)
     if choice != search.space.teacher and program.is_within(choice, search.costs, budget):
       drawn[choice] = None
     if len(drawn) == number:

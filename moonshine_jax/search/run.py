@@ -33,6 +33,7 @@ class Search:
     teacher: the network that is searched from.
     settings: what it chooses from, and how.
     space: the places and candidates.
+    choices: what is chosen from, of candidates that are the same at a place the first; bool (places, 1 + candidates).
     store: its folder.
     costs: (places, 1 + candidates) by name; for a choice the sum is the network's cost.
   """
@@ -50,7 +51,7 @@ class Search:
     if (seconds := self.store.read_latencies()) is not None:
       self.costs['latency'] = seconds
     self._trust_code = trust_code
-    self._choices = find_choices(self.space, layers)
+    self.choices = find_choices(self.space, layers)
     self._run: Experiment | None = None  # one in which candidates have learnt: for its data and devices
 
   def check(self, budgets: Sequence[Budget]) -> None:
@@ -63,7 +64,7 @@ class Search:
     for budget in budgets:
       if unknown := sorted(budget.keys() - self.costs.keys()):
         raise UserError(f'{", ".join(unknown)}: cannot be counted for this network: expected another budget')
-      self.choose(np.zeros(self._choices.shape), budget, 1)
+      self.choose(np.zeros(self.choices.shape), budget, 1)
 
   def learn(self) -> None:
     """Trains the candidates, each block alone, and scores each alone in the teacher, unless that is done."""
@@ -103,7 +104,7 @@ class Search:
 
   def choose(self, scores: np.ndarray, budget: Budget, solutions: int) -> list[Choice]:
     """Returns so many choices within a budget, the least sum of scores (places, 1 + candidates) first."""
-    return program.choose(scores, self._choices, self.costs, budget, solutions, self.settings.distance)
+    return program.choose(scores, self.choices, self.costs, budget, solutions, self.settings.distance)
 
   def prepare_run(self) -> Experiment:
     """Returns a run of candidates: its data, its devices and the teacher are those of all networks of the search."""

@@ -1,5 +1,7 @@
 """Fisher information against its definition and finite differences, mixtures and correlations by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -37,14 +39,17 @@ def test_the_information_of_a_network_is_the_sum_over_its_blocks():
 
 def test_mixtures_are_drawn_within_the_budget():
   class Drawn:
-    space = Space(ml_collections.ConfigDict(), None, PLACES, ('S',) * 3, ('B(2)', 'G(2)'), np.ones((3, 3), bool))
+    choices = np.ones((3, 3), bool)
+    space = Space(ml_collections.ConfigDict(), None, PLACES, ('S',) * 3, ('B(2)', 'G(2)'), choices)
     costs = {'parameters': np.array([[9.0, 2.0, 4.0]] * 3)}  # noqa: RUF012
 
-  assert Drawn.space.fits.shape == (3, 3)
   drawn = benchmark.draw_mixtures(Drawn, {'parameters': 10.0}, 8, seed=0)
   assert set(drawn) == {(i, j, k) for i in (1, 2) for j in (1, 2) for k in (1, 2) if [i, j, k].count(2) < 3}
   assert drawn == benchmark.draw_mixtures(Drawn, {'parameters': 10.0}, 8, seed=0)
   assert (0, 0, 0) not in benchmark.draw_mixtures(Drawn, {}, 26, seed=0)
+
+  Drawn.choices = np.array([[True, True, False]] * 3)  # G(2) is B(2) there
+  assert set(benchmark.draw_mixtures(Drawn, {}, 7, seed=0)) == set(itertools.product((0, 1), repeat=3)) - {(0, 0, 0)}
 
 
 def test_a_predictor_that_orders_rightly_has_1():

@@ -58,6 +58,7 @@ NEEDS = {
   'moonshine train --config=cifar10 ': 'a download, and an accelerator for hours',
   'moonshine train --config=cifar100 ': 'the archive of CIFAR-100, and an accelerator for hours',
   'moonshine train --config=cifar10_20 ': 'CIFAR-10, and a CPU for an hour',
+  'moonshine train --config=cifar10_forms ': 'CIFAR-10, and a CPU for half an hour',
   'moonshine evaluate --workdir=zoo:': 'CIFAR-10',
   'moonshine zoo add runs/teacher --out=moonshine_jax/zoo/': 'a clone; tests/workdir/test_sharing.py does the same',
   'moonshine train --config=imagenet ': 'data to be had by hand, and an accelerator for days',

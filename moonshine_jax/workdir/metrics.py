@@ -62,7 +62,8 @@ class Writer:
     """
     self._path = Path(workdir) / FILE
     self.records = [record for record in read(workdir) if record['epoch'] <= epochs]
-    if [record['epoch'] for record in self.records if record['epoch']] != list(range(1, epochs + 1)):
+    there = [record['epoch'] for record in self.records]
+    if there != list(range(min([1, *there]), epochs + 1)):
       raise UserError(
         f'{self._path}: expected a record of each epoch from 1 to {epochs}, as the checkpoint has them '
         'behind it: bring the file back, or begin in another workdir'

@@ -43,6 +43,7 @@ def test_mixtures_are_drawn_within_the_budget():
     space = Space(ml_collections.ConfigDict(), None, PLACES, ('S',) * 3, ('B(2)', 'G(2)'), choices)
     costs = {'parameters': np.array([[9.0, 2.0, 4.0]] * 3)}  # noqa: RUF012
 
+  assert Drawn.space.fits.shape == (3, 3)
   drawn = benchmark.draw_mixtures(Drawn, {'parameters': 10.0}, 8, seed=0)
   assert set(drawn) == {(i, j, k) for i in (1, 2) for j in (1, 2) for k in (1, 2) if [i, j, k].count(2) < 3}
   assert drawn == benchmark.draw_mixtures(Drawn, {'parameters': 10.0}, 8, seed=0)

@@ -51,6 +51,9 @@ def test_the_record_of_the_start_stays(tmp_path):
   for epochs in (1, 0):
     metrics.Writer(tmp_path, epochs).close()
     assert [record['epoch'] for record in metrics.read(tmp_path)] == list(range(epochs + 1))
+  metrics.write(tmp_path, [{'epoch': epoch, 'step': 10 * epoch} for epoch in (0, 0, 1)])
+  with pytest.raises(UserError, match='expected a record of each epoch from 1 to 1'):
+    metrics.Writer(tmp_path, 1)
 
 
 def test_each_start_has_a_tensorboard_file_of_its_own(tmp_path):

@@ -19,18 +19,19 @@ from benchmarks.command import OneLineParser
 from benchmarks.pieces import ROWS, Piece
 from benchmarks.plan import Run
 from moonshine_jax.errors import RESUME_ME, UserError
+from moonshine_jax.runtime import gpu
 
 BF16 = '--dtype=bfloat16 --json={rows}'
-NETWORKS = f"--networks S 'G(N/8)' 'G(N)' 'B(2)' 'BG(2,M/8)' {BF16}"
+NETWORKS = f"--networks S 'G(N/8)' 'BG(2,M/8)' 'B(2)' 'G(N)' {BF16}"
 TWO = f"--networks S 'G(N/8)' {BF16}"
 THREE = f"--networks 'WRN-16-2 S' 'WRN-16-2 G(N/8)' 'WRN-16-2 BG(2,M/8)' {BF16}"
-STEP = f'-m benchmarks.train_step {NETWORKS} --repeats=5'
+STEP = '-m benchmarks.train_step --repeats=5'
 RECIPE = '-m moonshine_jax.main --config=configs/cifar10.py {data} --config.model.dtype=bfloat16 --workdir={out}/runs/'
 STUDENT = '--config.distill.teacher={out}/runs/teacher --config.distill.alpha=0'
 AFTER = ('data', 'teacher')
 COMMAND_BUFFERS = 'XLA_FLAGS=--xla_gpu_enable_command_buffer='
 SHARED = 'XLA_PYTHON_CLIENT_PREALLOCATE=false'  # the device's memory is for PyTorch too
-ALL_COMMANDS = 'FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,WHILE,DYNAMIC_SLICE_FUSION'
+WITH_CONVOLUTIONS = gpu.COMPILER_OPTIONS['xla_gpu_enable_command_buffer'] + ',CONVOLUTION'
 
 # Of a rehearsal.
 TINY = "--networks 'WRN-10-1 S' 'WRN-10-1 G(N/8)' --batch=8 --image_size=8"
@@ -44,32 +45,34 @@ PIECES = (  # name, seconds, what for, command; in a rehearsal; where and when
         variables='JAX_PLATFORMS=cpu', always=True),
   Piece('device', 45, 'device, versions, target_config',
         '-m benchmarks.device --json={rows} --target_config={out}/target_config.txt', '--cpu', always=True),
-  Piece('correctness', 120, 'losses, convolutions and steps beside the CPU',
+  Piece('train_step_128', 300, "the recipe's batch, beside PyTorch eager",
+        f'{STEP} {NETWORKS} --batch=128 --pytorch eager', f'{TINY} --repeats=1', variables=SHARED),
+  Piece('recorded_convolutions', 150, 'steps with convolutions in command buffers',
+        f'{STEP} {TWO} --pytorch', variables=COMMAND_BUFFERS + WITH_CONVOLUTIONS, backend='gpu'),
+  Piece('recorded_loop', 150, 'steps with the loop in a command buffer',
+        f'{STEP} {TWO} --pytorch', variables=f'{COMMAND_BUFFERS}{WITH_CONVOLUTIONS},WHILE', backend='gpu'),
+  Piece('no_command_buffers', 150, 'steps without command buffers',
+        f'{STEP} {TWO} --pytorch', variables=COMMAND_BUFFERS, backend='gpu'),
+  Piece('train_step_1024', 240, 'a batch that fills the device, beside PyTorch eager',
+        f'{STEP} {TWO} --batch=1024 --pytorch eager', f'{TINY} --repeats=1', variables=SHARED),
+  Piece('correctness', 180, 'losses, convolutions and steps beside the CPU',
         '-m benchmarks.correctness --json={rows}', "--networks 'WRN-10-1 G(N/8)' --batch=8 --image_size=16"),
-  Piece('grouped_conv', 130, 'the rule for grouped convolutions, as code',
-        f'-m benchmarks.grouped_conv {BF16} --batch=128 --seconds=100', '--batch=2 --repeats=2 --seconds=20'),
-  Piece('train_step_128', 120, "the recipe's batch, beside PyTorch eager",
-        f'{STEP} --batch=128 --pytorch eager', f'{TINY} --repeats=1', variables=SHARED),
-  Piece('train_step_1024', 90, 'a batch that fills the device, beside PyTorch eager',
-        f'{STEP} --batch=1024 --pytorch eager', f'{TINY} --repeats=1', variables=SHARED),
-  Piece('roofline', 45, "the steps' share of what the device can do",
-        f'-m benchmarks.roofline {NETWORKS} --batch=1024 --steps={{out}}/train_step_1024/{ROWS}', f'{TINY} --repeats=1',
+  Piece('profile', 120, 'where the time of a step goes',
+        f'-m benchmarks.step_trace {TWO} --folder={{out}}/traces', TINY),
+  Piece('grouped_conv', 240, 'the rule for grouped convolutions, as code',
+        f'-m benchmarks.grouped_conv {BF16} --batch=128 --seconds=210', '--batch=2 --repeats=2 --seconds=20'),
+  Piece('roofline', 60, "the steps' share of what the device can do",
+        f'-m benchmarks.roofline {TWO} --batch=1024 --steps={{out}}/train_step_1024/{ROWS}', f'{TINY} --repeats=1',
         needs=('train_step_1024',)),
-  Piece('command_buffers', 60, 'steps with everything in command buffers',
-        f'-m benchmarks.train_step {TWO} --pytorch', variables=COMMAND_BUFFERS + ALL_COMMANDS, backend='gpu'),
-  Piece('no_command_buffers', 60, 'steps without command buffers',
-        f'-m benchmarks.train_step {TWO} --pytorch', variables=COMMAND_BUFFERS, backend='gpu'),
-  Piece('inference', 45, 'latency and throughput of the forward pass',
+  Piece('inference', 90, 'latency and throughput of the forward pass',
         f'-m benchmarks.inference {NETWORKS}', f'{TINY} --repeats=2'),
-  Piece('step_loop', 80, 'what feed, dispatch, dtype and a shared teacher are worth',
+  Piece('step_loop', 180, 'what feed, dispatch, dtype and a shared teacher are worth',
         f'-m benchmarks.step_loop {THREE} --images=12800 --repeats=3',
         "--networks 'WRN-10-1 S' 'WRN-10-1 B(2)' 'WRN-10-1 B(2)' --images=16 --batch=8 --image_size=8 --repeats=1"),
-  Piece('profile', 60, 'where the time of a step goes',
-        f'-m benchmarks.step_trace {TWO} --folder={{out}}/traces', TINY),
-  Piece('compiled_128', 120, 'beside torch.compile',
-        f'{STEP} --batch=128 --pytorch compiled', variables=SHARED, backend='gpu', module='torch'),
-  Piece('compiled_1024', 120, 'beside torch.compile',
-        f'{STEP} --batch=1024 --pytorch compiled', variables=SHARED, backend='gpu', module='torch'),
+  Piece('compiled_128', 240, 'beside torch.compile',
+        f'{STEP} {TWO} --batch=128 --pytorch compiled', variables=SHARED, backend='gpu', module='torch'),
+  Piece('compiled_1024', 240, 'beside torch.compile',
+        f'{STEP} {TWO} --batch=1024 --pytorch compiled', variables=SHARED, backend='gpu', module='torch'),
   Piece('teacher', 90, 'the recipe: WRN-40-2 S',
         f'{RECIPE}teacher', TINIEST, needs=('data',), lasting=True),
   Piece('g_n8', 90, 'the recipe: WRN-40-2 G(N/8), by attention transfer',

@@ -64,6 +64,16 @@ def test_the_s_network_takes_its_turns_with_every_other(tmp_path, monkeypatch, n
     assert row['ratios'] == {'S': pytest.approx(speeds['ours, 1 device'] / speeds['S'])}
 
 
+def test_on_one_device_all_networks_are_compiled_before_any_is_timed(tmp_path, monkeypatch, no_torch):
+  calls = []
+  monkeypatch.setattr(
+    train_step, 'make_our_train_step', lambda architecture, *_: lambda: calls.append(architecture.block)
+  )
+  rows_of(tmp_path, '--networks', 'WRN-10-1 S', 'WRN-10-1 B(2)', '--devices', '1')
+  assert sorted(calls[:2]) == ['B(2)', 'S']
+  assert calls[2:] == ['S'] * (len(calls[2:]) // 2) + ['B(2)'] * (len(calls[2:]) // 2)
+
+
 @pytest.mark.parametrize('devices', ['3', '9', '0'])
 def test_devices_that_do_not_fit(devices, capsys):
   with pytest.raises(SystemExit):

@@ -295,4 +295,6 @@ def _recipe_differences(runs: Sequence[Run], of_loss: bool) -> dict[str, dict[st
 
 
 def _words(values: dict[str, Any]) -> list[str]:
-  return [f'{name.rpartition(".")[2]}={value}' for name, value in values.items()]
+  # The fields of `blockwise` keep its name: others end as they do.
+  words = {name: name if name.startswith('blockwise.') else name.rpartition('.')[2] for name in values}
+  return [f'{words[name]}={value}' for name, value in values.items()]

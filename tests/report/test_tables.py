@@ -63,6 +63,18 @@ def test_recipes_that_differ_otherwise_are_separate_rows():
   }
 
 
+def test_epochs_and_learning_rates_of_blocks_keep_their_section():
+  starts = {'distill.start': 'blockwise'}
+  runs = [
+    TEACHER,
+    make_student('a', [3.0, 4.0], **starts),
+    make_student('b', [3.0, 8.0], **starts, **{'blockwise.epochs': 7, 'optimizer.learning_rate': 0.02}),
+  ]
+  (table,) = tables.make_tables(runs)
+  names = [row.name for row in table.rows[1:]]
+  assert 'blockwise.epochs=7' in names[1] and ' learning_rate=0.02' in names[1]
+
+
 def test_teachers_of_different_recipes_share_no_cell():
   other = make_run('other', [9.0, 8.0], batch_size=64, epochs=2)
   (table,) = tables.make_tables([make_run('teacher', [5.0, 4.0], epochs=2), other])

@@ -49,6 +49,8 @@ PIECES = (  # name, seconds, what for, command; in a rehearsal; where and when
         f'{STEP} {NETWORKS} --batch=128 --pytorch eager', f'{TINY} --repeats=1', variables=SHARED),
   Piece('recorded_convolutions', 150, 'steps with convolutions in command buffers',
         f'{STEP} {TWO} --pytorch', variables=COMMAND_BUFFERS + WITH_CONVOLUTIONS, backend='gpu'),
+  Piece('small_graphs', 150, 'steps with command buffers between convolutions',
+        f'{STEP} {TWO} --pytorch', variables='XLA_FLAGS=--xla_gpu_graph_min_graph_size=2', backend='gpu'),
   Piece('recorded_loop', 150, 'steps with the loop in a command buffer',
         f'{STEP} {TWO} --pytorch', variables=f'{COMMAND_BUFFERS}{WITH_CONVOLUTIONS},WHILE', backend='gpu'),
   Piece('no_command_buffers', 150, 'steps without command buffers',

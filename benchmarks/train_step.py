@@ -11,7 +11,7 @@ compiles for a minute and can be left out or measured alone (--pytorch). All tak
 count. Where WRN-40-2 S is among the networks, our step of it on the most devices takes its turns with every network.
 The ratios are those of the fastest of ours; 'to S' of S itself is 1 but for the noise.
 
-XLA compiles a step of WRN-40-2 for a GPU in one to two minutes of one core. So on one device the networks are compiled
+XLA compiles a step of WRN-40-2 for a GPU in about a minute of one core. So on one device the networks are compiled
 beside each other before any is timed.
 
 On a CPU, PyTorch's threads sleep while they wait for each other (OMP_WAIT_POLICY=passive, unless it is set to something

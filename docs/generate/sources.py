@@ -28,7 +28,8 @@ def with_sources(markdown: str, measured: dict[str, dict[str, Any]], library: st
 
 def source_of(file: str, environments: Iterable[dict[str, Any]]) -> str:
   """Names a file of results and the commits that made it."""
-  commits = dict.fromkeys(str(each.get('commit'))[:7] for each in environments)
+  commits = (str(each.get('commit')) for each in environments)
+  commits = dict.fromkeys(commit[:7] + '+' * commit.endswith('+') for commit in commits)
   return f'`results/{file}`, commit {listed(commits)}'
 
 

@@ -48,6 +48,7 @@ def describe_network(network: NetworkFile) -> dict[str, Any]:
     'parameters': cost.parameters,
     'multiply_adds': cost.multiply_adds,
     'test_error': network.records[-1].get('test_error'),
+    'epochs_done': network.records[-1]['epoch'],
     'epochs': config.epochs,
     'seed': config.seed,
     'bytes': network.file.stat().st_size,
@@ -72,11 +73,13 @@ def cells_of_network(network: dict[str, Any]) -> Sequence[str]:
 
 def describe_origin(network: dict[str, Any]) -> str:
   """Returns in words what made a network, of which `describe_network` returns the facts."""
-  words = [f'one run of {network["epochs"]} epochs, seed {network["seed"]}']
+  of_a_part = f', as it was after {network["epochs_done"]}' * (network['epochs_done'] < network['epochs'])
+  words = [f'one run of {network["epochs"]} epochs{of_a_part}, seed {network["seed"]}']
   if network['regime'] != 'none':
     words.append(f'learnt by {network["regime"]}')
   if network['trained_on'] != network['data']:
     words.append(f'on the images of {network["data"]} as {Path(network["trained_on"]).name} has them')
   device = network['device'] if network['device'] != 'cpu' else network['processor']
-  words.append(f'commit {(network["commit"] or "unknown")[:7]}, jaxlib {network["jaxlib"]}, {device}')
+  commit = network['commit'] or 'unknown'
+  words.append(f'commit {commit[:7]}{"+" * commit.endswith("+")}, jaxlib {network["jaxlib"]}, {device}')
   return ', '.join(words)

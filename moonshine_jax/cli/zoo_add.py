@@ -19,8 +19,8 @@ def main(values: FlagValues, workdir: str) -> None:
   if path.exists():
     raise UserError(f'{path}: is there already: expected a new file: remove it, or name another by --out')
   network = share_network(workdir, path, values.data, values.data_dir, values.trust_code)
-  error = network.records[-1].get('test_error')
-  say(
-    f'written: {path}: {"no test error" if error is None else f"test error {error:.2f}%"}, as the run has recorded it'
-  )
+  record, epochs = network.records[-1], network.config.epochs
+  error = f'test error {record["test_error"]:.2f}%' if 'test_error' in record else 'no test error'
+  after = f' after {record["epoch"]} of {epochs} epochs' * (record['epoch'] < epochs)
+  say(f'written: {path}: {error}{after}, as the run has recorded it')
   say(f'to be read: moonshine evaluate --workdir={path}')

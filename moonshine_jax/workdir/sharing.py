@@ -22,9 +22,9 @@ def share_network(
   data_dir: str | None = None,
   trust_code: bool = False,
 ) -> NetworkFile:
-  """Makes one file of the network of a run that is at its end.
+  """Makes one file of the network of a run, as it is at its end or at the end of an epoch before.
 
-  Of the run the file has the config, the facts of the data, the metrics of the last epoch, and every start, as the
+  Of the run the file has the config, the facts of the data, the metrics of that epoch, and every start, as the
   workdir records them, but for paths of this machine: the interpreter's in the commands, and `data.data_dir`.
 
   Args:
@@ -38,11 +38,11 @@ def share_network(
     The file.
 
   Raises:
-    UserError: where the run is not at its end, where there is no data of the other name, or it has other images or
-      classes, and where the file cannot be written.
+    UserError: where the newest checkpoint is not at the end of an epoch, where there is no data of the other name, or
+      it has other images or classes, and where the file cannot be written.
   """
   trained = Trained.open(workdir, trust_code)
-  check_end(trained)
+  record = record_of_checkpoint(trained)
   shared = trained if data is None else _with_other_data(trained, data, data_dir)
   config, facts = copy.deepcopy(shared.config), shared.facts
   if data is None and (names.parse(config.data.name) or names.is_function(config.data.name)):
@@ -55,19 +55,19 @@ def share_network(
     start.pop('config', None)  # the last start's is that of all
     start.pop('data', None)
   starts[-1]['cost'] = dataclasses.asdict(counting.count_cost(trained.network.model, facts.image_shape))
-  write_network_file(path, trained.step, config, facts, trained.variables, [trained.record], starts)
+  write_network_file(path, trained.step, config, facts, trained.variables, [record], starts)
   return NetworkFile(path)
 
 
-def check_end(trained: Trained) -> None:
-  """Raises UserError where the metrics of a run's last epoch are not those of its newest checkpoint."""
-  records, epochs = trained.workdir.records, trained.config.epochs
-  done = (records[-1]['epoch'], records[-1]['step']) if records else (0, 0)
-  if not records or done != (epochs, trained.step):
-    raise UserError(
-      f'{trained.workdir}: at epoch {done[0]} of {epochs}, its checkpoint at step {trained.step} and its metrics at '
-      f'{done[1]}: expected a run at its end'
-    )
+def record_of_checkpoint(trained: Trained) -> dict[str, Any]:
+  """Returns the metrics of the epoch that ends with the newest checkpoint. Raises UserError where none does."""
+  for record in reversed(trained.workdir.records):
+    if record['step'] == trained.step:
+      return record
+  raise UserError(
+    f'{trained.workdir}: its newest checkpoint, at step {trained.step}, is not at the end of an epoch that its metrics '
+    'have: expected one that is, as a run has at its end'
+  )
 
 
 def _with_other_data(trained: Trained, data: str, data_dir: str | None) -> Trained:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from moonshine_jax.cli import app, export
+from moonshine_jax.workdir.network_file import NetworkFile
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.zoo import zoo_names
 from tests.workdir.test_sharing import make_workdir
@@ -41,6 +42,7 @@ def test_the_list(moonshine):
   # The paper's way of counting and the errors of the run, by hand.
   assert rows[NAME][:-1] == [NAME, 'WRN-16-1', 'S', 'cifar10', '175,994', '26,657,408', '13.32']
   assert f'{NAME}: one run of 20 epochs, seed 0, ' in output and 'commit 76b7877, ' in output
+  assert 'zoo:wrn-40-2-cifar10: one run of 200 epochs, as it was after 180, seed 0, ' in output
   row = next(row for row in json.loads(moonshine('zoo', '--json')[1]) if row['name'] == NAME)
   assert (row['test_error'], row['seed'], row['starts'], row['trained_on'][-16:]) == (13.32, 0, 7, 'cifar.py:cifar10')
 
@@ -61,6 +63,12 @@ def test_a_file_of_a_run_is_read_by_other_commands(moonshine, tmp_path, monkeypa
   of_file, of_workdir = (moonshine('cost', f'--workdir={workdir}')[1] for workdir in ('a.safetensors', 'runs'))
   assert of_file == of_workdir and 'WRN-10-1 S' in of_file
   assert sorted(path.name for path in tmp_path.iterdir()) == ['a.safetensors', 'runs']
+
+
+def test_of_which_epoch_a_file_is_is_told(moonshine, tmp_path, monkeypatch):
+  monkeypatch.setattr('moonshine_jax.cli.zoo_add.share_network', lambda *_: NetworkFile('zoo:wrn-40-2-cifar10'))
+  output = moonshine('zoo', 'add', 'runs', f'--out={tmp_path}/a.safetensors')[1]
+  assert ': test error 5.01% after 180 of 200 epochs, as the run has recorded it\n' in output
 
 
 def test_a_name_for_a_workdir(moonshine, tmp_path, monkeypatch):

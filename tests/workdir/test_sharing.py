@@ -70,13 +70,17 @@ def test_data_by_another_name(workdir, tmp_path, tiny_images):
   assert file.starts[-1]['data']['train'] == '3 images of hash a'
 
 
-def test_a_run_that_is_not_at_its_end_is_not_shared(workdir, tmp_path):
-  metrics.write(workdir, [{'epoch': 0, 'step': 7, 'test_error': 4.5}])
-  with pytest.raises(UserError, match='at epoch 0 of 0, its checkpoint at step 0 and its metrics at 7: expected a run'):
+def test_the_metrics_are_those_of_the_epoch_at_whose_end_the_checkpoint_is(workdir, tmp_path):
+  metrics.write(workdir, [{'epoch': 0, 'step': 0, 'test_error': 4.5}, {'epoch': 1, 'step': 7, 'test_error': 3.5}])
+  assert share_network(workdir, tmp_path / 'a.safetensors').records == [{'epoch': 0, 'step': 0, 'test_error': 4.5}]
+
+
+@pytest.mark.parametrize('records', [[{'epoch': 0, 'step': 7, 'test_error': 4.5}], []], ids=['other', 'none'])
+def test_a_checkpoint_within_an_epoch_is_not_shared(records, workdir, tmp_path):
+  metrics.write(workdir, records)
+  with pytest.raises(UserError, match='its newest checkpoint, at step 0, is not at the end of an epoch that its'):
     share_network(workdir, tmp_path / 'a.safetensors')
-  metrics.write(workdir, [])
-  with pytest.raises(UserError, match='expected a run at its end$'):
-    share_network(workdir, tmp_path / 'a.safetensors')
+  assert not (tmp_path / 'a.safetensors').exists()
 
 
 def test_names_that_others_may_not_have_are_told(tmp_path, monkeypatch, capsys):

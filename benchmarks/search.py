@@ -12,6 +12,7 @@ goes on.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from moonshine_jax.search import networks, program
 from moonshine_jax.search.run import Search
 from moonshine_jax.search.space import Choice
 from moonshine_jax.search.store import read_search
-from moonshine_jax.workdir.workdir import SOLUTIONS_FOLDER, Workdir
+from moonshine_jax.workdir.network_file import open_workdir
+from moonshine_jax.workdir.workdir import SOLUTIONS_FOLDER
 
 # What is known of a network before it is tuned, and whether more of it stands for less error.
 PREDICTORS = {'predicted': False, 'together': False, 'fisher': True, 'parameters': True}
@@ -48,11 +50,14 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--epochs', type=int, default=1, help='epochs in which each is tuned (default: 1)')
   parser.add_argument('--max_params', type=float, help='budget of all of them (default: none)')
   parser.add_argument('--seed', type=int, default=0, help='of the mixtures and the initial parameters (default: 0)')
+  parser.add_argument('--data', default='', help='as the search was given it')
+  parser.add_argument('--data_dir', default='', help='as the search was given it')
   parser.add_argument('--json', help='file to write the measurements to')
   flags = parser.parse_args(arguments)
 
   teacher, settings = read_search(flags.search)
-  devices.use_all_cores(Workdir(teacher).config.batch_size)
+  settings = dataclasses.replace(settings, data=flags.data, data_dir=flags.data_dir)
+  devices.use_all_cores(open_workdir(teacher).config.batch_size)
   search = Search(teacher, flags.search, settings)
   rows = compare(search, choose_networks(search, flags), flags)
   columns = ['chosen_by', 'block', *PREDICTORS, 'error']

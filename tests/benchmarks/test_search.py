@@ -11,6 +11,7 @@ import pytest
 from benchmarks import search as benchmark
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import WideResNet
+from moonshine_jax.search.settings import Settings
 from moonshine_jax.search.space import Space
 
 PLACES = ('conv2_block1', 'conv3_block1', 'conv4_block1')
@@ -51,6 +52,20 @@ def test_mixtures_are_drawn_within_the_budget():
 
   Drawn.choices = np.array([[True, True, False]] * 3)  # G(2) is B(2) there
   assert set(benchmark.draw_mixtures(Drawn, {}, 7, seed=0)) == set(itertools.product((0, 1), repeat=3)) - {(0, 0, 0)}
+
+
+def test_a_search_from_a_network_of_the_package_is_read_with_the_name_of_its_data(monkeypatch):
+  class ReadError(Exception):
+    pass
+
+  def search(teacher, folder, settings):
+    raise ReadError(teacher, folder, settings.data, settings.data_dir)
+
+  monkeypatch.setattr(benchmark, 'read_search', lambda folder: ('zoo:wrn-16-1-cifar10', Settings()))
+  monkeypatch.setattr(benchmark, 'Search', search)
+  with pytest.raises(ReadError) as raised:
+    benchmark.main(['--search=runs/search', '--data=cifar:a.tar.gz', '--data_dir=/data'])
+  assert raised.value.args == ('zoo:wrn-16-1-cifar10', 'runs/search', 'cifar:a.tar.gz', '/data')
 
 
 def test_a_predictor_that_orders_rightly_has_1():

@@ -64,7 +64,8 @@ def by_epoch(file: str, *epochs: str) -> str:
     alone = run.config.blockwise.epochs if run.config.distill.start == 'blockwise' else 0
     errors = {str(alone + epoch): f'{error:.2f}' for epoch, error in zip(run.epochs, run.test_errors, strict=True)}
     learning_rate = f'{run.config.optimizer.learning_rate:g}'
-    words = [f'`{run.block}`', 'blocks' if alone else 'random values', learning_rate]
+    start = {'': 'random values', 'blockwise': 'blocks'}.get(run.config.distill.start, 'a search')
+    words = [f'`{run.block}`', start, learning_rate]
     body.append(words + [errors.get(epoch, '-') for epoch in epochs])
   return aligned(
     ['block', 'starts from', 'learning rate', *(f'after {epoch}' for epoch in epochs)], sorted(body), left=2

@@ -32,7 +32,6 @@ MEASURED: dict[str, Callable[..., str]] = {
   'folder_feed': measurements.folder_feed,
   'inference': measurements.inference,
   'loss_speeds': measurements.loss_speeds,
-  'mixtures': measurements.mixtures,
   'regimes': accuracy.regimes,
   'roofline': measurements.roofline,
   'runs': accuracy.runs,

@@ -92,20 +92,6 @@ def step_loop(file: str) -> str:
   return with_sources(markdown, {file: content})
 
 
-def mixtures(file: str) -> str:
-  """Lists how well what is known of random mixtures before they are tuned orders them by their error after it."""
-  content = read(file)
-  names = {
-    'predicted': "the sum of the blocks' scores",
-    'together': 'the loss of the network that is put together',
-    'fisher': 'Fisher information, at random parameters',
-    'parameters': 'the number of parameters',
-  }
-  body = [[names[name], f'{correlation:.2f}'] for name, correlation in content['correlations'].items()]
-  number = sum('random' in row['chosen_by'] for row in content['rows'])
-  return with_sources(aligned(['known before', f'rank correlation, {number} mixtures'], body), {file: content})
-
-
 def roofline(file: str) -> str:
   """Lists the floor of a step, in milliseconds an image, and the share of it that training reaches."""
   content = read(file)

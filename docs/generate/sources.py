@@ -8,6 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from moonshine_jax.runtime import cpu
+from moonshine_jax.workdir import provenance
 
 RESULTS = Path(__file__).parents[2] / 'results'
 
@@ -28,8 +29,7 @@ def with_sources(markdown: str, measured: dict[str, dict[str, Any]], library: st
 
 def source_of(file: str, environments: Iterable[dict[str, Any]]) -> str:
   """Names a file of results and the commits that made it."""
-  commits = (str(each.get('commit')) for each in environments)
-  commits = dict.fromkeys(commit[:7] + '+' * commit.endswith('+') for commit in commits)
+  commits = dict.fromkeys(provenance.short_commit(each.get('commit')) for each in environments)
   return f'`results/{file}`, commit {listed(commits)}'
 
 

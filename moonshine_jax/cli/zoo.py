@@ -11,6 +11,7 @@ from tabulate import tabulate
 from moonshine_jax import config as config_lib
 from moonshine_jax.errors import printable, say
 from moonshine_jax.models import factory
+from moonshine_jax.workdir import provenance
 from moonshine_jax.workdir.network_file import NetworkFile
 from moonshine_jax.workdir.zoo import zoo_names
 
@@ -80,6 +81,5 @@ def describe_origin(network: dict[str, Any]) -> str:
   if network['trained_on'] != network['data']:
     words.append(f'on the images of {network["data"]} as {Path(network["trained_on"]).name} has them')
   device = network['device'] if network['device'] != 'cpu' else network['processor']
-  commit = network['commit'] or 'unknown'
-  words.append(f'commit {commit[:7]}{"+" * commit.endswith("+")}, jaxlib {network["jaxlib"]}, {device}')
+  words.append(f'commit {provenance.short_commit(network["commit"])}, jaxlib {network["jaxlib"]}, {device}')
   return ', '.join(words)

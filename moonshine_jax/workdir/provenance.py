@@ -156,6 +156,11 @@ def environment() -> dict[str, Any]:
   }
 
 
+def short_commit(commit: str | None) -> str:
+  """Returns a commit of `environment` in as many digits as name it, with its '+'; 'unknown' for None."""
+  return commit[:7] + '+' * commit.endswith('+') if commit else 'unknown'
+
+
 def _version(package: str) -> str | None:
   """The version of a package; None where it is not installed."""
   try:

@@ -43,6 +43,7 @@ def test_the_list(moonshine):
   assert rows[NAME][:-1] == [NAME, 'WRN-16-1', 'S', 'cifar10', '175,994', '26,657,408', '13.32']
   assert f'{NAME}: one run of 20 epochs, seed 0, ' in output and 'commit 76b7877, ' in output
   assert 'zoo:wrn-40-2-cifar10: one run of 200 epochs, as it was after 180, seed 0, ' in output
+  assert 'commit b8eb387+, jaxlib 0.11.2, NVIDIA H200' in output
   row = next(row for row in json.loads(moonshine('zoo', '--json')[1]) if row['name'] == NAME)
   assert (row['test_error'], row['seed'], row['starts'], row['trained_on'][-16:]) == (13.32, 0, 7, 'cifar.py:cifar10')
 

@@ -171,8 +171,11 @@ def test_code_that_a_file_names_does_not_run(tmp_path):
 def test_the_networks_of_the_package_say_what_made_them(name):
   trained = Trained.open(name)
   last = trained.workdir.starts[-1]
-  assert trained.test_error is not None and 0 < trained.record['epoch'] <= trained.config.epochs
+  # One comes from a run that was cut off, and from a tree with a change on its commit: docs/guides/zoo.md says which.
+  cut_off = name == 'zoo:wrn-40-2-cifar10'
+  assert trained.test_error is not None
+  assert trained.record['epoch'] == (180 if cut_off else trained.config.epochs)
   assert last['commit'] and last['command'] and last['config'] and last['data']
-  assert '+' not in last['commit'] or name == 'zoo:wrn-40-2-cifar10'  # docs/guides/zoo.md says what the '+' is
+  assert ('+' in last['commit']) == cut_off
   assert not trained.refusal and trained.config.data.data_dir == ''  # data that others have
   assert trained.workdir.cost == counting.count_cost(trained.network.model, trained.facts.image_shape)

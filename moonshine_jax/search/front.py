@@ -31,7 +31,7 @@ class FrontRow:
   Attributes:
     kind: 'teacher', 'uniform' or 'searched'.
     choice: what it has at each place.
-    costs: by name; the latency is measured whole.
+    costs: by name; the latency is measured whole, beside the teacher.
     losses: 'kl', 'ce' and 'error' on the held-out examples, before any training of the whole network.
     test_error: in percent, of a network that was searched.
     workdir: of a network that was searched.
@@ -64,7 +64,9 @@ def collect_front(search: Search, uniform: Mapping[int, Losses], of_teacher: Los
     network = _row(search, 'searched', choice, losses)
     networks.append(dataclasses.replace(network, test_error=found['test']['test_error'], workdir=str(path)))
   if 'latency' in search.costs:
-    seconds = latency.measure_whole(space, [network.choice for network in networks], search.settings.latency_batch)
+    teacher_latency = program.cost_of(space.teacher, search.costs['latency'])
+    choices = [network.choice for network in networks]
+    seconds = latency.measure_beside_teacher(space, choices, search.settings.latency_batch, teacher_latency)
     for network, taken in zip(networks, seconds, strict=True):
       network.costs['latency'] = taken
   return sorted(networks, key=lambda network: network.costs['parameters'], reverse=True)

@@ -9,6 +9,8 @@ from moonshine_jax.cost import latency
 from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.search.space import Choice, Space
 
+TURNS = 100  # a call may take but a millisecond, and the choice is among differences of hundredths
+
 
 def measure_candidates(space: Space, batch: int) -> np.ndarray:
   """Measures what each candidate takes at each place: for a choice the sum is the network's latency, if that is a sum.
@@ -40,8 +42,26 @@ def measure_candidates(space: Space, batch: int) -> np.ndarray:
   return seconds
 
 
+def measure_beside_teacher(space: Space, choices: Sequence[Choice], batch: int, of_teacher: float) -> list[float]:
+  """Measures the latencies of whole networks beside the teacher's, at the speed that the machine had for that.
+
+  The same machine is often faster or slower by half an hour later: what lasts is the ratio to the teacher's latency.
+
+  Args:
+    space: the places and candidates.
+    choices: the networks.
+    batch: images in a call.
+    of_teacher: the teacher's latency as it was measured with the candidates'.
+
+  Returns:
+    For each network its ratio to the teacher, as measured now, times `of_teacher`; in seconds.
+  """
+  teacher_now, *now = measure_whole(space, [space.teacher, *choices], batch)
+  return [of_teacher * seconds / teacher_now for seconds in now]
+
+
 def measure_whole(space: Space, choices: Sequence[Choice], batch: int) -> list[float]:
   """Measures the latencies of whole networks, which take turns: the median of each, in seconds, of one device."""
   networks = [(space.network(choice), space.facts.image_shape) for choice in choices]
-  measured = latency.measure_network_latencies(networks, batch=batch)
+  measured = latency.measure_network_latencies(networks, TURNS, batch)
   return list(map(statistics.median, measured))

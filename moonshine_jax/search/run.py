@@ -95,7 +95,8 @@ class Search:
     seconds = {'program': time.perf_counter() - begun}
     solutions, variables = self._try(folder, choices, scores)
     if 'latency' in budget:
-      measured = latency.measure_whole(self.space, choices, settings.latency_batch)
+      of_teacher = program.cost_of(self.space.teacher, self.costs['latency'])
+      measured = latency.measure_beside_teacher(self.space, choices, settings.latency_batch, of_teacher)
       solutions = [{**each, 'measured_latency': taken} for each, taken in zip(solutions, measured, strict=True)]
     best = choose_best(str(folder), solutions, settings.score, budget)
     seconds['networks'] = time.perf_counter() - begun - seconds['program']

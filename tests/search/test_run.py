@@ -147,6 +147,17 @@ def test_without_a_latency_the_loss_decides():
   assert choose_best('there', SOLUTIONS[::-1], 'kl', {'parameters': 1.0}) == 2
 
 
+def test_a_slower_machine_changes_no_latency_beside_the_teacher(found, monkeypatch):
+  search = Search(found[0], found[1], SETTINGS)
+  choices = [search.space.uniform(1), search.space.uniform(2)]
+  seconds = {search.space.teacher: 3.0, choices[0]: 2.4, choices[1]: 3.6}
+  monkeypatch.setattr(
+    run_lib.latency, 'measure_whole', lambda space, choices, batch: [seconds[each] for each in choices]
+  )
+  measured = run_lib.latency.measure_beside_teacher(search.space, choices, batch=1, of_teacher=1.0)
+  assert measured == pytest.approx([0.8, 1.2])
+
+
 def test_latencies_are_measured_once_and_add_up_to_the_teacher_s(found, monkeypatch, tmp_path):
   teacher, _, _ = found
   search = Search(teacher, tmp_path / 'out', SETTINGS)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from moonshine_jax import config as config_lib
 from moonshine_jax import fields
 from moonshine_jax.errors import printable
-from moonshine_jax.report import table_formats, tables, yardstick
+from moonshine_jax.report import recipes, table_formats, tables, yardstick
 from moonshine_jax.report.runs import Run
 from moonshine_jax.report.tables import Table
 
@@ -162,7 +162,7 @@ def _page_cell(text: str, key: str | float | None, style: str) -> _PageCell:
 
 def _provenance(runs: Sequence[Run]) -> dict[str, Any]:
   """Returns where the numbers come from: in short, then run by run."""
-  networks = tables.network_names(runs)
+  networks = recipes.network_names(runs)
   return {
     'summary': {
       'Data': _distinct(run.facts.describe() for run in runs),

@@ -3,13 +3,11 @@
 import dataclasses
 import statistics
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from moonshine_jax import config as config_lib
 from moonshine_jax import fields, paper
-from moonshine_jax.configs import cifar10
 from moonshine_jax.data import names
-from moonshine_jax.models import factory
+from moonshine_jax.report import recipes
 from moonshine_jax.report.runs import Run
 
 REGIMES = ('none', 'KD', 'AT', 'KD+AT')
@@ -168,36 +166,18 @@ def make_tables(runs: Sequence[Run]) -> list[Table]:
     known = names.known_as(data, data_runs[0].facts.num_classes)
     number, title, printed = paper.TABLES.get(known, (None, names.title(data), ()))
     title = f'Table {number}: test error on {title}' if number else f'Test error on {title}'
-    method_by_run = _method_by_run(data_runs)
+    method_by_run = recipes.methods(data_runs)
     methods = _sort_methods(method_by_run.values())
     rows = _make_rows(data_runs, method_by_run, methods, printed)
     tables.append(Table(data, title, methods, tuple(rows), data_runs, bool(printed)))
   return tables
 
 
-def _method_by_run(runs: Sequence[Run]) -> dict[str, str]:
-  """Maps each run's name to its regime, with the loss fields in which those differ, without defaults but for forms."""
-  defaults = config_lib.flatten(cifar10.get_config())
-  methods: dict[str, str] = {}
-  for regime in {run.regime for run in runs}:
-    differences = _recipe_differences([run for run in runs if run.regime == regime], of_loss=True)
-    for run, values in differences.items():
-      forms = {name: value for name, value in values.items() if name.endswith('_form')}
-      told = forms | {name: value for name, value in values.items() if value != defaults.get(name)}
-      methods[run] = ', '.join([regime, *_words(told)])
-  return methods
-
-
-def regime_of(method: str) -> str:
-  """Returns the regime of a method: 'KD' for 'KD, kd_form=hinton'."""
-  return method.partition(',')[0]
-
-
 def _sort_methods(methods: Collection[str]) -> tuple[str, ...]:
   """Sorts methods by regime, each once, and adds the paper's regimes that no run has."""
   ordered: list[str] = []
   for regime in REGIMES:
-    of_regime = dict.fromkeys(method for method in methods if regime_of(method) == regime)
+    of_regime = dict.fromkeys(method for method in methods if recipes.regime_of(method) == regime)
     ordered += of_regime or ([regime] if regime != 'KD+AT' else [])
   return tuple(ordered)
 
@@ -230,7 +210,7 @@ def _make_rows(
     for method in methods:
       cell_runs = tuple(run for run in row_runs if method_by_run[run.name] == method)
       if cell_runs or not key.teacher or method == 'none':
-        cells[method] = Cell(cell_runs, paper_errors.get(regime_of(method)))
+        cells[method] = Cell(cell_runs, paper_errors.get(recipes.regime_of(method)))
     if row_runs:
       parameters, multiply_adds = row_runs[0].parameters, row_runs[0].multiply_adds
     else:  # only a network of the paper has a row without runs
@@ -246,7 +226,7 @@ def _true_parameters(printed_row: paper.PrintedNetwork) -> int:
 
 def _group_by_row(runs: Sequence[Run], printed: Sequence[paper.PrintedNetwork]) -> dict[_RowKey, list[Run]]:
   """Groups runs by table row: the paper's networks first, in its order, those without a run as well."""
-  names, teachers = network_names(runs), {run.config.distill.teacher for run in runs}
+  names, teachers = recipes.network_names(runs), {run.config.distill.teacher for run in runs}
 
   def is_teacher(run: Run) -> bool:
     first_printed = printed and (names[run.name], run.block) == (printed[0].network, printed[0].block)
@@ -254,8 +234,7 @@ def _group_by_row(runs: Sequence[Run], printed: Sequence[paper.PrintedNetwork]) 
 
   variants: dict[str, str] = {}
   for teacher in True, False:
-    differences = _recipe_differences([run for run in runs if is_teacher(run) == teacher], of_loss=False)
-    variants |= {run: ', '.join(_words(values)) for run, values in differences.items()}
+    variants |= recipes.variants([run for run in runs if is_teacher(run) == teacher])
   groups: dict[_RowKey, list[Run]] = {}
   for i, row in enumerate(printed):
     groups[_RowKey(row.network, row.block, i == 0, '')] = []
@@ -263,38 +242,3 @@ def _group_by_row(runs: Sequence[Run], printed: Sequence[paper.PrintedNetwork]) 
     key = _RowKey(names[run.name], run.block, is_teacher(run), variants[run.name])
     groups.setdefault(key, []).append(run)
   return groups
-
-
-def network_names(runs: Sequence[Run]) -> dict[str, str]:
-  """Maps the name of each run to the name of its network.
-
-  A network that a user's function makes has the function's name; if several functions share it, the whole reference
-  `config.model.network`.
-  """
-  user_networks = {
-    run.config.model.network: factory.network_name(run.config.model)
-    for run in runs
-    if factory.is_user_defined(run.config.model)
-  }
-  shared = {network for network, name in user_networks.items() if list(user_networks.values()).count(name) > 1}
-  return {
-    run.name: run.config.model.network if run.config.model.network in shared else factory.network_name(run.config.model)
-    for run in runs
-  }
-
-
-def _recipe_differences(runs: Sequence[Run], of_loss: bool) -> dict[str, dict[str, Any]]:
-  """Maps the name of each run to the fields in which the recipes differ: those of the loss, or all others."""
-  recipes = {
-    run.name: {name: value for name, value in run.recipe.items() if name.startswith('distill.') == of_loss}
-    for run in runs
-  }
-  names = {name for recipe in recipes.values() for name in recipe}
-  differing = sorted(name for name in names if len({str(recipe.get(name)) for recipe in recipes.values()}) > 1)
-  return {run: {name: recipe[name] for name in differing if name in recipe} for run, recipe in recipes.items()}
-
-
-def _words(values: dict[str, Any]) -> list[str]:
-  # The fields of `blockwise` keep its name: others end as they do.
-  words = {name: name if name.startswith('blockwise.') else name.rpartition('.')[2] for name in values}
-  return [f'{words[name]}={value}' for name, value in values.items()]

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models.blocks import Block
-from moonshine_jax.report import html, table_formats, tables
+from moonshine_jax.report import html, recipes, table_formats, tables
 from moonshine_jax.report.runs import Run
 from moonshine_jax.report.tables import Table
 from moonshine_jax.runtime import files, json_files
@@ -154,7 +154,7 @@ def _method_to_draw(table: Table) -> str:
   def networks_finished(method: str) -> int:
     return sum(method in row.cells and bool(row.cells[method].finished) for row in table.rows)
 
-  return max((method for method in table.methods if tables.regime_of(method) == regime), key=networks_finished)
+  return max((method for method in table.methods if recipes.regime_of(method) == regime), key=networks_finished)
 
 
 def read_latencies(path: str | os.PathLike) -> Latencies:

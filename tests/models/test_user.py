@@ -12,7 +12,7 @@ from moonshine_jax.data import feeds, sources
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_model, create_network
-from moonshine_jax.report import attention_maps, table_formats, tables, writer
+from moonshine_jax.report import attention_maps, recipes, table_formats, writer
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import evaluation, loop, optimizer, progress
@@ -233,4 +233,4 @@ def test_two_functions_of_one_name_are_two_networks(config):
     config = user_config()
     config.model.network = network
     runs.append(runs_lib.Run(name, config, None, 1, 1, 2, (2,), (1.0,), ()))
-  assert tables.network_names(runs) == {**models, 'third': 'shallower'}
+  assert recipes.network_names(runs) == {**models, 'third': 'shallower'}

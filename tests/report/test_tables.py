@@ -25,65 +25,6 @@ def test_missing_and_unfinished_runs_are_named():
   assert tables.make_tables([TEACHER, make_student('b', [5.0])])[0].rows[1].cells['AT'].text == 'unfinished (1)'
 
 
-def test_different_losses_are_separate_columns():
-  kd = {'distill.alpha': 0.9, 'distill.beta': 0.0}
-  runs = [
-    TEACHER,
-    make_student('a', [3.0, 4.0], **kd, **{'distill.kd_form': 'hinton'}),
-    make_student('b', [3.0, 8.0], **kd),
-    make_student('c', [3.0, 6.0], **kd, seed=1),
-    make_student('d', [3.0, 5.0]),
-    make_student('e', [3.0, 9.0], **kd, **{'model.block': 'B(2)'}),
-  ]
-  (table,) = tables.make_tables(runs)
-  assert table.methods == ('none', 'KD, kd_form=hinton', 'KD, kd_form=released', 'AT')
-  assert [
-    (row.name, row.block, {method: cell.mean for method, cell in row.cells.items() if cell.runs})
-    for row in table.rows[1:]
-  ] == [
-    ('WRN-40-2', 'G(N/8)', {'KD, kd_form=hinton': 4.0, 'KD, kd_form=released': 7.0, 'AT': 5.0}),
-    ('WRN-40-2', 'B(2)', {'KD, kd_form=released': 9.0}),
-  ]
-
-
-def test_recipes_that_differ_otherwise_are_separate_rows():
-  none = {'distill.teacher': ''}
-  runs = [
-    TEACHER,
-    make_student('a', [3.0, 4.0]),
-    make_student('b', [3.0, 8.0], batch_size=64),
-    make_student('c', [3.0, 5.0], **none),
-  ]
-  (table,) = tables.make_tables(runs)
-  assert {
-    row.name: {method: cell.mean for method, cell in row.cells.items() if cell.runs} for row in table.rows[1:]
-  } == {
-    'WRN-40-2, batch_size=128': {'AT': 4.0, 'none': 5.0},
-    'WRN-40-2, batch_size=64': {'AT': 8.0},
-  }
-
-
-def test_epochs_and_learning_rates_of_blocks_keep_their_section():
-  starts = {'distill.start': 'blockwise'}
-  runs = [
-    TEACHER,
-    make_student('a', [3.0, 4.0], **starts),
-    make_student('b', [3.0, 8.0], **starts, **{'blockwise.epochs': 7, 'optimizer.learning_rate': 0.02}),
-  ]
-  (table,) = tables.make_tables(runs)
-  names = [row.name for row in table.rows[1:]]
-  assert 'blockwise.epochs=7' in names[1] and ' learning_rate=0.02' in names[1]
-
-
-def test_teachers_of_different_recipes_share_no_cell():
-  other = make_run('other', [9.0, 8.0], batch_size=64, epochs=2)
-  (table,) = tables.make_tables([make_run('teacher', [5.0, 4.0], epochs=2), other])
-  assert [(row.name, row.cells['none'].mean) for row in table.rows[:2]] == [
-    ('WRN-40-2 (teacher), batch_size=128', 4.0),
-    ('WRN-40-2 (teacher), batch_size=64', 8.0),
-  ]
-
-
 @pytest.mark.parametrize(('data', 'printed'), [('cifar10', paper.TABLE_3), ('cifar100', paper.TABLE_4)])
 def test_the_paper_is_beside_our_errors(data, printed):
   fields = {'epochs': 2, 'data.name': data, 'model.block': 'BG(2,M/16)'}

@@ -147,7 +147,7 @@ def fisher_information(
   image_shape = images.shape[1:]
   variables = network.init(jax.random.key(seed), image_shape)
 
-  def loss(added: dict[str, jax.Array], images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def loss(added: dict[str, jax.Array], variables: Any, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     activations: dict[str, jax.Array] = {}
 
     def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -164,7 +164,7 @@ def fisher_information(
 
   shapes = places_lib.output_shapes(network.model, image_shape, places)
   zeros = {path: jnp.zeros((len(images), *shape)) for path, shape in shapes.items()}
-  gradients, activations = jax.jit(jax.grad(loss, has_aux=True))(zeros, jnp.asarray(images))
+  gradients, activations = jax.jit(jax.grad(loss, has_aux=True))(zeros, variables, jnp.asarray(images))
   return sum(fisher_of_block(activations[path], gradients[path]) for path in places)
 
 

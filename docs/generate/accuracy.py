@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Sequence
 
-from sources import RESULTS, aligned, hardware, listed, source_of
+from sources import RESULTS, aligned, hardware, listed, read, source_of, with_sources
 
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats, tables
@@ -70,6 +70,19 @@ def by_epoch(file: str, *epochs: str) -> str:
   return aligned(
     ['block', 'starts from', 'learning rate', *(f'after {epoch}' for epoch in epochs)], sorted(body), left=2
   )
+
+
+def correlations(file: str) -> str:
+  """Shows how well what is known of mixtures before any training orders them by their errors after it."""
+  content = read(file)
+  names = {
+    'together': 'loss of the network that is put together',
+    'predicted': 'sum of the scores of its blocks',
+    'parameters': 'parameters',
+    'fisher': "BlockSwap's Fisher information",
+  }
+  body = [[words, f'{content["correlations"][name]:.2f}'] for name, words in names.items()]
+  return with_sources(aligned(['known before', "Spearman's correlation with the error after"], body), {file: content})
 
 
 def _cells(method: str, errors: Iterable[float], changes: Sequence[float]) -> list[str]:

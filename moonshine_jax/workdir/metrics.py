@@ -1,17 +1,14 @@
 """The metrics of a run, a record for each epoch: JSON lines and TensorBoard."""
 
 import os
-import time
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from msgspec import Meta
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 
 from moonshine_jax.errors import UserError
 from moonshine_jax.runtime import files, json_files
+from moonshine_jax.workdir.tensorboard import EventFile
 
 FILE = 'metrics.jsonl'
 
@@ -69,24 +66,18 @@ class Writer:
         'behind it: bring the file back, or begin in another workdir'
       )
     write(workdir, self.records)
-    # Synchronous, unlike SummaryWriter, whose thread dies of a full disk unseen, so that its queue blocks for good.
     with files.writing(workdir):
-      folder = Path(workdir).absolute() / 'tensorboard'  # of a relative path the library may see a bucket's address
+      folder = Path(workdir) / 'tensorboard'
       files.make_folder(folder, inside=workdir)
-      self._events = EventsWriter(str(folder / 'events'), f'.{time.time_ns()}')  # another file for every start
-      first_step = self.records[-1]['step'] + 1 if self.records else 1
-      self._events.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+      self._events = EventFile(folder, self.records[-1]['step'] + 1 if self.records else 1)
 
   def write(self, record: dict[str, Any]) -> None:
     """Adds a record, which holds at least 'epoch' and 'step'; it is on the disk on return."""
     files.append_record(self._path, record)
     self.records.append(record)
-    values = [
-      Summary.Value(tag=name, simple_value=value) for name, value in record.items() if name not in ('epoch', 'step')
-    ]
+    values = {name: value for name, value in record.items() if name not in ('epoch', 'step')}
     with files.writing(self._path.parent):
-      self._events.write_event(Event(wall_time=time.time(), step=record['step'], summary=Summary(value=values)))
-      self._events.flush()
+      self._events.write(record['step'], values)
 
   def close(self) -> None:
     """Closes the files."""

@@ -36,7 +36,7 @@ from moonshine_jax.search.run import Search
 from moonshine_jax.search.space import Choice
 from moonshine_jax.search.store import read_search
 from moonshine_jax.workdir.network_file import open_workdir
-from moonshine_jax.workdir.workdir import SOLUTIONS_FOLDER
+from moonshine_jax.workdir.workdir import SOLUTIONS_FOLDER, Workdir
 
 # What is known of a network before it is tuned, and whether more of it stands for less error.
 PREDICTORS = {'predicted': False, 'together': False, 'fisher': True, 'parameters': True}
@@ -114,9 +114,10 @@ def compare(search: Search, chosen: dict[Choice, list[str]], flags: argparse.Nam
   for choice, chosen_by in chosen.items():
     (student,), (variables,) = networks.put_together(run, search.space, [choice], blocks)
     notation = search.space.notation(choice)
-    tuned = networks.tune(student, variables, folder / folder_name(notation), flags.epochs, False)
+    networks.tune(student, variables, folder / folder_name(notation), flags.epochs, False)
+    error = Workdir(folder / folder_name(notation) / networks.TUNED_FOLDER).records[-1]['test_error']
     with Signals() as signals:
-      together, after = (networks.score_network(run, student.network, own, signals) for own in (variables, tuned))
+      together = networks.score_network(run, student.network, variables, signals)
     rows.append(
       {
         'chosen_by': ', '.join(chosen_by),
@@ -126,11 +127,10 @@ def compare(search: Search, chosen: dict[Choice, list[str]], flags: argparse.Nam
         'fisher': fisher_information(search.space.network(choice), search.space.places, images, labels, flags.seed),
         'parameters': program.cost_of(choice, search.costs['parameters']),
         'error_together': together['error'],
-        'error': after['error'],
-        'kl': after['kl'],
+        'error': error,
       }
     )
-    print(f'{notation}: held-out error {after["error"]:.2f}%', flush=True)
+    print(f'{notation}: held-out error {error:.2f}%', flush=True)
   best = max((row for row in rows if 'random' in row['chosen_by']), key=lambda row: row['fisher'])
   best['chosen_by'] += ', Fisher'
   return rows

@@ -24,6 +24,8 @@ from moonshine_jax.training.students import Student
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import Workdir
 
+TUNED_FOLDER = 'tuned'  # the run of a network that is tuned, in its folder
+
 # How a network that was put together is tuned: by the teacher's logits, and more carefully than from random parameters.
 TUNING = {
   'distill.alpha': 1.0,
@@ -119,11 +121,11 @@ def tune(student: Student, variables: dict[str, Any], folder: Path, epochs: int,
   Args:
     student: of `put_together`.
     variables: the student's.
-    folder: where its start and its run are kept; what is there already goes on.
+    folder: where its start and, in TUNED_FOLDER, its run are kept; what is there already goes on.
     epochs: number of epochs.
     trust_code: see `Trained.open`.
   """
-  start, tuned = Workdir(folder / 'start'), folder / 'tuned'
+  start, tuned = Workdir(folder / 'start'), folder / TUNED_FOLDER
   if not start.begun:
     config = pretrained.config_of_pretrained(student.config)
     pretrained.save_network(start, config, student.facts, variables, {'epoch': 0, 'step': 0})

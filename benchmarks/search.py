@@ -24,9 +24,10 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from benchmarks.command import write_json
+from benchmarks.command import OneLineParser, write_json
 from moonshine_jax import losses
 from moonshine_jax.config import folder_name
+from moonshine_jax.errors import RESUME_ME, Preempted, UserError, say
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.runtime import devices
@@ -44,7 +45,7 @@ PREDICTORS = {'predicted': False, 'together': False, 'fisher': True, 'parameters
 
 def main(arguments: list[str] | None = None) -> None:
   """Tunes the mixtures, and prints their table and the correlations."""
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--search', required=True, help='folder of a search')
   parser.add_argument('--mixtures', type=int, default=30, help='random mixtures (default: 30)')
   parser.add_argument('--epochs', type=int, default=1, help='epochs in which each is tuned (default: 1)')
@@ -54,7 +55,20 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--data_dir', default='', help='as the search was given it')
   parser.add_argument('--json', help='file to write the measurements to')
   flags = parser.parse_args(arguments)
+  for name, least in (('mixtures', 2), ('epochs', 1)):
+    if getattr(flags, name) < least:
+      parser.error(f'--{name}={getattr(flags, name)}: expected at least {least}')
+  try:
+    measure(flags)
+  except UserError as error:
+    parser.error(str(error))
+  except Preempted as preempted:
+    say(f'preempted: {preempted}')
+    raise SystemExit(RESUME_ME) from preempted
 
+
+def measure(flags: argparse.Namespace) -> None:
+  """Does what the flags say. Raises UserError and Preempted as a search does."""
   teacher, settings = read_search(flags.search)
   settings = dataclasses.replace(settings, data=flags.data, data_dir=flags.data_dir)
   devices.use_all_cores(open_workdir(teacher).config.batch_size)
@@ -90,7 +104,10 @@ def choose_networks(search: Search, flags: argparse.Namespace) -> dict[Choice, l
 
 
 def draw_mixtures(search: Search, budget: dict[str, float], number: int, seed: int) -> list[Choice]:
-  """Draws different mixtures at random, each place's block from what the search has; only those within the budget."""
+  """Draws different mixtures at random, each place's block from what the search has; only those within the budget.
+
+  Raises UserError where there are hardly any.
+  """
   rng = np.random.default_rng(seed)
   drawn: dict[Choice, None] = {}
   for _ in range(10_000 * number):
@@ -99,6 +116,8 @@ def draw_mixtures(search: Search, budget: dict[str, float], number: int, seed: i
       drawn[choice] = None
     if len(drawn) == number:
       break
+  if len(drawn) < 2:
+    raise UserError(f'{len(drawn)} mixtures within the budget were drawn at random: expected a larger one')
   return list(drawn)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import search as benchmark
+from moonshine_jax.errors import Preempted, UserError
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import WideResNet
 from moonshine_jax.search.settings import Settings
@@ -49,6 +50,8 @@ def test_mixtures_are_drawn_within_the_budget():
   assert set(drawn) == {(i, j, k) for i in (1, 2) for j in (1, 2) for k in (1, 2) if [i, j, k].count(2) < 3}
   assert drawn == benchmark.draw_mixtures(Drawn, {'parameters': 10.0}, 8, seed=0)
   assert (0, 0, 0) not in benchmark.draw_mixtures(Drawn, {}, 26, seed=0)
+  with pytest.raises(UserError, match='0 mixtures within the budget were drawn at random'):
+    benchmark.draw_mixtures(Drawn, {'parameters': 5.0}, 8, seed=0)
 
   Drawn.choices = np.array([[True, True, False]] * 3)  # G(2) is B(2) there
   assert set(benchmark.draw_mixtures(Drawn, {}, 7, seed=0)) == set(itertools.product((0, 1), repeat=3)) - {(0, 0, 0)}
@@ -66,6 +69,25 @@ def test_a_search_from_a_network_of_the_package_is_read_with_the_name_of_its_dat
   with pytest.raises(ReadError) as raised:
     benchmark.main(['--search=runs/search', '--data=cifar:a.tar.gz', '--data_dir=/data'])
   assert raised.value.args == ('zoo:wrn-16-1-cifar10', 'runs/search', 'cifar:a.tar.gz', '/data')
+
+
+@pytest.mark.parametrize(
+  ('flags', 'raised', 'status', 'line'),
+  [
+    (['--mixtures=1'], None, 2, 'error: --mixtures=1: expected at least 2'),
+    ([], UserError('out: holds no search'), 2, 'error: out: holds no search'),
+    ([], Preempted('SIGTERM: what is done is saved'), 75, 'preempted: SIGTERM: what is done is saved'),
+  ],
+)
+def test_what_ends_it_is_one_line(monkeypatch, capsys, flags, raised, status, line):
+  def read(folder):
+    raise raised
+
+  monkeypatch.setattr(benchmark, 'read_search', read)
+  with pytest.raises(SystemExit) as ended:
+    benchmark.main(['--search=out', *flags])
+  assert ended.value.code == status
+  assert ''.join(capsys.readouterr()).splitlines() == [line]
 
 
 def test_a_predictor_that_orders_rightly_has_1():

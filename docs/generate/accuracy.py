@@ -58,18 +58,41 @@ def forms(file: str) -> str:
 
 
 def by_epoch(file: str, *epochs: str) -> str:
-  """Shows errors after some passes over the training images, with those in which blocks have learnt alone."""
-  body = []
+  """Shows errors after some passes over the training images, with those in which blocks have learnt alone.
+
+  Those of runs that differ in the seed are means.
+  """
+  groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
   for run in runs_lib.read_runs(RESULTS / file):
     alone = run.config.blockwise.epochs if run.config.distill.start == 'blockwise' else 0
-    errors = {str(alone + epoch): f'{error:.2f}' for epoch, error in zip(run.epochs, run.test_errors, strict=True)}
-    learning_rate = f'{run.config.optimizer.learning_rate:g}'
     start = {'': 'random values', 'blockwise': 'blocks'}.get(run.config.distill.start, 'a search')
-    words = [f'`{run.block}`', start, learning_rate]
-    body.append(words + [errors.get(epoch, '-') for epoch in epochs])
-  return aligned(
-    ['block', 'starts from', 'learning rate', *(f'after {epoch}' for epoch in epochs)], sorted(body), left=2
-  )
+    words = f'`{run.block}`', start, f'{run.config.optimizer.learning_rate:g}'
+    errors = {str(alone + epoch): error for epoch, error in zip(run.epochs, run.test_errors, strict=True)}
+    groups.setdefault(words, []).append(errors)
+  several = any(len(seeds) > 1 for seeds in groups.values())
+  body = [
+    [
+      *words,
+      *([len(seeds)] if several else []),
+      *(f'{statistics.mean(each[epoch] for each in seeds):.2f}' if epoch in seeds[0] else '-' for epoch in epochs),
+    ]
+    for words, seeds in sorted(groups.items())
+  ]
+  heads = ['block', 'starts from', 'learning rate', *(['runs'] if several else [])]
+  return aligned([*heads, *(f'after {epoch}' for epoch in epochs)], body, left=2)
+
+
+def front(file: str) -> str:
+  """Shows the networks of a search beside the uniform ones and the teacher, as its front has them."""
+  content = read(file)
+  body = []
+  for network in content['networks']:
+    costs, losses, error = network['costs'], network['losses'], network['test_error']
+    measured = f'{1e3 * costs["latency"]:.2f}', f'{losses["kl"]:.2f}', f'{losses["error"]:.2f}'
+    counted = f'{costs["parameters"]:,.0f}', f'{costs["multiply_adds"]:,.0f}'
+    body.append([network['kind'], f'`{network["block"]}`', *counted, *measured, f'{error:.2f}' if error else '-'])
+  heads = ['', 'block', 'parameters', 'multiply-adds', 'ms', 'KL', 'held-out error', 'test error']
+  return with_sources(aligned(heads, body, left=2), {file: content})
 
 
 def correlations(file: str) -> str:

@@ -27,6 +27,7 @@ MEASURED: dict[str, Callable[..., str]] = {
   'counts': measurements.counts,
   'exports': measurements.exports,
   'forms': accuracy.forms,
+  'front': accuracy.front,
   'gpu_steps': measurements.gpu_steps,
   'host_memory': measurements.host_memory,
   'image_feed': measurements.image_feed,

@@ -13,6 +13,7 @@ import moonshine_jax
 from moonshine_jax import errors
 from moonshine_jax.models.surgery import modes
 from moonshine_jax.workdir import checkpoint, metrics, provenance, workdir
+from tests.helpers.made_runs import make_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +55,26 @@ def test_a_measurement_on_a_cpu_names_its_instructions(monkeypatch):
   assert sources.hardware([cpu]) == '2 devices on 2 cores of AMD EPYC; jax 1'  # of an older file
   cpu |= {'instruction_sets': ['avx', 'avx2', 'fma']}
   assert sources.hardware([cpu]) == '2 devices on 2 cores of AMD EPYC with AVX2; jax 1'
+
+
+def test_errors_by_epoch_are_means_over_seeds(monkeypatch):
+  monkeypatch.syspath_prepend(ROOT / 'docs/generate')
+  accuracy = importlib.import_module('accuracy')
+  blocks = {'model.block': 'B(2)', 'distill.start': 'blockwise', 'blockwise.epochs': 3}
+  runs = [
+    make_run('a', [9.0, 5.0], **blocks),
+    make_run('b', [8.0, 6.0], **blocks, seed=1),
+    make_run('c', [7.0, 4.0], **blocks, **{'optimizer.learning_rate': 0.02}),
+  ]
+  monkeypatch.setattr(accuracy.runs_lib, 'read_runs', lambda path: runs)
+  rows = [
+    [cell.strip() for cell in line.split('|')[1:-1]] for line in accuracy.by_epoch('file', '1', '4', '5').split('\n')
+  ]
+  assert rows[0] == ['block', 'starts from', 'learning rate', 'runs', 'after 1', 'after 4', 'after 5']
+  assert rows[2:] == [
+    ['`B(2)`', 'blocks', '0.02', '1', '-', '7.00', '4.00'],
+    ['`B(2)`', 'blocks', '0.1', '2', '-', '8.50', '5.50'],
+  ]
 
 
 def test_every_page_is_in_the_navigation():

@@ -10,7 +10,7 @@ trains the teacher. The paper's error is 4.79%. A student with cheap blocks is d
 (paper 5.06%), by knowledge distillation with --config.distill.beta=0 in place of alpha (paper 5.61%), by both with
 neither, and trained without distillation when no teacher is named (paper 6.07%).
 
-Every field, with what it means and the values that it may have, is in moonshine_jax/config.py; the defaults there are
+Every field, with what it means and the values that it may have, is in moonshine_jax/fields.py; the defaults there are
 this recipe. Each is a flag: --config.epochs=20, --config.optimizer.decay_epochs='(6,12,16)'.
 
 Needs: an accelerator for the 200 epochs (327,599,360 multiply-adds an image for the teacher's forward pass; on a CPU an

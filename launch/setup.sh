@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the virtual environment .venv in the root of the repository and installs the package there.
 #   launch/setup.sh [EXTRAS]     EXTRAS of setup.py, separated by commas: test, docs, report, torch, benchmarks, cuda,
-#                                gpu-aot, tpu, prepare, stablehlo, onnx, tflite
+#                                gpu-aot, tpu, prepare, parquet, stablehlo, onnx, tflite
 set -euo pipefail
 
 PYTHON=${PYTHON:-python3}

@@ -54,6 +54,7 @@ def distil(
   Raises:
     UserError: for what cannot be run, in a line that says what would be right.
   """
+  user_functions.check_not_running('distil')
   overrides = {
     name: user_functions.name_of(value) if callable(value) else value for name, value in (overrides or {}).items()
   }

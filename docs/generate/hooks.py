@@ -15,5 +15,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-  """Fills the marked places of a page."""
-  return fill.filled(markdown)
+  """Fills the marked places of a page, and points its links at pages of the site."""
+  return reference.linked(page.file.src_uri, fill.filled(markdown))

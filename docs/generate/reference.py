@@ -1,6 +1,7 @@
 """Reference pages from the code: the commands, the fields of a config, the configs, the API, the project's habits."""
 
 import inspect
+import posixpath
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,14 @@ API = {
   'runtime': ('Runtime', ['runtime']),
   'errors': ('Errors', ['errors']),
   'paper': ('The paper', ['paper', 'published']),
+}
+
+# The pages that are files of the repository elsewhere.
+PROJECT = {
+  'contributing.md': 'CONTRIBUTING.md',
+  'changelog.md': 'CHANGELOG.md',
+  'security.md': 'SECURITY.md',
+  'guides/clusters.md': 'launch/README.md',
 }
 
 
@@ -137,13 +146,20 @@ def _modules(part: str) -> list[str]:
 
 def project_pages() -> dict[str, str]:
   """Makes pages of the files that stand at the root, and of the launchers' manual."""
-  pages = {
-    'contributing.md': 'CONTRIBUTING.md',
-    'changelog.md': 'CHANGELOG.md',
-    'security.md': 'SECURITY.md',
-    'guides/clusters.md': 'launch/README.md',
-  }
-  return {page: _relink(page, (ROOT / path).read_text('utf-8')) for page, path in pages.items()}
+  return {page: _relink(page, (ROOT / path).read_text('utf-8')) for page, path in PROJECT.items()}
+
+
+def linked(page: str, text: str) -> str:
+  """Points a page's links to files of the repository, which lead there without the site, at the pages made of them."""
+  pages = {path: made for made, path in PROJECT.items()}
+  pages |= {f'moonshine_jax/{part}': f'reference/api/{name}.md' for name, (_, parts) in API.items() for part in parts}
+  folder = posixpath.dirname(page)
+
+  def link(match: re.Match) -> str:
+    target = pages.get(posixpath.normpath(posixpath.join(SITE, folder, match[1])))
+    return f']({posixpath.relpath(target, folder or ".")}' if target else match[0]
+
+  return re.sub(r'\]\(((?:\.\./)+[^)#]+)', link, text)
 
 
 def _relink(page: str, text: str) -> str:

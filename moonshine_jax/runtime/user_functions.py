@@ -49,9 +49,25 @@ def is_loaded(name: str) -> bool:
   return name in _loaded
 
 
+_running: list[str] = []  # files and modules that `load` is running, the innermost last
+
+
+def check_not_running(function: str) -> None:
+  """Raises UserError where a user's file, which `load` is running, calls a function that trains."""
+  if _running:
+    raise UserError(
+      f'{_running[-1]} calls {function} whenever it is read, as to find its network again: expected the call, and what '
+      "it needs, under if __name__ == '__main__':"
+    )
+
+
 def _load(name: str) -> Callable:
   where, _, path = name.rpartition(':')
-  value: Any = _load_file(name, Path(where)) if where.endswith('.py') else _load_module(name, where)
+  _running.append(where)
+  try:
+    value: Any = _load_file(name, Path(where)) if where.endswith('.py') else _load_module(name, where)
+  finally:
+    _running.pop()
   for part in path.split('.'):
     if not hasattr(value, part):
       members = [key for key, member in vars(value).items() if callable(member) and not key.startswith('_')][:20]
@@ -65,6 +81,8 @@ def _load(name: str) -> Callable:
 def _load_module(name: str, module: str) -> ModuleType:
   try:
     return importlib.import_module(module)
+  except UserError as error:
+    raise UserError(f'{shown(name)}: {error}') from error
   except Exception as error:  # whatever the user's code raises
     raise UserError(
       f'{shown(name)}: importing {module} raises {type(error).__name__}: {error}: expected a module that '
@@ -89,6 +107,8 @@ def _load_file(name: str, path: Path) -> ModuleType:
     exec(compile(path.read_bytes(), path, 'exec'), vars(module))
   except Exception as error:
     del sys.modules[module_name]
+    if isinstance(error, UserError):
+      raise UserError(f'{shown(name)}: {error}') from error
     raise UserError(
       f'{shown(name)}: running {path} raises {type(error).__name__}: {error}: expected a file that runs'
     ) from error

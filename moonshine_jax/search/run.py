@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from moonshine_jax.errors import UserError, say, warn
+from moonshine_jax.runtime import user_functions
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.runtime.signals import Signals
 from moonshine_jax.search import latency, networks, program
@@ -229,6 +230,7 @@ def search_blocks(
     UserError: for what cannot be searched, and for a budget that no network is within, before any training.
     Preempted: after SIGTERM or SIGINT; what is done is saved.
   """
+  user_functions.check_not_running('search_blocks')
   found = Search(teacher, out, settings or Settings(), trust_code).run(budgets)
   return [Trained.open(workdir, trust_code) for workdir in found]
 

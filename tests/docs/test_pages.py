@@ -84,6 +84,22 @@ def test_every_page_is_in_the_navigation():
       assert f'- {path.relative_to(ROOT / "docs")}\n' in navigation
 
 
+@pytest.mark.parametrize('path', sorted((ROOT / 'docs').rglob('*.md')), ids=lambda path: path.stem)
+def test_links_lead_to_files_without_the_site_too(path):
+  for target in re.findall(r'\]\(([^)#]+)(?:#[^)]*)?\)', path.read_text()):
+    assert target.startswith('https://') or (path.parent / target).exists(), target
+
+
+def test_links_to_the_repository_lead_to_pages_on_the_site(monkeypatch):
+  monkeypatch.syspath_prepend(ROOT / 'docs/generate')
+  linked = importlib.import_module('reference').linked
+  text = '[a](../../launch/README.md) [b](../../moonshine_jax/models/surgery) [c](sweeps.md#x) [d](../index.md)'
+  assert linked('guides/devices.md', text) == (
+    '[a](clusters.md) [b](../reference/api/surgery.md) [c](sweeps.md#x) [d](../index.md)'
+  )
+  assert linked('index.md', '[a](../SECURITY.md#how)') == '[a](security.md#how)'
+
+
 def test_the_citation_is_of_this_version():
   assert yaml.safe_load((ROOT / 'CITATION.cff').read_text())['version'] == moonshine_jax.__version__
 

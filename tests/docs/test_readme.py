@@ -1,12 +1,13 @@
 """README and the other documents at the root: their length, tables, links, and Python."""
 
-import importlib
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 from moonshine_jax.report import runs as runs_lib
+from moonshine_jax.training.evaluation import evaluate_workdir
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -45,10 +46,11 @@ def test_its_python_distils(small_runs, tmp_path, monkeypatch, capsys):
   for full, reduced in (('range(60)', 'range(2)'), ("'epochs': 20", "'epochs': 1"), ("['G(N/8)', 'B(2)']", "'G(N/8)'")):
     assert full in program
     program = program.replace(full, reduced)
-  (tmp_path / 'readme_example.py').write_text(program)
+  (tmp_path / 'mine.py').write_text(program)
   monkeypatch.chdir(tmp_path)
-  monkeypatch.syspath_prepend(tmp_path)
-  importlib.import_module('readme_example')
+  runpy.run_path(str(tmp_path / 'mine.py'), run_name='__main__')
   printed = capsys.readouterr().out
   assert re.search(r'Conv_1 +convolution 3x3, 16 to 32 +G\(N/8\) ', printed)
   assert '| Network (teacher) | S ' in printed and '| Network           | G(N/8) | 7,338 ' in printed
+  result = evaluate_workdir('runs/mine/students/block-G-N-8')  # which runs the file, and distils nothing again
+  assert f' {result["test_error"]:.2f} (1) ' in printed and capsys.readouterr().out == ''

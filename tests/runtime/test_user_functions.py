@@ -41,10 +41,20 @@ def test_functions_of_modules_and_files(tmp_path):
     ),
     ('@/none.py:f', "'@/none.py:f': no file @/none.py: expected one, by its path"),
     ('@/raises.py:f', "'@/raises.py:f': running @/raises.py raises ZeroDivisionError: .*: expected a file that runs"),
+    (
+      '@/trains.py:f',
+      "'@/trains.py:f': @/trains.py calls distil whenever it is read, .*: expected the call, .*, under if",
+    ),
+    (
+      'trains:f',
+      "'trains:f': trains calls distil whenever it is read, as to find its network again: expected the call, ",
+    ),
   ],
 )
-def test_functions_that_are_not_there(name, message, tmp_path):
+def test_functions_that_are_not_there(name, message, tmp_path, monkeypatch):
   (tmp_path / 'raises.py').write_text('1 / 0')
+  (tmp_path / 'trains.py').write_text('import moonshine_jax\nmoonshine_jax.distil(print, {}, print, "S", "out")')
+  monkeypatch.syspath_prepend(tmp_path)
   with pytest.raises(UserError, match='^' + message.replace('@', str(tmp_path))):
     user_functions.load(name.replace('@', str(tmp_path)))
 

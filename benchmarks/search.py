@@ -71,7 +71,7 @@ def measure(flags: argparse.Namespace) -> None:
   """Does what the flags say. Raises UserError and Preempted as a search does."""
   teacher, settings = read_search(flags.search)
   settings = dataclasses.replace(settings, data=flags.data, data_dir=flags.data_dir)
-  devices.use_all_cores(open_workdir(teacher).config.batch_size)
+  devices.use_all_cores(settings.batch_size or open_workdir(teacher).config.batch_size)
   search = Search(teacher, flags.search, settings)
   rows = compare(search, choose_networks(search, flags), flags)
   columns = ['chosen_by', 'block', *PREDICTORS, 'error']

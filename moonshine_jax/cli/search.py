@@ -53,13 +53,14 @@ def read_settings(values: FlagValues) -> Settings:
   """Returns the settings that the flags name. Raises UserError for what is no notation."""
   names = [field.name for field in dataclasses.fields(Settings)]
   flags: dict[str, Any] = {name: values[name].value for name in names}
-  if not flags['held_out']:
-    raise UserError('--held_out=0: expected a share above 0, of which the networks are compared')
   try:
     flags['candidates'] = tuple(map(str, Block.parse_list(values.candidates))) if values.candidates else ()
   except ValueError as error:
     raise UserError(f'--candidates: {error}') from error
-  return Settings(**flags | {'data': values.data or '', 'data_dir': values.data_dir or ''})
+  try:
+    return Settings(**flags | {'data': values.data or '', 'data_dir': values.data_dir or ''})
+  except UserError as error:
+    raise UserError(f'--{error}') from error
 
 
 def _number(flag: str, text: str) -> float:

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from moonshine_jax.errors import warn
 from moonshine_jax.runtime import files
-from moonshine_jax.search import latency, program
+from moonshine_jax.search import program
 from moonshine_jax.search.run import Search
 from moonshine_jax.search.space import Choice
 from moonshine_jax.search.store import Losses
@@ -64,9 +64,7 @@ def collect_front(search: Search, uniform: Mapping[int, Losses], of_teacher: Los
     network = _row(search, 'searched', choice, losses)
     networks.append(dataclasses.replace(network, test_error=found['test']['test_error'], workdir=str(path)))
   if 'latency' in search.costs:
-    teacher_latency = program.cost_of(space.teacher, search.costs['latency'])
-    choices = [network.choice for network in networks]
-    seconds = latency.measure_beside_teacher(space, choices, search.settings.latency_batch, teacher_latency)
+    seconds = search.measure_whole([network.choice for network in networks])
     for network, taken in zip(networks, seconds, strict=True):
       network.costs['latency'] = taken
   return sorted(networks, key=lambda network: network.costs['parameters'], reverse=True)

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +16,8 @@ TURNS = 100  # a call may take but a millisecond, and the choice is among differ
 def measure_candidates(space: Space, batch: int) -> np.ndarray:
   """Measures what each candidate takes at each place: for a choice the sum is the network's latency, if that is a sum.
 
-  Places that are alike, of the same module and shapes, are measured together: a network has the candidate at all of
-  them, and each has its share of the difference to the teacher, which is larger so than the noise.
+  Places that are alike, of the same module, shapes and candidates, are measured together: a network has the candidate
+  at all of them, and each has its share of the difference to the teacher, which is larger so than the noise.
 
   Args:
     space: the places and candidates.
@@ -26,12 +27,12 @@ def measure_candidates(space: Space, batch: int) -> np.ndarray:
     Seconds (places, 1 + candidates), of one device. The first place has what the teacher takes, too.
   """
   module = space.network(space.teacher).model
-  alike: dict[str, list[int]] = {}
+  alike: dict[Any, list[int]] = {}
   for place, kind in enumerate(places_lib.kinds(module, space.facts.image_shape, space.places)):
-    alike.setdefault(kind, []).append(place)
+    alike.setdefault((kind, *space.fits[place].tolist()), []).append(place)
   choices: dict[Choice, tuple[list[int], int]] = {}
   for places in alike.values():
-    for candidate in np.flatnonzero(space.fits[places].all(axis=0)).tolist():
+    for candidate in np.flatnonzero(space.fits[places[0]]).tolist():
       choice = tuple(candidate if place in places else 0 for place in range(len(space.places)))
       choices[choice] = places, candidate
   of_teacher, *of_choices = measure_whole(space, [space.teacher, *choices], batch)

@@ -30,10 +30,14 @@ TUNED_FOLDER = 'tuned'  # the run of a network that is tuned, in its folder
 TUNING = {
   'distill.alpha': 1.0,
   'distill.beta': 0.0,
+  'distill.ce_weight': -1.0,
   'distill.kd_form': 'hinton',
+  'distill.kd_warmup': 0,
+  'distill.standardise': False,
   'distill.temperature': 4.0,
   'optimizer.learning_rate': 0.01,
   'optimizer.decay_epochs': (),
+  'optimizer.warmup_epochs': 0,
 }
 
 
@@ -125,7 +129,7 @@ def tune(student: Student, variables: dict[str, Any], folder: Path, epochs: int,
     epochs: number of epochs.
     trust_code: see `Trained.open`.
   """
-  start, tuned = Workdir(folder / 'start'), folder / TUNED_FOLDER
+  start, tuned = Workdir((folder / 'start').absolute()), folder / TUNED_FOLDER
   if not start.begun:
     config = pretrained.config_of_pretrained(student.config)
     pretrained.save_network(start, config, student.facts, variables, {'epoch': 0, 'step': 0})

@@ -16,12 +16,20 @@ from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.runtime.signals import Signals
 from moonshine_jax.search import latency, networks, program
 from moonshine_jax.search.settings import Settings
-from moonshine_jax.search.space import Choice, count_costs, describe_layers, find_choices, find_space
+from moonshine_jax.search.space import (
+  Choice,
+  count_costs,
+  describe_layers,
+  find_choices,
+  find_space,
+  without_own_layers,
+)
 from moonshine_jax.search.store import Store
 from moonshine_jax.training import blockwise, loop, pretrained
 from moonshine_jax.training.evaluation import evaluate_split
 from moonshine_jax.training.experiment import Experiment, prepare
 from moonshine_jax.workdir.trained import Trained
+from moonshine_jax.workdir.zoo import absolute_workdir
 
 ADDITIVE = 0.1  # share by which a network's latency may differ from the sum of its blocks' before it is told
 Budget = Mapping[str, float]  # the most of some of 'parameters', 'multiply_adds' and 'latency', in seconds
@@ -45,9 +53,10 @@ class Search:
     if self.teacher.refusal:
       raise UserError(self.teacher.refusal)
     self.settings = settings
-    self.space = find_space(self.teacher.config.model, self.teacher.facts, settings.candidates)
+    space = find_space(self.teacher.config.model, self.teacher.facts, settings.candidates)
+    layers = describe_layers(space)
+    self.space = without_own_layers(space, layers)
     self.store = Store(out, self.teacher, self.space, settings)
-    layers = describe_layers(self.space)
     self.costs = {name: costs.astype(float) for name, costs in count_costs(self.space, layers).items()}
     if (seconds := self.store.read_latencies()) is not None:
       self.costs['latency'] = seconds
@@ -59,6 +68,7 @@ class Search:
     """Raises UserError for a budget that no network is within. Measures latencies first, if a budget is one."""
     if any('latency' in budget for budget in budgets) and 'latency' not in self.costs:
       say('measuring the latency of every candidate at every place')
+      self.store.begin()
       begun = time.perf_counter()
       self.costs['latency'] = latency.measure_candidates(self.space, self.settings.latency_batch)
       self.store.write_latencies(self.costs['latency'], time.perf_counter() - begun)
@@ -85,6 +95,7 @@ class Search:
     folder = self.store.network_folder(budget)
     if self.store.is_found(folder):
       return folder
+    self.store.begin()
     if program.is_within(self.space.teacher, self.costs, budget):
       say(f'{folder}: the teacher is within the budget: nothing needs to be replaced')
       self._keep(folder, self.space.teacher, self.teacher.variables, budget, [], {})
@@ -96,13 +107,24 @@ class Search:
     seconds = {'program': time.perf_counter() - begun}
     solutions, variables = self._try(folder, choices, scores)
     if 'latency' in budget:
-      of_teacher = program.cost_of(self.space.teacher, self.costs['latency'])
-      measured = latency.measure_beside_teacher(self.space, choices, settings.latency_batch, of_teacher)
+      measured = self.measure_whole(choices)
       solutions = [{**each, 'measured_latency': taken} for each, taken in zip(solutions, measured, strict=True)]
     best = choose_best(str(folder), solutions, settings.score, budget)
     seconds['networks'] = time.perf_counter() - begun - seconds['program']
     self._keep(folder, choices[best], variables[best], budget, solutions, seconds)
     return folder
+
+  def measure_whole(self, choices: Sequence[Choice]) -> list[float]:
+    """Returns the latencies of whole networks, in seconds, beside the teacher's; each is measured only once."""
+    known, names = self.store.read_whole_latencies(), [self.space.notation(choice) for choice in choices]
+    left = {name: choice for name, choice in zip(names, choices, strict=True) if name not in known}
+    if left:
+      of_teacher = program.cost_of(self.space.teacher, self.costs['latency'])
+      batch = self.settings.latency_batch
+      measured = latency.measure_beside_teacher(self.space, list(left.values()), batch, of_teacher)
+      known |= dict(zip(left, measured, strict=True))
+      self.store.write_whole_latencies(known)
+    return [known[name] for name in names]
 
   def choose(self, scores: np.ndarray, budget: Budget, solutions: int) -> list[Choice]:
     """Returns so many choices within a budget, the least sum of scores (places, 1 + candidates) first."""
@@ -125,8 +147,10 @@ class Search:
         'seed': settings.seed,
         'batch_size': settings.batch_size or config.batch_size,
         'eval_every': settings.epochs,
+        'optimizer.ema': 0.0,
+        'optimizer.warmup_epochs': 0,
         'data.held_out': settings.held_out,
-        'distill.teacher': str(self.teacher.workdir),
+        'distill.teacher': absolute_workdir(self.teacher.workdir),
         'distill.start': '',
         'distill.blockwise': True,
         'distill.students': tuple(f'block={block}' for block in blocks),
@@ -136,7 +160,9 @@ class Search:
 
   def _learn_part(self, part: Sequence[int]) -> None:
     """Trains some candidates, and writes their scores."""
+    self.store.begin()
     begun = time.perf_counter()
+    self._run = None  # its arrays go before those of the next
     say(f'candidates {", ".join(self.space.candidates[column - 1] for column in part)}')
     self._run = run = prepare(self._config(part), self.store.run_folder(part), self._trust_code)
     loop.train_to_end(run)
@@ -157,14 +183,15 @@ class Search:
     run = self.prepare_run()
     columns = sorted({column for choice in choices for column in choice} - {0})
     blocks = {column: self.store.block_variables(column, self._trust_code) for column in columns}
-    students, variables = networks.put_together(run, self.space, choices, blocks)
-    solutions = []
-    for number, (choice, student) in enumerate(zip(choices, students, strict=True)):
+    solutions, variables = [], []
+    for number, choice in enumerate(choices):
+      (student,), (own,) = networks.put_together(run, self.space, [choice], blocks)
       if epochs := self.settings.tune_epochs:
         where = self.store.solutions_folder(folder) / str(number)
-        variables[number] = networks.tune(student, variables[number], where, epochs, self._trust_code)
+        own = networks.tune(student, own, where, epochs, self._trust_code)
       with Signals() as signals:
-        measured = networks.score_network(run, student.network, variables[number], signals)
+        measured = networks.score_network(run, student.network, own, signals)
+      variables.append(own)
       costs = {name: program.cost_of(choice, costs) for name, costs in self.costs.items()}
       predicted = program.cost_of(choice, scores)
       solutions.append({'block': self.space.notation(choice), 'predicted': predicted, **measured, **costs})

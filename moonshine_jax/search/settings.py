@@ -4,6 +4,19 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from moonshine_jax.errors import UserError
+
+LEAST = {
+  'epochs': 1,
+  'together': 1,
+  'batch_size': 0,
+  'latency_batch': 1,
+  'solutions': 1,
+  'distance': 1,
+  'tune_epochs': 0,
+}
+SCORES = 'kl', 'ce'
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -38,6 +51,16 @@ class Settings:
   tune_epochs: int = 0
   data: str = ''
   data_dir: str = ''
+
+  def __post_init__(self) -> None:
+    """Raises UserError for a value that cannot be meant."""
+    for name, least in LEAST.items():
+      if getattr(self, name) < least:
+        raise UserError(f'{name}={getattr(self, name)}: expected at least {least}')
+    if not 0 < self.held_out < 1:
+      raise UserError(f'held_out={self.held_out:g}: expected a share above 0, of which the networks are compared')
+    if self.score not in SCORES:
+      raise UserError(f'score={self.score!r}: expected one of {", ".join(SCORES)}')
 
   def of(self, names: Sequence[str]) -> dict[str, Any]:
     """Returns some of the settings, as values that JSON has."""

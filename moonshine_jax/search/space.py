@@ -116,6 +116,24 @@ def describe_layers(space: Space) -> list[list[list[counting.Layer]]]:
   return described
 
 
+def without_own_layers(space: Space, layers: Sequence[Sequence[Sequence[counting.Layer]]]) -> Space:
+  """Returns the space in which no candidate fits where it is the teacher's own block, as `B(4)` in a bottleneck is.
+
+  Args:
+    space: the places and candidates.
+    layers: of `describe_layers`.
+
+  Raises:
+    UserError: where no candidate is left.
+  """
+  own, *of_candidates = layers
+  differs = [[False, *(there[place] != own[place] for there in of_candidates)] for place in range(len(own))]
+  fits = space.fits & np.array(differs, bool)
+  if not fits.any():
+    raise UserError(f'--candidates={",".join(space.candidates)}: each is what {factory.network_name(space.model)} has')
+  return dataclasses.replace(space, fits=fits)
+
+
 def count_costs(space: Space, layers: Sequence[Sequence[Sequence[counting.Layer]]]) -> dict[str, np.ndarray]:
   """Counts what each candidate costs at each place: for a choice the sum is what the whole network costs, exactly.
 

@@ -19,7 +19,8 @@ from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import CANDIDATES_FOLDER, SOLUTIONS_FOLDER, Workdir
 from moonshine_jax.workdir.zoo import absolute_workdir
 
-SEARCH_FILE, LATENCIES_FILE, SCORES_FILE, FOUND_FILE = 'search.json', 'latencies.json', 'scores.json', 'found.json'
+SEARCH_FILE, SCORES_FILE, FOUND_FILE = 'search.json', 'scores.json', 'found.json'
+LATENCIES_FILE, WHOLE_LATENCIES_FILE = 'latencies.json', 'whole_latencies.json'
 NETWORKS_FOLDER = 'networks'
 BUDGET_NAMES = {'parameters': 'params', 'multiply_adds': 'macs', 'latency': 'ms'}  # in a folder's name
 
@@ -68,11 +69,11 @@ class Store:
   """
 
   def __init__(self, path: str | os.PathLike, teacher: Trained, space: Space, settings: Settings):
-    """Takes a folder, made where there is none. Raises UserError where another search is in it."""
+    """Takes a folder, which may not be there yet. Raises UserError where another search is in it."""
     self.path = Path(path)
     self._space, self._settings = space, settings
     Workdir(self.path).check_path()
-    ours: dict[str, Any] = {
+    self._search: dict[str, Any] = {
       'settings': {**settings.of(OF_CANDIDATES), 'candidates': list(space.candidates)},
       'teacher': absolute_workdir(teacher.workdir),
       'step': teacher.step,
@@ -80,13 +81,16 @@ class Store:
     file = self.path / SEARCH_FILE
     if file.exists():
       theirs = json_files.read_json(file, _SearchValues, 'what `moonshine search` writes')
-      _compare(self.path, ours['settings'] | ours, theirs['settings'] | dict(theirs))
+      _compare(self.path, self._search['settings'] | self._search, theirs['settings'] | dict(theirs))
       return
-    if self.path.exists() and any(self.path.iterdir()):
-      raise UserError(f'{self.path}: holds other files than of a search: expected a new folder')
     with files.writing(self.path):
-      self.path.mkdir(parents=True, exist_ok=True)
-    self._write(file, {**ours, 'environment': provenance.environment()})
+      if self.path.exists() and any(self.path.iterdir()):
+        raise UserError(f'{self.path}: holds other files than of a search: expected a new folder')
+
+  def begin(self) -> None:
+    """Keeps in the folder which search is in it, unless that is done: from now on another one is refused."""
+    if not (self.path / SEARCH_FILE).exists():
+      self._write(self.path / SEARCH_FILE, {**self._search, 'environment': provenance.environment()})
 
   @property
   def parts(self) -> list[list[int]]:
@@ -122,6 +126,15 @@ class Store:
     }
     self._write(self.path / LATENCIES_FILE, values)
 
+  def read_whole_latencies(self) -> dict[str, float]:
+    """Returns the seconds of whole networks that have been measured, by notation."""
+    file = self.path / WHOLE_LATENCIES_FILE
+    return dict(json_files.read_json(file, dict[str, float], 'what `moonshine search` writes')) if file.exists() else {}
+
+  def write_whole_latencies(self, seconds: Mapping[str, float]) -> None:
+    """Writes the seconds of whole networks."""
+    self._write(self.path / WHOLE_LATENCIES_FILE, dict(seconds))
+
   @property
   def is_scored(self) -> bool:
     """Whether all candidates have learnt and are scored."""
@@ -146,7 +159,7 @@ class Store:
       teacher: losses of the teacher.
       alone: for each candidate, by place, the losses of the teacher with it there alone.
       uniform: for each candidate the losses of the network that has it wherever it fits.
-      seconds: that the stages took.
+      seconds: that the stages took, in the process that ended them.
     """
     candidates = {
       self._space.candidates[column - 1]: {'alone': dict(alone[i]), 'uniform': uniform[i]}
@@ -160,7 +173,8 @@ class Store:
 
     Returns:
       What each candidate alone adds to the loss of the teacher, (places, 1 + candidates); the losses of the uniform
-      networks by candidate; those of the teacher; and the seconds that the stages took.
+      networks by candidate; those of the teacher; and the seconds that the stages took, each part in the process that
+      ended it.
     """
     space, name = self._space, self._settings.score
     scores = np.zeros(space.fits.shape)

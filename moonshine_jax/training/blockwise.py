@@ -24,6 +24,7 @@ from moonshine_jax.data import sources
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, say
 from moonshine_jax.models import factory
+from moonshine_jax.models.blocks import Block
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.models.surgery.places import Place
@@ -108,9 +109,15 @@ def make_blockwise_step(
   Args and what it returns are those of `step.make_train_step`, but for image_shape: (height, width, channels).
 
   Raises:
-    UserError: for a student that is not its teacher with other blocks.
+    UserError: for a student that is not its teacher with other blocks, and for one that is its teacher.
   """
   places = [places_lib.find_places(student.model, teacher.model, image_shape) for student in students]
+  for student, there in zip(config_lib.students(config).values(), places, strict=True):
+    if not there:
+      raise UserError(
+        f'config.model.block={student.model.block}: these are the blocks of the teacher, none of which is to learn: '
+        "expected others with distill.start='blockwise'"
+      )
   paths = tuple(sorted({place.path for place in itertools.chain(*places)}))
   tapped = places_lib.tap(teacher, paths)
   updates = [
@@ -131,7 +138,9 @@ def config_of_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLi
   config_lib.check(config)
   starting = [each for each in config_lib.students(config).values() if each.distill.start == BLOCKWISE]
   starts = [start for each in starting if (start := start_of(each, workdir))]
-  if exchange.from_first(lambda: all(start.begun for start in starts), Replicas()):
+  begun = exchange.from_first(lambda: [start.begun for start in starts], Replicas())
+  starting = [each for each, has_learnt in zip(starting, begun, strict=True) if not has_learnt]
+  if not starting:
     return None
   blocks = copy.deepcopy(config)
   blocks.update_from_flattened_dict(
@@ -141,6 +150,7 @@ def config_of_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLi
       'distill.start': '',
       'distill.blockwise': True,
       'optimizer.ema': 0.0,
+      'optimizer.warmup_epochs': 0,
       'distill.students': tuple(dict.fromkeys(map(_words, starting))),
     }
   )
@@ -203,6 +213,7 @@ def state_of_blocks(teacher: Trained, network: Network, image_shape: Sequence[in
 def _words(config: ml_collections.ConfigDict) -> str:
   """Returns the words of `distill.students` for a student's network."""
   values = config_lib.flatten(config)
+  values['model.block'] = ','.join(map(str, Block.parse_list(config.model.block)))  # without spaces
   fields = {word: field for word, field in config_lib.STUDENT_FIELDS.items() if field.startswith('model.')}
   if factory.is_user_defined(config.model):
     del fields['depth'], fields['width']

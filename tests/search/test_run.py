@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from moonshine_jax import config as config_lib
 from moonshine_jax import losses
 from moonshine_jax.data import sources
 from moonshine_jax.errors import Preempted, UserError
@@ -15,7 +16,7 @@ from moonshine_jax.search import front, networks
 from moonshine_jax.search import run as run_lib
 from moonshine_jax.search.run import Search, choose_best, search_blocks
 from moonshine_jax.search.settings import Settings
-from moonshine_jax.training import loop
+from moonshine_jax.training import loop, terms
 from moonshine_jax.training.evaluation import evaluate_workdir
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import Workdir
@@ -26,10 +27,12 @@ BUDGETS = ({'parameters': 40_000.0}, {'parameters': 70_000.0, 'multiply_adds': 7
 
 @pytest.fixture(scope='module')
 def found(trained, tmp_path_factory):
-  """The teacher's workdir, the folder of a search in it, and the networks for BUDGETS."""
+  """The teacher's workdir, the folder of a search from it, named from beside it, and the networks for BUDGETS."""
   teacher, _ = trained
   out = tmp_path_factory.mktemp('search') / 'out'
-  return teacher, out, search_blocks(teacher, out, BUDGETS, SETTINGS)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(teacher.parent)
+    return teacher, out, search_blocks(teacher.name, out, BUDGETS, SETTINGS)
 
 
 def test_the_networks_are_within_their_budgets_and_workdirs_as_any(found):
@@ -72,6 +75,32 @@ def test_it_goes_on_without_doing_anything_twice(found, monkeypatch):
   monkeypatch.setattr(networks, 'put_together', lambda *_: pytest.fail('networks are put together again'))
   again = search_blocks(teacher, out, BUDGETS, SETTINGS)
   assert [str(network.workdir) for network in again] == [str(network.workdir) for network in networks_found]
+
+
+def test_it_goes_on_from_another_folder(found):
+  run = Search(found[0], found[1], SETTINGS).prepare_run()
+  assert [student.workdir.begun for student in run.students] == [True, True]
+
+
+def test_what_is_refused_leaves_no_search(found, tmp_path):
+  for candidates in ('B(2)',), ('G(N/8)',):
+    with pytest.raises(UserError, match='^parameters 100: no network of these candidates has so few'):
+      search_blocks(found[0], tmp_path / 'out', [{'parameters': 100.0}], Settings(candidates=candidates))
+  assert not (tmp_path / 'out').exists()
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match='file: cannot be written: Not a directory'):
+    Search(found[0], tmp_path / 'file', SETTINGS)
+
+
+def test_a_network_is_tuned_by_its_teacher_s_logits_alone_whatever_taught_the_teacher(found):
+  config = copy.deepcopy(Trained.open(found[0]).config)
+  taught = {'ce_weight': 1.0, 'alpha': 0.3, 'kd_form': 'dkd', 'kd_warmup': 20, 'standardise': True}
+  config.distill.update(taught)
+  config.optimizer.warmup_epochs = 5
+  config.update_from_flattened_dict({**networks.TUNING, 'epochs': 1, 'distill.teacher': 'there'})
+  config_lib.check(config)
+  assert terms.weights(config.distill) == (0.0, 1.0, 0.0)
+  assert not (config.distill.kd_warmup or config.distill.standardise) and config.distill.kd_form == 'hinton'
 
 
 def test_a_budget_above_the_teacher_s_cost_is_the_teacher(found, capsys):
@@ -147,17 +176,6 @@ def test_without_a_latency_the_loss_decides():
   assert choose_best('there', SOLUTIONS[::-1], 'kl', {'parameters': 1.0}) == 2
 
 
-def test_a_slower_machine_changes_no_latency_beside_the_teacher(found, monkeypatch):
-  search = Search(found[0], found[1], SETTINGS)
-  choices = [search.space.uniform(1), search.space.uniform(2)]
-  seconds = {search.space.teacher: 3.0, choices[0]: 2.4, choices[1]: 3.6}
-  monkeypatch.setattr(
-    run_lib.latency, 'measure_whole', lambda space, choices, batch: [seconds[each] for each in choices]
-  )
-  measured = run_lib.latency.measure_beside_teacher(search.space, choices, batch=1, of_teacher=1.0)
-  assert measured == pytest.approx([0.8, 1.2])
-
-
 def test_latencies_are_measured_once_and_add_up_to_the_teacher_s(found, monkeypatch, tmp_path):
   teacher, _, _ = found
   search = Search(teacher, tmp_path / 'out', SETTINGS)
@@ -175,3 +193,8 @@ def test_latencies_are_measured_once_and_add_up_to_the_teacher_s(found, monkeypa
   np.testing.assert_array_equal(Search(teacher, tmp_path / 'out', SETTINGS).costs['latency'], seconds)
   with pytest.raises(UserError, match='latency 0.1: no network'):
     search.check([{'latency': 0.1}])
+
+  choices = [search.space.teacher, search.space.uniform(1)]
+  assert search.measure_whole(choices) == pytest.approx([1.0, 0.4])
+  assert search.measure_whole([*choices, search.space.uniform(2)]) == pytest.approx([1.0, 0.4, 0.4])
+  assert [len(choices) for choices in measured] == [7, 1 + 2, 1 + 1]  # each once, beside the teacher

@@ -41,6 +41,18 @@ def test_what_is_the_same_network_at_a_place_is_chosen_from_once():
   assert space.fits[:, 1:].all()
 
 
+def test_what_is_the_teacher_s_own_block_by_another_notation_does_not_fit():
+  facts = Facts((32, 32, 3), 10, (120.0,) * 3, (60.0,) * 3)
+  space = space_lib.find_space(model('resnet', 50), facts, ['B(4)', 'B(2)', 'BG(4,8)', 'G(8)'])
+  assert space.fits[:, 1:].all()  # by their notations
+  fits = space_lib.without_own_layers(space, space_lib.describe_layers(space)).fits
+  assert not fits[:, :2].any() and fits[:, 2:].all()
+
+  space = space_lib.find_space(model('resnet', 50), facts, ['B(4)'])
+  with pytest.raises(UserError, match=r'^--candidates=B\(4\): each is what ResNet-50 has'):
+    space_lib.without_own_layers(space, space_lib.describe_layers(space))
+
+
 def test_a_teacher_that_is_cheap_already():
   space = space_lib.find_space(model(block='S,B(2),G(2)', depth=10), FACTS, ['B(2)'])
   assert space.own == ('S', 'B(2)', 'G(2)') and space.fits[:, 1].tolist() == [True, False, True]

@@ -149,6 +149,33 @@ def test_students_that_differ_in_the_loss_alone_share_their_blocks(tmp_path):
   assert blockwise.config_of_blocks(config, tmp_path) is None
 
 
+def test_blocks_that_have_learnt_in_another_job_of_a_sweep_do_not_learn_again(tmp_path, monkeypatch):
+  config = make_config()
+  config.distill.blockwise, config.distill.start = False, 'blockwise'
+  config.optimizer.warmup_epochs = 2  # of a run of more epochs than the blocks have
+  config.distill.students = ('block=G(N/8)', 'block=B(2) alpha=0', 'block=S-2x2')
+  begun = {str(blockwise.start_of(config_lib.students(config)['block-B-2-alpha-0'], tmp_path))}
+  monkeypatch.setattr(Workdir, 'begun', property(lambda self: str(self) in begun))
+  blocks = blockwise.config_of_blocks(config, tmp_path)
+  assert [student.model.block for student in config_lib.students(blocks).values()] == ['G(N/8)', 'S-2x2']
+  config_lib.check(blocks)
+
+
+def test_a_notation_with_spaces_is_one_word(tmp_path):
+  config = make_config()
+  config.distill.start, config.model.block = 'blockwise', 'S, G( N/8 ),B(2)'
+  (words,) = blockwise.config_of_blocks(config, tmp_path).distill.students
+  assert 'block=S,G(N/8),B(2)' in words.split()
+
+
+def test_a_student_that_is_its_teacher_is_refused():
+  config, replicas = make_config(), Replicas(jax.devices()[:1])
+  teacher, students = make_network(config, 'S'), [make_network(config, 'B(2)'), make_network(config, 'S')]
+  config.distill.students = ('block=B(2)', 'block=S')
+  with pytest.raises(UserError, match='^config.model.block=S: these are the blocks of the teacher, none of which'):
+    blockwise.make_blockwise_step(config, students, teacher, [optax.sgd(0.1)] * 2, lambda *_: None, replicas, SHAPE)
+
+
 def trained_config(trained):
   """A student of one epoch, which starts from blocks that learn for two."""
   workdir, _ = trained

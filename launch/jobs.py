@@ -113,6 +113,23 @@ def student_words(base: ml_collections.ConfigDict, blocks: Sequence[str], method
   return [f'{network} {method}'.strip() for network, method in itertools.product(networks, methods)]
 
 
+def check_regimes(base: ml_collections.ConfigDict, words: Sequence[str], regimes: Sequence[str]) -> None:
+  """Raises UserError for a student that does not learn by the regime that is asked for, for want of a weight.
+
+  Args:
+    base: config of the sweep.
+    words: of `student_words`.
+    regimes: of the methods that these were made with.
+  """
+  job = create_job(base, Path(), {'distill.teacher': 'teacher', 'distill.students': tuple(words)})
+  for student, config, regime in zip(words, job.networks.values(), itertools.cycle(regimes), strict=False):
+    if (found := config_lib.regime(config)) != regime:
+      raise UserError(
+        f'--regimes={regime}: with config.distill.alpha={config.distill.alpha:g} and beta={config.distill.beta:g} the '
+        f'student {student!r} learns by {found}: expected weights above 0, or --regimes= for those of the config'
+      )
+
+
 def method_words(regimes: Sequence[str], kd_forms: Sequence[str], at_forms: Sequence[str]) -> list[str]:
   """Returns the words of how students learn: each regime, in each form of the losses that it has. Raises UserError."""
   methods = []

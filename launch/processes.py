@@ -54,7 +54,8 @@ def run_all(
   """
   waiting, idle = collections.deque(commands), list(environments)
   running: dict[Path, tuple[subprocess.Popen, dict[str, str]]] = {}
-  failures, stopped = [], False
+  failures: list[str] = []
+  stopped, passed_on = False, False
   told = time.monotonic()
   with signals.Signals() as caught:
     try:
@@ -63,8 +64,8 @@ def run_all(
           log, environment = waiting.popleft(), idle.pop(0)
           running[log] = (_start(commands[log], log, environment), environment)
         time.sleep(POLL_SECONDS)
-        if caught.received and not stopped:
-          stopped = True
+        if caught.received and not passed_on:
+          stopped = passed_on = True
           _terminate(running)
         ended = [log for log, (process, _) in running.items() if process.poll() is not None]
         for log in ended:
@@ -78,10 +79,12 @@ def run_all(
           tell()
     finally:
       _terminate(running)
+  failed = f'{len(failures)} of {len(commands)} runs failed: ' + '; '.join(failures)
   if stopped:
-    raise Preempted('all that ran is saved: the same command goes on from there')
+    saved = f'{failed}; all others are saved' if failures else 'all that ran is saved'
+    raise Preempted(f'{saved}: the same command goes on from there')
   if failures:
-    raise UserError(f'{len(failures)} of {len(commands)} runs failed: ' + '; '.join(failures))
+    raise UserError(failed)
 
 
 def _start(command: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:

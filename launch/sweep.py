@@ -25,7 +25,7 @@ from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats
 from moonshine_jax.runtime import files
 from moonshine_jax.workdir.network_file import open_workdir
-from moonshine_jax.workdir.workdir import Workdir
+from moonshine_jax.workdir.workdir import AVERAGE_FOLDER, Workdir
 
 
 def main(values: FlagValues) -> None:
@@ -104,8 +104,12 @@ def check_teacher(base: ml_collections.ConfigDict) -> None:
 def plan_students(base: ml_collections.ConfigDict, values: FlagValues) -> list[vary.Varied]:
   """Returns every student of one seed, at every point of --vary. Raises UserError."""
   regimes = [] if values.vary and not values['regimes'].present else values.regimes  # the config's own loss is varied
-  methods = jobs.method_words(regimes, values.kd_forms, values.at_forms)
-  words = jobs.student_words(base, parse_blocks(values.blocks), methods or [''])
+  methods = {
+    method: regime for regime in regimes for method in jobs.method_words([regime], values.kd_forms, values.at_forms)
+  }
+  words = jobs.student_words(base, parse_blocks(values.blocks), list(methods) or [''])
+  if methods:
+    jobs.check_regimes(base, words, list(methods.values()))
   return vary.vary_students(words, vary.choose_points(vary.parse_vary(values.vary), values.points))
 
 
@@ -118,11 +122,12 @@ def parse_blocks(notations: str | None) -> list[str]:
 
 
 def networks_done(networks: Mapping[Path, ml_collections.ConfigDict], reached: Mapping[Path, int]) -> set[Path]:
-  """Returns the workdirs that have the record of the last epoch, and its checkpoint as the newest."""
+  """Returns the workdirs that have the record of the last epoch, its checkpoint as the newest, and its averages."""
   done = set()
   for path, config in networks.items():
     records = Workdir(path).records
-    if records and (records[-1]['epoch'], records[-1]['step']) == (config.epochs, reached[path]):
+    averaged = not config.optimizer.ema or Workdir(path / AVERAGE_FOLDER).begun
+    if averaged and records and (records[-1]['epoch'], records[-1]['step']) == (config.epochs, reached[path]):
       done.add(path)
   return done
 

@@ -88,7 +88,7 @@ def write_teacher(
 ) -> None:
   """Makes the workdir of the trained network; see `distil` for mean and std. Raises UserError."""
   source = sources.open_source(config.data)
-  train, test = source.read(config.data.train_split), source.read(config.data.test_split)
+  train, test = sources.read_splits(source, config.data)
   measured = sources.measure_facts(source, train, test)
   facts = pretrained.normalised_by(measured, mean, std)
   model = factory.create_network(config.model, facts).model

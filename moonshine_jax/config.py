@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from moonshine_jax.fields import FIELDS, MAY_DIFFER
 from moonshine_jax.models import factory
 from moonshine_jax.runtime import user_functions
 
-MAX_STUDENT = 255  # characters, the limit of a folder's name
+MAX_STUDENT = 12_000  # characters of words, of which a network's notations may be most
+LONGEST_NAME = 200  # characters of a folder's name, which may have an ending within the limit of 255
 
 LOSS_FIELDS = (
   'distill.alpha',
@@ -112,8 +114,8 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
   for words in config.distill.students:
     if not words.strip() or len(words) > MAX_STUDENT:
       raise UserError(
-        f'config.distill.students: {shown(words)}: expected words like block=G(N/8), of at most '
-        f'{MAX_STUDENT} characters in all, since they name its folder'
+        f'config.distill.students: {shown(words)}: expected words like block=G(N/8), of at most {MAX_STUDENT:,} '
+        'characters in all'
       )
     name = folder_name(words)
     if name in configs:
@@ -123,8 +125,11 @@ def students(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Conf
 
 
 def folder_name(words: str) -> str:
-  """Returns the name of the folder of a student of `distill.students`."""
-  return re.sub('[^A-Za-z0-9.]+', '-', words).strip('-')
+  """Returns the name of the folder of a student of `distill.students`; of long words a hash stands for the end."""
+  name = re.sub('[^A-Za-z0-9.]+', '-', words.replace('=-', '=minus-')).strip('-')
+  if len(name) > LONGEST_NAME:
+    name = f'{name[: LONGEST_NAME - 9]}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'
+  return name
 
 
 def _student(config: ml_collections.ConfigDict, words: str) -> ml_collections.ConfigDict:

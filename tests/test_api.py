@@ -8,6 +8,7 @@ import moonshine_jax
 from moonshine_jax import api
 from moonshine_jax import config as config_lib
 from moonshine_jax.configs import cifar10
+from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError
 from moonshine_jax.training import evaluation
 from moonshine_jax.workdir.trained import Trained
@@ -51,6 +52,22 @@ def test_students_of_a_network_in_hand(small_runs, tmp_path, capsys):
 
   (again,) = moonshine_jax.distil(*arguments, mean=0, std=255)  # all is done
   assert again.record == cheap.record and capsys.readouterr().out == f'{teacher_line}\n{table}'
+
+
+def test_a_teacher_is_evaluated_on_what_its_students_are(small_runs, tmp_path):
+  names = {'model.network': 'tests.helpers.user:with_norm', 'data.name': 'tests.helpers.user:images'}
+  config = config_lib.create_config({**names, 'data.held_out': 0.4})
+  shapes = jax.eval_shape(
+    lambda key: user.with_norm(3).init(key, np.zeros((1, 8, 8, 2)), train=False), jax.random.key(0)
+  )
+  rng = np.random.default_rng(1)
+  variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
+  api.write_teacher(tmp_path, config, variables, 0, 255)
+  teacher = Trained.open(tmp_path)
+  _, held_out = sources.read_splits(teacher.source(), config.data)
+  logits, _ = teacher.network(teacher.variables, held_out.images, train=False)
+  assert teacher.test_error == pytest.approx(100 * np.mean(np.argmax(logits, -1) != held_out.labels))
+  assert teacher.facts.test == sources.fingerprint(held_out)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,16 @@ def test_students_have_what_they_name_and_share_the_rest():
   assert first.distill.students == second.distill.students == ()
 
 
+def test_names_of_folders_tell_all_words_apart_and_are_short_enough():
+  config = cifar10.get_config()
+  long = 'block=' + ','.join(['S'] * 17 + ['G(N/8)'])
+  config.distill.students = ('block=S ce_weight=1', 'block=S ce_weight=-1', f'{long} alpha=0', f'{long} beta=0')
+  config.distill.students += tuple(f'{long} temperature={"0" * 200}{i}' for i in (1, 2))
+  names = list(config_lib.students(config))
+  assert names[:2] == ['block-S-ce-weight-1', 'block-S-ce-weight-minus-1']
+  assert len(names) == 6 and max(map(len, names)) == 200 and names[-1][:191] == names[-2][:191]
+
+
 @pytest.mark.parametrize(
   ('students', 'message'),
   [
@@ -137,7 +147,7 @@ def test_students_have_what_they_name_and_share_the_rest():
     (('block=S width=two',), "'width=two' in 'block=S width=two': invalid literal"),
     (('block=G(3)',), "'block=G\\(3\\)': config.model.block='G\\(3\\)': .*3 groups do not divide"),
     (('',), "'': expected words like block=G"),
-    (('block=' + 'S,' * 200,), "'block=S,S.*: expected words like block=G.*, of at most 255 characters"),
+    (('block=' + 'S,' * 6000,), "'block=S,S.*: expected words like block=G.*, of at most 12,000 characters"),
     (('block=S', 'block=S'), "'block=S' is there twice"),
   ],
 )

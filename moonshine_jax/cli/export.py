@@ -4,6 +4,7 @@ import importlib.util
 import json
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,7 @@ def main(values: FlagValues) -> None:
   """Writes the networks of workdirs in a format, and prints how they compare."""
   runtime = FORMATS[values.format]
   check_flags(values, runtime)
-  paths = [destination(workdir, values, runtime) for workdir in values.workdir]
+  paths = destinations(values, runtime)
   check_installed(values.format, runtime)
   students = [
     exporter.read_reference(workdir, values.data_dir, values.int8, values.trust_code, values.data)
@@ -63,6 +64,14 @@ def check_installed(name: str, runtime: ModuleType) -> None:
   for module in runtime.MODULES:
     if importlib.util.find_spec(module) is None:
       raise UserError(f"--format={name}: {module} is not installed: pip install 'moonshine-jax[{name}]'")
+
+
+def destinations(values: FlagValues, runtime: ModuleType) -> list[Path]:
+  """Returns the file to write of each workdir. Raises UserError where two are the same, and as `destination`."""
+  paths = [destination(workdir, values, runtime) for workdir in values.workdir]
+  if twice := [path for path, times in Counter(paths).items() if times > 1]:
+    raise UserError(f'{twice[0]}: the file of two networks: expected one of them at a time, with --out')
+  return paths
 
 
 def destination(workdir: str, values: FlagValues, runtime: ModuleType) -> Path:

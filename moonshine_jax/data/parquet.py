@@ -19,7 +19,7 @@ from moonshine_jax.data.encoded_source import LOOKED_AT, EncodedSource
 from moonshine_jax.data.names import PathName
 from moonshine_jax.data.splits import MAX_NAME, VALIDATION_NAMES, check_labels
 from moonshine_jax.data.unpacked import UnpackedExamples, unpack
-from moonshine_jax.errors import UserError, shown
+from moonshine_jax.errors import UserError, shown, warn_once
 from moonshine_jax.runtime import json_files
 
 IMAGES = 'image', 'img'  # what columns are called, where the schema does not say which holds what
@@ -132,19 +132,28 @@ def find_files(where: str, path: Path) -> dict[str, list[Path]]:
   Args:
     where: begins an error.
     path: of a file, or of a folder, whose files have the split in their name or in that of a folder:
-      'data/train-00000-of-00002.parquet', 'train/0000.parquet'. What names none is for training.
+      'data/train-00000-of-00002.parquet', 'train/0000.parquet'. What names none is for training, and is left out, with
+      a warning, where others name train.
 
   Raises:
     UserError: where there are none to train on, or a split is spread over several folders.
   """
   paths = [path] if path.is_file() else sorted(found for found in path.rglob('*.parquet') if found.is_file())
   splits: dict[str, list[Path]] = {}
+  unnamed = []
   for file in paths:
     words = re.findall(
       '[a-z]+', str(file.relative_to(path) if path.is_dir() else file.name).lower().removesuffix('.parquet')
     )
-    split = next((word for word in reversed(words) if word in ('train', 'test', *VALIDATION_NAMES)), 'train')
-    splits.setdefault(split, []).append(file)
+    split = next((word for word in reversed(words) if word in ('train', 'test', *VALIDATION_NAMES)), None)
+    if split:
+      splits.setdefault(split, []).append(file)
+    else:
+      unnamed.append(file)
+  if unnamed and 'train' in splits:
+    warn_once(f'{where}: {unnamed[0]} names no split (the first of {len(unnamed)}): left out beside those of train')
+  elif unnamed:
+    splits['train'] = unnamed
   if 'train' not in splits:
     raise UserError(f'{where}: {path} has no Parquet files to train on: expected train-*.parquet, or train/*.parquet')
   for split, files in splits.items():

@@ -184,7 +184,8 @@ def _notations(shapes: list[tuple[int, ...]]) -> list[str]:
   features, group_size = shapes[-2][:2]  # of the (last) grouped convolution
   groups = features // group_size
   if len(shapes) == 4:
-    notations = [f'G(N/{group_size})', f'G({groups})']
+    first, first_size = shapes[0][:2]  # of the first grouped convolution, which may have fewer channels
+    notations = [f'G(N/{group_size})'] * (first_size == group_size) + [f'G({groups})'] * (first // first_size == groups)
   else:
     bottleneck = shapes[-1][0] // features
     notations = [f'B({bottleneck})'] if groups == 1 else []

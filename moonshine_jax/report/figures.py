@@ -155,8 +155,8 @@ def cost_points(table: Table, method: str, cost: Callable[[TableRow], float | No
   first_row = table.rows[0]
   points = []
   for row in table.rows:
-    cell = row.cells['none' if row.teacher else method]
-    if cell.mean is not None and (row_cost := cost(row)):
+    cell = row.cells.get('none' if row.teacher else method)
+    if cell and cell.mean is not None and (row_cost := cost(row)):
       points.append(Point(_point_label(row, first_row), style_of(row), row_cost, cell.mean, cell.spread))
   return points
 

@@ -145,9 +145,12 @@ def collect_runs(folder: str | os.PathLike, trust_code: bool = False) -> list[Ru
 
 
 def _read_workdir(workdir: Workdir, names: dict[Path, str], trust_code: bool) -> Run | None:
-  """Reads the run in a workdir; None if it has not begun. `names` holds the name of every run by absolute path."""
+  """Reads the run in a workdir; None if it has not begun, and if its blocks learn alone, which makes no network.
+
+  `names` holds the name of every run by absolute path.
+  """
   config, records, starts = workdir.config, workdir.records, workdir.starts
-  if not starts and not records:
+  if config.distill.blockwise or not (starts or records):
     return None
   if config.distill.teacher:
     config.distill.teacher = _teacher_name(config.distill.teacher, names)

@@ -125,6 +125,9 @@ class Table:
       '(number of runs). The best epoch was chosen by the test set: it is shown beside the result and is not '
       'the result.'
     ]
+    if held_out := [run.name for run in self.runs if run.config.data.held_out]:
+      which = 'all' if len(held_out) == len(self.runs) else ', '.join(held_out)
+      notes.append(f'No test errors, but of a share of the training split that is held out: {which}.')
     if self.printed:
       notes += _recipe_notes(self.runs) + [
         f'The paper prints {printed:,} parameters for {block}, which has {true:,}.'
@@ -142,7 +145,7 @@ def _recipe_notes(runs: Sequence[Run]) -> list[str]:
     {
       f'{name} {run.recipe[name]!r} (paper: {value!r})'
       for run in runs
-      for name, value in fields.RECIPE.items()
+      for name, value in (fields.RECIPE | {'data.held_out': 0.0, 'distill.start': ''}).items()
       if run.recipe.get(name, value) != value
     }
   )
@@ -165,7 +168,10 @@ def make_tables(runs: Sequence[Run]) -> list[Table]:
     data_runs = tuple(run for run in runs if run.config.data.name == data)
     known = names.known_as(data, data_runs[0].facts.num_classes)
     number, title, printed = paper.TABLES.get(known, (None, names.title(data), ()))
-    title = f'Table {number}: test error on {title}' if number else f'Test error on {title}'
+    if all(run.config.data.held_out for run in data_runs):
+      title, printed = f'Held-out error on {title}', ()  # the paper has none of these
+    else:
+      title = f'Table {number}: test error on {title}' if number else f'Test error on {title}'
     method_by_run = recipes.methods(data_runs)
     methods = _sort_methods(method_by_run.values())
     rows = _make_rows(data_runs, method_by_run, methods, printed)

@@ -6,6 +6,7 @@ A table is written as Markdown and CSV, a figure as SVG, and all of them as one 
 import os
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, NamedTuple, NotRequired, TypedDict
 
 from msgspec import Meta
@@ -114,6 +115,14 @@ def draw_figures(table: Table, latencies: Latencies | None) -> dict[tuple[str, s
     warn("Matplotlib is not installed, so there are no figures: pip install 'moonshine-jax[report]'")
     return {}
 
+  drawn = _draw_costs(figures, table, latencies) if any(run.finished for run in table.runs) else {}
+  caption = 'Test error by epoch of every run, log axis. The last epoch is the result.'
+  drawn['learning-curves', caption] = figures.learning_curves(table)
+  return drawn
+
+
+def _draw_costs(figures: ModuleType, table: Table, latencies: Latencies | None) -> dict[tuple[str, str], str]:
+  """Draws error against each cost, for `draw_figures`, of a table with a finished run."""
   method = _method_to_draw(table)
   method_text = 'no distillation' if method == 'none' else method
   costs = {
@@ -136,8 +145,6 @@ def draw_figures(table: Table, latencies: Latencies | None) -> dict[tuple[str, s
         'line is the Pareto front: no network on it has another below it and to its left.'
       )
       drawn[name, caption] = figures.cost_figure(points, f'{table.title}, {method_text}', label)
-  caption = 'Test error by epoch of every run, log axis. The last epoch is the result.'
-  drawn['learning-curves', caption] = figures.learning_curves(table)
   return drawn
 
 

@@ -3,11 +3,13 @@
 import os
 import signal
 import threading
+import time
 
 from moonshine_jax.errors import warn
 from moonshine_jax.runtime import exchange
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ECHO_SECONDS = 2.0  # in which a second SIGTERM is the first one, passed on
 
 
 def catch() -> 'Signals | JointSignals':
@@ -17,6 +19,9 @@ def catch() -> 'Signals | JointSignals':
 
 class Signals:
   """The signals to one process: while entered, SIGTERM and SIGINT are noted; a second one ends the process at once.
+
+  But for a SIGTERM shortly after another: who ends a whole group of processes, as systemd does, sends it to a run and
+  to the launcher that passes it on.
 
   Only the main thread of a process can catch signals; entered in another thread, this leaves them as they are.
 
@@ -49,12 +54,16 @@ class Signals:
       self._thread.join()
 
   def _watch(self, read: int) -> None:
+    noted = 0.0
     with open(read, 'rb', buffering=0) as pipe:
       while byte := pipe.read(1):
         if byte[0] not in SIGNALS:
           continue
         if self.received:
+          if byte[0] == signal.SIGTERM and time.monotonic() < noted + ECHO_SECONDS:
+            continue
           os._exit(128 + byte[0])
+        noted = time.monotonic()
         self.received = signal.Signals(byte[0]).name
         warn(f'{self.received}: saving after the steps that are on their way; a second signal stops at once')
 

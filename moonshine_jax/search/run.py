@@ -210,6 +210,7 @@ class Search:
     """Evaluates a network on the test split, which has had no part in its choice, and makes its workdir."""
     teacher, config = self.teacher, pretrained.config_of_pretrained(self.teacher.config)
     config.model = self.space.model_of(choice)
+    config.data.held_out = 0.0  # the error that is told is of the test split
     split = teacher.source().read(config.data.test_split)
     record = evaluate_split(self.space.network(choice), variables, split, config, Replicas(), str(folder))
     found = {

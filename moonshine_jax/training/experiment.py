@@ -16,13 +16,19 @@ from moonshine_jax.data import feeds, sources
 from moonshine_jax.data.splits import CroppedSplit, Facts, Split
 from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_network
-from moonshine_jax.runtime import exchange, files, settings
+from moonshine_jax.runtime import exchange, settings
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import blockwise
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.evaluation import evaluate_feed
 from moonshine_jax.training.progress import ProgressBar
-from moonshine_jax.training.students import Student, open_students, save_students
+from moonshine_jax.training.students import (
+  Student,
+  check_workdirs,
+  configs_of_students,
+  open_students,
+  save_students,
+)
 from moonshine_jax.training.teacher import check_students, compare_data, load_teacher, tell_error
 from moonshine_jax.workdir import provenance
 from moonshine_jax.workdir.trained import Trained
@@ -180,18 +186,17 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust
   config_lib.check(config)
   if not config.epochs:
     raise UserError('config.epochs=0: expected at least 1: 0 is of a network that was given, which nothing trains on')
-  configs = {Workdir(Path(workdir) / name): student for name, student in config_lib.students(config).items()}
+  configs = configs_of_students(config, workdir)
   replicas = Replicas()
   check_same_config(config, replicas)
   source = sources.open_source(config.data)
   check_batches(config, replicas, source)
   teacher = load_teacher(list(configs.values()), source, replicas, trust_code)
   check_students(list(configs.values()), teacher, source)
+  check_workdirs(configs, workdir)
   if exchange.is_first():
-    for student_workdir, student in configs.items():
-      student_workdir.check(student)
+    for student_workdir in configs:
       provenance.tell_changes(student_workdir)
-      files.check_inside(student_workdir, workdir)
 
   train_split, test_split = exchange.first_before_others(lambda: sources.read_splits(source, config.data))
   steps_per_epoch = count_steps(config, len(train_split))

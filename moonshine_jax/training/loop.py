@@ -17,6 +17,7 @@ from moonshine_jax.training import blockwise
 from moonshine_jax.training.averages import save_averages
 from moonshine_jax.training.experiment import Experiment, prepare
 from moonshine_jax.training.progress import ProgressBar
+from moonshine_jax.training.students import check_workdirs, configs_of_students
 from moonshine_jax.workdir.workdir import BLOCKS_FOLDER
 
 
@@ -101,6 +102,7 @@ def evaluate_starts(run: Experiment, eval_steps: Sequence[Callable], progress: P
 def learn_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust_code: bool) -> None:
   """Makes the networks that the students of a run start from, where they start from blocks; see `blockwise`."""
   if blocks := blockwise.config_of_blocks(config, workdir):
+    check_workdirs(configs_of_students(config, workdir), workdir)  # before the blocks take hours
     run = prepare(blocks, Path(workdir) / BLOCKS_FOLDER, trust_code)
     train_to_end(run)
     blockwise.assemble(run, workdir)

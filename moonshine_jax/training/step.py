@@ -62,8 +62,14 @@ class TrainState(flax.struct.PyTreeNode):
     return self.replace(**trees['variables'], **trees['progress'])
 
   def with_ema(self) -> 'TrainState':
-    """Returns the state with an average that begins at its variables."""
-    return self.replace(ema=jax.tree.map(jnp.array, self.variables))  # a copy: states are donated
+    """Returns the state with an average that begins at its variables, in float32 at least, else it would not move."""
+
+    def begin(leaf: jax.Array) -> jax.Array:
+      floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+      dtype = jnp.promote_types(leaf.dtype, jnp.float32) if floating else leaf.dtype
+      return jnp.array(leaf, dtype)  # a copy: states are donated
+
+    return self.replace(ema=jax.tree.map(begin, self.variables))
 
   def updated(
     self, tx: optax.GradientTransformation, grads: Any, batch_stats: Any, ema_decay: float = 0.0

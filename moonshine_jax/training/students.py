@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import ml_collections
 import numpy as np
 import optax
 
+from moonshine_jax import config as config_lib
 from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, warn
 from moonshine_jax.models.network import Network
-from moonshine_jax.runtime import exchange
+from moonshine_jax.runtime import exchange, files
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.runtime.seeds import split_seed
 from moonshine_jax.training import optimizer
@@ -97,6 +98,21 @@ class Student:
       record['best_test_error'] = min([*errors, record['test_error']])
     self.writer.write(record)  # before the checkpoint: a record without one is dropped, a step would be lost
     self.epoch_metrics = {}
+
+
+def configs_of_students(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> dict[Workdir, ml_collections.ConfigDict]:
+  """Returns the config of each student of a run, by its workdir. Raises UserError."""
+  return {Workdir(Path(workdir) / name): student for name, student in config_lib.students(config).items()}
+
+
+def check_workdirs(configs: Mapping[Workdir, ml_collections.ConfigDict], workdir: str | os.PathLike) -> None:
+  """Raises UserError, in the first process, where a student of a run cannot be kept in its workdir, or not go on so."""
+  if exchange.is_first():
+    for student_workdir, student in configs.items():
+      student_workdir.check(student)
+      files.check_inside(student_workdir, workdir)
 
 
 def open_students(

@@ -30,7 +30,7 @@ START_FOLDER, BLOCKS_FOLDER = 'start', 'blockwise'
 AVERAGE_FOLDER = 'ema'  # of the network of the averaged weights
 # Folders in the folder of a search that hold the runs in which candidates learn, and the networks that are compared.
 CANDIDATES_FOLDER, SOLUTIONS_FOLDER = 'search_candidates', 'search_solutions'
-NO_RUNS = {START_FOLDER, BLOCKS_FOLDER, CANDIDATES_FOLDER, SOLUTIONS_FOLDER}
+SEARCH_FOLDERS = {CANDIDATES_FOLDER, SOLUTIONS_FOLDER}
 LOCK_FILE = '.lock'  # the lock ends with its process, so the file may stay
 
 # What Orbax and what is under it do not take for a name, wherever it is in an absolute path: patterns of files, a
@@ -58,8 +58,20 @@ class Workdir(os.PathLike):
   def find(cls, folder: str | os.PathLike) -> list['Workdir']:
     """Returns the workdirs of all runs below a folder, in the order of their paths; without the networks of a run."""
     paths = sorted(path.parent for path in Path(folder).glob(f'**/{CONFIG_FILE}'))
-    runs = [path for path in paths if not NO_RUNS & set(path.relative_to(folder).parts)]
+    runs = [path for path in paths if not cls(path)._is_part(set(path.relative_to(folder).parts))]
     return [cls(path) for path in runs if path.name != AVERAGE_FOLDER or path.parent not in runs]
+
+  def _is_part(self, names: set[str]) -> bool:
+    """Whether it is a part of another run or of a search, by the names of its folders and its config."""
+    if names & SEARCH_FOLDERS:
+      return True
+    if not names & {START_FOLDER, BLOCKS_FOLDER}:  # names that a user's folder may have, too
+      return False
+    try:
+      config = self.config
+    except UserError:
+      return False  # told where it is read
+    return (BLOCKS_FOLDER in names and config.distill.blockwise) or (START_FOLDER in names and not config.epochs)
 
   @property
   def begun(self) -> bool:

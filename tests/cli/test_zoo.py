@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from moonshine_jax.cli import app, export
+from moonshine_jax.errors import UserError
 from moonshine_jax.workdir.network_file import NetworkFile
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.zoo import zoo_names
@@ -96,6 +97,9 @@ def test_an_export_of_a_name_goes_here():
   values, runtime = types.SimpleNamespace(out=None, int8=True), types.SimpleNamespace(SUFFIX='.onnx')
   assert export.destination(NAME, values, runtime) == Path('wrn-16-1-cifar10.int8.onnx')
   assert export.destination('runs/x', values, runtime) == Path('runs/x/network.int8.onnx')
+  values.workdir = [NAME, 'runs/x', NAME]
+  with pytest.raises(UserError, match='^wrn-16-1-cifar10.int8.onnx: the file of two networks: expected one'):
+    export.destinations(values, runtime)
 
 
 def test_its_data_may_have_another_name(tiny_images):

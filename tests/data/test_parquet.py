@@ -136,6 +136,7 @@ def test_another_column_of_labels_changes_the_labels_of_images_that_were_decoded
     ),
     (['a.parquet', 'b.parquet'], {'train': 2}),
     (['contest/latest.parquet'], {'train': 1}),
+    (['train-0.parquet', 'extra-0.parquet', 'extra-1.parquet', 'test-0.parquet'], {'train': 1, 'test': 1}),
     (['train.parquet', 'val.parquet', 'test.parquet', 'README.md'], {'train': 1, 'val': 1, 'test': 1}),
   ],
 )

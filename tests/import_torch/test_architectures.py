@@ -62,6 +62,18 @@ def test_logits_of_torchvisions_resnets(networks, depth, stages, bottleneck, con
   assert_same_logits(networks, network, config, model, arrays, paths, (33, 32, 3))
 
 
+@pytest.mark.parametrize(
+  ('shapes', 'notations'),
+  [
+    ([(16, 8, 3, 3), (32, 16, 1, 1), (32, 16, 3, 3), (32, 32, 1, 1)], ['G(2)']),
+    ([(16, 8, 3, 3), (32, 16, 1, 1), (32, 8, 3, 3), (32, 32, 1, 1)], ['G(N/8)']),
+    ([(32, 8, 3, 3), (32, 32, 1, 1), (32, 8, 3, 3), (32, 32, 1, 1)], ['G(N/8)', 'G(4)']),
+  ],
+)
+def test_a_block_of_groups_is_told_by_both_of_its_grouped_convolutions(shapes, notations):
+  assert architectures._notations(shapes) == notations
+
+
 def test_resnets_that_are_none_of_ours_are_refused(networks):
   arrays = {key: value.numpy() for key, value in networks.ResNet((1, 2, 2, 2), False, 7).state_dict().items()}
   with pytest.raises(ValueError, match='layer1 to layer4 have 1, 2, 2, 2 basic blocks: expected those of ResNet-18'):

@@ -35,6 +35,21 @@ def test_workers_have_a_gpu_each_and_all_are_used_again(tmp_path, monkeypatch):
   assert processes.environments(1) == [dict(os.environ)]
 
 
+def test_a_signal_is_passed_on_after_one_was_preempted_by_itself_and_failures_are_named(tmp_path):
+  trap = f'trap "echo error: full; exit 2" TERM; touch {tmp_path}/begun; while true; do sleep 0.05; done'
+  commands = shell(tmp_path, a='exit 75', b=trap)
+
+  def interrupt():
+    while not (tmp_path / 'begun').exists():
+      time.sleep(0.02)
+    time.sleep(1.0)  # until the first has ended
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  threading.Thread(target=interrupt).start()
+  with pytest.raises(Preempted, match=r'1 of 2 runs failed: .*logs/b.log: error: full; all others are saved: the same'):
+    processes.run_all(commands, [dict(os.environ)] * 2, lambda: None)
+
+
 def test_a_signal_reaches_those_that_run_and_no_other_starts(tmp_path):
   commands = shell(tmp_path, a='trap "echo TERM; exit 75" TERM; touch begun; while true; do sleep 0.05; done', b='true')
   commands = {log: ['bash', '-c', f'cd {tmp_path}; {command[2]}'] for log, command in commands.items()}

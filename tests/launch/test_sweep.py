@@ -90,6 +90,28 @@ def test_forms_of_the_losses_belong_to_the_regimes_that_have_them():
   ]
 
 
+def test_a_regime_without_its_weight_is_refused():
+  base = digits.get_config()
+  base.distill.alpha = 0.0
+  words = jobs.student_words(base, ['G(N/8)', 'B(2)'], jobs.method_words(REGIMES, [], []))
+  message = r"^--regimes=KD: with config.distill.alpha=0 and beta=0 the student 'block=G\(N/8\) beta=0' learns by none"
+  with pytest.raises(UserError, match=message):
+    jobs.check_regimes(base, words, REGIMES)
+  base.distill.alpha = 0.9
+  jobs.check_regimes(base, words, REGIMES)
+
+
+def test_a_network_without_its_averages_is_not_done(tmp_path):
+  config = digits.get_config()
+  files.append_record(tmp_path / metrics.FILE, {'epoch': config.epochs, 'step': 20, 'test_error': 4.5})
+  assert sweep.networks_done({tmp_path: config}, {tmp_path: 20}) == {tmp_path}
+  config.optimizer.ema = 0.99
+  assert not sweep.networks_done({tmp_path: config}, {tmp_path: 20})
+  Workdir(tmp_path / 'ema').path.mkdir()
+  Workdir(tmp_path / 'ema').write_config(config)
+  assert sweep.networks_done({tmp_path: config}, {tmp_path: 20}) == {tmp_path}
+
+
 def test_a_command_makes_the_config_that_was_planned(monkeypatch):
   base = cifar10.get_config()
   overrides = {'model.dtype': 'bfloat16', **jobs.rehearsal(base, 0.05)}

@@ -12,6 +12,7 @@ from moonshine_jax.report import runs as runs_lib
 from tests.helpers import made_runs
 
 SMALL = {'model.depth': 10, 'model.width': 1, 'epochs': 2}
+BLOCKS = {'distill.blockwise': True, 'distill.teacher': 'x'}
 
 
 @pytest.fixture
@@ -37,6 +38,17 @@ def test_runs_of_a_folder(folder):
   conv2, conv3, conv4 = 2 * (64 + 9 * 16 * 16), 64 + 9 * 16 * 32 + 128 + 9 * 32 * 32 + 16 * 32, 57_728
   assert teacher.parameters == stem + conv2 + conv3 + conv4 + last
   assert student.starts[0]['commit'] == 'abc123' and 'config' not in student.starts[0]
+
+
+def test_parts_of_a_run_are_none_and_folders_of_their_names_are(folder):
+  made_runs.write(folder / 'a' / 'blockwise' / 'B', [9.0, 5.0], **SMALL, **BLOCKS)
+  made_runs.write(folder / 'a' / 'start' / 'B', [9.0], **SMALL | {'epochs': 0})
+  made_runs.write(folder / 'alone', [9.0, 5.0], **SMALL, **BLOCKS)
+  assert len(runs_lib.collect_runs(folder)) == 3
+  made_runs.write(folder / 'blockwise', [9.0, 5.0], **SMALL, **{'distill.start': 'blockwise', 'distill.teacher': 'x'})
+  made_runs.write(folder / 'start' / 'mine', [9.0, 5.0], **SMALL)
+  names = {run.name for run in runs_lib.collect_runs(folder)}
+  assert names == {'teacher', 'a/student', 'unfinished', 'blockwise', 'start/mine'}
 
 
 def test_runs_are_the_same_after_json(folder):

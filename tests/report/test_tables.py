@@ -50,6 +50,22 @@ def test_the_teacher_alone_is_the_first_row_of_the_paper():
   assert not any('recipe' in note for note in table.notes)
 
 
+def test_held_out_errors_are_no_test_errors():
+  held_out = {'epochs': 2, 'data.held_out': 0.1}
+  runs = [make_run('a', [9.0, 7.0], **held_out), make_run('b', [9.0, 6.0], **held_out, **{'model.block': 'B(2)'})]
+  (table,) = tables.make_tables(runs)
+  assert table.title == 'Held-out error on CIFAR-10' and not table.printed and len(table.rows) == 2
+  assert all(cell.paper is None for row in table.rows for cell in row.cells.values())
+  assert any('held out: all.' in note for note in table.notes)
+
+  (table,) = tables.make_tables([*runs, make_run('c', [9.0, 5.0], epochs=2)])
+  assert table.title == 'Table 3: test error on CIFAR-10'
+  assert any(
+    'No test errors, but of a share of the training split that is held out: a, b.' in note for note in table.notes
+  )
+  assert any('data.held_out 0.1 (paper: 0.0)' in note for note in table.notes)
+
+
 def test_several_data_sets_have_a_table_each():
   runs = [TEACHER, make_run('other', [1.0, 2.0], **{'epochs': 2, 'data.name': 'mnist'})]
   assert [table.title for table in tables.make_tables(runs)] == ['Test error on digits', 'Test error on mnist']

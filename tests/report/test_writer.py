@@ -51,6 +51,24 @@ def test_without_matplotlib_there_are_tables_and_no_figures(tmp_path, monkeypatc
   assert '<svg' not in (tmp_path / 'index.html').read_text()
 
 
+def test_a_data_set_without_a_finished_run_has_curves_alone(tmp_path):
+  runs = [make_run('run', [3.0], epochs=1), make_run('begun', [], **{'data.name': 'mnist'})]
+  writer.write_report('runs', runs, tmp_path, None)
+  assert {path.name for path in tmp_path.glob('mnist*')} == {'mnist.md', 'mnist.csv', 'mnist-learning-curves.svg'}
+  assert 'Test error on mnist' in (tmp_path / 'index.html').read_text()
+
+
+def test_a_teacher_that_has_no_run_has_no_point(tmp_path):
+  student = {'model.block': 'G(N/8)', 'epochs': 1}
+  runs = [
+    make_run('a', [6.0], **student, **{'distill.start': 'blockwise'}),
+    make_run('b', [7.0], **student, **{'distill.start': 'there'}),
+  ]
+  (table,) = tables.make_tables(runs)
+  assert table.rows[0].teacher and not table.rows[0].cells
+  assert {name for name, _ in writer.draw_figures(table, None)} == {'parameters', 'multiply-adds', 'learning-curves'}
+
+
 def test_latencies_for_another_image_size_are_left_out(capsys):
   latencies = writer.Latencies('a phone', 8, {'WRN-40-2 S': 1.0})
   drawn = writer.draw_figures(tables.make_tables([make_run('run', [3.0], epochs=1)])[0], latencies)

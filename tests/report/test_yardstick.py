@@ -56,7 +56,15 @@ def test_the_last_epoch_and_the_best_are_told_apart_in_every_form_of_the_report(
 
 
 @pytest.mark.parametrize(
-  'change', [{'epochs': 24}, {'data.name': 'cifar10'}, {'data.mixup': 0.2}, {'model.block': 'G(N/8)'}]
+  'change',
+  [
+    {'epochs': 24},
+    {'data.name': 'cifar10'},
+    {'data.mixup': 0.2},
+    {'model.block': 'G(N/8)'},
+    {'data.held_out': 0.1},
+    {'distill.start': 'blockwise'},
+  ],
 )
 def test_a_run_of_another_protocol_is_not_compared(change):
   run = make_student('a', [30.0, 25.0], 'depth=16 width=2 alpha=0.0 beta=0.0')

@@ -26,7 +26,8 @@ def test_a_signal_is_noted_and_the_handlers_come_back(which, capsys):
   assert signal.set_wakeup_fd(-1) == -1 and threading.active_count() == threads
 
 
-def test_a_second_signal_ends_the_process_though_it_is_inside_of_xla():
+@pytest.mark.parametrize('second', [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_process_though_it_is_inside_of_xla(second):
   """`sleep` stands for XLA: Python runs no handler while the main thread is in C."""
   program = (
     'import ctypes\n'
@@ -39,9 +40,11 @@ def test_a_second_signal_ends_the_process_though_it_is_inside_of_xla():
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     assert process.stderr.readline().startswith(b'warning: SIGTERM: saving')
+    process.send_signal(signal.SIGTERM)  # the same, passed on by a launcher
+    time.sleep(signals.ECHO_SECONDS + 0.1)
     assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 128 + signal.SIGTERM
+    process.send_signal(second)
+    assert process.wait() == 128 + second
 
 
 def test_another_thread_leaves_the_signals_alone():

@@ -225,6 +225,15 @@ def test_calibration_estimates_the_statistics_alone(started):
   assert not any(jax.tree.leaves(same))
 
 
+def test_a_workdir_of_another_run_is_refused_before_blocks_learn(started, monkeypatch):
+  config, workdir = started
+  config = config.copy_and_resolve_references()
+  config.model.block = 'G(2)'
+  monkeypatch.setattr(loop, 'prepare', lambda *_: pytest.fail('blocks learn'))
+  with pytest.raises(UserError, match='holds a run of another config: config.model.block='):
+    loop.train_and_evaluate(config, workdir)
+
+
 def test_a_run_that_was_stopped_while_blocks_learnt_goes_on_to_the_same_bits(started, tmp_path, monkeypatch):
   config, whole = started
 

@@ -48,6 +48,16 @@ def test_an_average_of_the_weights_written_out():
 
 
 @pytest.mark.usefixtures('small_runs')
+def test_an_average_of_narrow_weights_is_of_float32():
+  """In bfloat16 a thousandth of the way would be lost."""
+  params = {'w': jnp.ones(3, jnp.bfloat16)}
+  tx = optax.sgd(1.0)
+  state = step_lib.TrainState(jnp.int32(10_000), params, {}, tx.init(params), np.zeros(2, np.uint32)).with_ema()
+  after = state.updated(tx, {'w': jnp.full(3, 0.5, jnp.bfloat16)}, {}, ema_decay=0.999)
+  assert after.params['w'].dtype == jnp.bfloat16 and after.ema['params']['w'].dtype == jnp.float32
+  np.testing.assert_allclose(after.ema['params']['w'], 1 - 0.001 * 0.5, rtol=1e-6)
+
+
 def test_a_run_by_another_recipe(config, tmp_path, monkeypatch):
   config.update_from_flattened_dict(
     {

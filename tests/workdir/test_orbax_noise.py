@@ -31,7 +31,7 @@ tell(message)
 
 @pytest.mark.parametrize(
   ('limit', 'value', 'reason'),
-  [('RLIMIT_FSIZE', 100_000, 'File too large'), ('RLIMIT_NOFILE', 18, 'Too many open files')],
+  [('RLIMIT_FSIZE', 100_000, 'File too large'), ('RLIMIT_NOFILE', 14, 'Too many open files')],
 )
 def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path, limit, value, reason):
   command = [sys.executable, '-c', PROGRAM, str(tmp_path), limit, str(value)]

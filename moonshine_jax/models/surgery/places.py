@@ -140,6 +140,9 @@ def find_places(student: nn.Module, teacher: nn.Module, image_shape: Sequence[in
         f'{there.shapes if there else "there is none"}: expected a student of its architecture with other blocks'
       )
     places.append(Place(path, call.module, there.shapes))
+  for path, call in taught.items():
+    if isinstance(call.module, tuple(BESIDE)) and path not in learnt:
+      raise UserError(f'the student has no {path}: expected a student of its architecture with other blocks')
   cheap = _cheap(student)
   for path, notation in cheap.replacements if cheap else ():
     if path not in taught:

@@ -53,6 +53,11 @@ def test_a_student_of_another_architecture_is_refused(student, message):
     places_lib.find_places(student, TEACHER, SHAPE)
 
 
+def test_a_student_of_fewer_blocks_is_refused():
+  with pytest.raises(UserError, match='^the student has no conv2_block2: expected a student of its architecture with'):
+    places_lib.find_places(WideResNet(10, 1, 'B(2)', 3), WideResNet(16, 1, 'S', 3), SHAPE)
+
+
 def test_what_goes_in_and_out_is_what_the_blocks_of_the_teacher_have(images, teacher_variables):
   """Each block of the teacher, alone, makes of what comes in what goes out; and the next block is given that."""
   paths = tuple(f'conv{group}_block1' for group in (2, 3, 4))

@@ -37,7 +37,7 @@ from moonshine_jax.search.run import Search
 from moonshine_jax.search.space import Choice
 from moonshine_jax.search.store import read_search
 from moonshine_jax.workdir.network_file import open_workdir
-from moonshine_jax.workdir.workdir import SOLUTIONS_FOLDER, Workdir
+from moonshine_jax.workdir.workdir import SOLUTIONS_FOLDER
 
 # What is known of a network before it is tuned, and whether more of it stands for less error.
 PREDICTORS = {'predicted': False, 'together': False, 'fisher': True, 'parameters': True}
@@ -133,8 +133,7 @@ def compare(search: Search, chosen: dict[Choice, list[str]], flags: argparse.Nam
   for choice, chosen_by in chosen.items():
     (student,), (variables,) = networks.put_together(run, search.space, [choice], blocks)
     notation = search.space.notation(choice)
-    networks.tune(student, variables, folder / folder_name(notation), flags.epochs, False)
-    error = Workdir(folder / folder_name(notation) / networks.TUNED_FOLDER).records[-1]['test_error']
+    error = networks.tune(student, variables, folder / folder_name(notation), flags.epochs, False).test_error
     with Signals() as signals:
       together = networks.score_network(run, student.network, variables, signals)
     rows.append(

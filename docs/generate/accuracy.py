@@ -95,19 +95,6 @@ def front(file: str) -> str:
   return with_sources(aligned(heads, body, left=2), {file: content})
 
 
-def correlations(file: str) -> str:
-  """Shows how well what is known of mixtures before any training orders them by their errors after it."""
-  content = read(file)
-  names = {
-    'together': 'loss of the network that is put together',
-    'predicted': 'sum of the scores of its blocks',
-    'parameters': 'parameters',
-    'fisher': "BlockSwap's Fisher information",
-  }
-  body = [[words, f'{content["correlations"][name]:.2f}'] for name, words in names.items()]
-  return with_sources(aligned(['known before', "Spearman's correlation with the error after"], body), {file: content})
-
-
 def _cells(method: str, errors: Iterable[float], changes: Sequence[float]) -> list[str]:
   """A method, its mean error, and what it changes, with the standard error."""
   spread = statistics.stdev(changes) / len(changes) ** 0.5

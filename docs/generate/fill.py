@@ -23,7 +23,6 @@ MARKER = re.compile(r'^<!-- generated: (\w+)(.*?) -->$(?:\n\n(?:(?!<!-- ).*\n)*?
 MEASURED: dict[str, Callable[..., str]] = {
   'by_epoch': accuracy.by_epoch,
   'compilation': measurements.compilation,
-  'correlations': accuracy.correlations,
   'counts': measurements.counts,
   'exports': measurements.exports,
   'forms': accuracy.forms,

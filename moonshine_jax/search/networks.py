@@ -24,8 +24,6 @@ from moonshine_jax.training.students import Student
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import Workdir
 
-TUNED_FOLDER = 'tuned'  # the run of a network that is tuned, in its folder
-
 # How a network that was put together is tuned: by the teacher's logits, and more carefully than from random parameters.
 TUNING = {
   'distill.alpha': 1.0,
@@ -119,17 +117,17 @@ def _state_of_choice(
   return state.replace(params=variables['params'], batch_stats=variables.get('batch_stats', {}))
 
 
-def tune(student: Student, variables: dict[str, Any], folder: Path, epochs: int, trust_code: bool) -> dict[str, Any]:
-  """Trains a network that was put together for some epochs, by its teacher's logits. Returns its variables.
+def tune(student: Student, variables: dict[str, Any], folder: Path, epochs: int, trust_code: bool) -> Trained:
+  """Trains a network that was put together for some epochs, by its teacher's logits. Returns it as it is then.
 
   Args:
     student: of `put_together`.
     variables: the student's.
-    folder: where its start and, in TUNED_FOLDER, its run are kept; what is there already goes on.
+    folder: where its start and its run are kept; what is there already goes on.
     epochs: number of epochs.
     trust_code: see `Trained.open`.
   """
-  start, tuned = Workdir((folder / 'start').absolute()), folder / TUNED_FOLDER
+  start, tuned = Workdir((folder / 'start').absolute()), folder / 'tuned'
   if not start.begun:
     config = pretrained.config_of_pretrained(student.config)
     pretrained.save_network(start, config, student.facts, variables, {'epoch': 0, 'step': 0})
@@ -138,4 +136,4 @@ def tune(student: Student, variables: dict[str, Any], folder: Path, epochs: int,
     {**TUNING, 'epochs': epochs, 'eval_every': epochs, 'distill.blockwise': False, 'distill.start': str(start)}
   )
   loop.train_to_end(prepare(config, tuned, trust_code))
-  return Trained.open(tuned, trust_code).variables
+  return Trained.open(tuned, trust_code)

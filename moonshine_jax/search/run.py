@@ -188,7 +188,7 @@ class Search:
       (student,), (own,) = networks.put_together(run, self.space, [choice], blocks)
       if epochs := self.settings.tune_epochs:
         where = self.store.solutions_folder(folder) / str(number)
-        own = networks.tune(student, own, where, epochs, self._trust_code)
+        own = networks.tune(student, own, where, epochs, self._trust_code).variables
       with Signals() as signals:
         measured = networks.score_network(run, student.network, own, signals)
       variables.append(own)

@@ -19,7 +19,6 @@ from benchmarks.command import OneLineParser
 from benchmarks.pieces import ROWS, Piece
 from benchmarks.plan import Run
 from moonshine_jax.errors import RESUME_ME, UserError
-from moonshine_jax.runtime import gpu
 
 BF16 = '--dtype=bfloat16 --json={rows}'
 NETWORKS = f"--networks S 'G(N/8)' 'BG(2,M/8)' 'B(2)' 'G(N)' {BF16}"
@@ -29,9 +28,7 @@ STEP = '-m benchmarks.train_step --repeats=5'
 RECIPE = '-m moonshine_jax.main --config=configs/cifar10.py {data} --config.model.dtype=bfloat16 --workdir={out}/runs/'
 STUDENT = '--config.distill.teacher={out}/runs/teacher --config.distill.alpha=0'
 AFTER = ('data', 'teacher')
-COMMAND_BUFFERS = 'XLA_FLAGS=--xla_gpu_enable_command_buffer='
 SHARED = 'XLA_PYTHON_CLIENT_PREALLOCATE=false'  # the device's memory is for PyTorch too
-WITH_CONVOLUTIONS = gpu.COMPILER_OPTIONS['xla_gpu_enable_command_buffer'] + ',CONVOLUTION'
 
 # Of a rehearsal.
 TINY = "--networks 'WRN-10-1 S' 'WRN-10-1 G(N/8)' --batch=8 --image_size=8"
@@ -47,14 +44,14 @@ PIECES = (  # name, seconds, what for, command; in a rehearsal; where and when
         '-m benchmarks.device --json={rows} --target_config={out}/target_config.txt', '--cpu', always=True),
   Piece('train_step_128', 300, "the recipe's batch, beside PyTorch eager",
         f'{STEP} {NETWORKS} --batch=128 --pytorch eager', f'{TINY} --repeats=1', variables=SHARED),
-  Piece('recorded_convolutions', 150, 'steps with convolutions in command buffers',
-        f'{STEP} {TWO} --pytorch', variables=COMMAND_BUFFERS + WITH_CONVOLUTIONS, backend='gpu'),
-  Piece('small_graphs', 150, 'steps with command buffers between convolutions',
-        f'{STEP} {TWO} --pytorch', variables='XLA_FLAGS=--xla_gpu_graph_min_graph_size=2', backend='gpu'),
-  Piece('recorded_loop', 150, 'steps with the loop in a command buffer',
-        f'{STEP} {TWO} --pytorch', variables=f'{COMMAND_BUFFERS}{WITH_CONVOLUTIONS},WHILE', backend='gpu'),
-  Piece('no_command_buffers', 150, 'steps without command buffers',
-        f'{STEP} {TWO} --pytorch', variables=COMMAND_BUFFERS, backend='gpu'),
+  Piece('recorded_convolutions', 150, 'steps with convolutions in CUDA graphs',
+        f'-m benchmarks.cuda_graphs {TWO} --graphs convolutions', backend='gpu'),
+  Piece('concurrent_graphs', 150, 'steps with kernels beside each other in CUDA graphs',
+        f'-m benchmarks.cuda_graphs {TWO} --graphs concurrent', backend='gpu'),
+  Piece('recorded_loop', 150, 'steps with the loop in a CUDA graph',
+        f'-m benchmarks.cuda_graphs {TWO} --graphs loop', backend='gpu'),
+  Piece('small_graphs', 150, 'steps without CUDA graphs, and with small ones between convolutions',
+        f'-m benchmarks.cuda_graphs {TWO} --graphs none small', backend='gpu'),
   Piece('train_step_1024', 240, 'a batch that fills the device, beside PyTorch eager',
         f'{STEP} {TWO} --batch=1024 --pytorch eager', f'{TINY} --repeats=1', variables=SHARED),
   Piece('correctness', 180, 'losses, convolutions and steps beside the CPU',

@@ -24,8 +24,9 @@ import functools
 import os
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
   torch_device = set_up_torch() if flags.pytorch else None
 
   names = [run_name(devices) for devices in flags.devices]
-  on_one_device = make_together(flags) if flags.devices == [1] else {}
+  on_one_device = make_together({network: (network, flags, 1) for network in flags.networks if flags.devices == [1]})
   reference = {}
   if TEACHER in flags.networks:
     reference[REFERENCE] = make_our_train_step(TEACHER, flags, max(flags.devices))
@@ -119,34 +120,37 @@ def run_name(devices: int) -> str:
   return f'ours, {devices} device' + 's' * (devices > 1)
 
 
-def make_together(flags: argparse.Namespace) -> dict[Architecture, Future[Callable[[], None]]]:
-  """Makes our train step of every network on one device, all beside each other, and calls each once: it compiles.
+def make_together(of: dict[Any, tuple[Any, ...]]) -> dict[Any, Future[Callable[[], None]]]:
+  """Makes our train steps of these arguments, all beside each other, and calls each once: it compiles.
 
-  Not on several devices: what runs there at once may wait for each other's all-reduces for ever.
+  Only on one device: what runs on several at once may wait for each other's all-reduces for ever.
   """
 
-  def make(architecture):
-    run = make_our_train_step(architecture, flags, 1)
+  def make(*args):
+    run = make_our_train_step(*args)
     run()
     return run
 
   with ThreadPoolExecutor(available_cores()) as pool:
-    return {architecture: pool.submit(make, architecture) for architecture in flags.networks}
+    return {key: pool.submit(make, *args) for key, args in of.items()}
 
 
-def make_our_train_step(architecture: Architecture, flags: argparse.Namespace, devices: int) -> Callable[[], None]:
+def make_our_train_step(
+  architecture: Architecture, flags: argparse.Namespace, devices: int, options: Mapping[str, Any] | None = None
+) -> Callable[[], None]:
   """Makes a function that takes `calls_per_sample` of our train steps, in one dispatch, and waits for them.
 
   Args:
     architecture: of the network.
     flags: with `batch`, `image_size` and `dtype`.
     devices: how many of the local devices it takes.
+    options: of XLA; by default those of training.
 
   Returns:
     The function; its first call compiles.
   """
   config = make_config(architecture, flags.batch, flags.dtype)
-  replicas = Replicas(jax.local_devices()[:devices])
+  replicas = Replicas(jax.local_devices()[:devices], options)
   network = make_network(config, replicas.axis_name)
   images, labels = synthetic_batch(flags.batch, flags.image_size)
   feed = ResidentFeed(Split(images, labels), replicas)
@@ -233,12 +237,7 @@ def works(name: str, run: Callable[[], None]) -> bool:
 
 
 def measure_network(architecture: Architecture, flags: argparse.Namespace, runs: dict[str, Callable[[], None]]) -> dict:
-  """Measures the runs of a network in turns.
-
-  Args:
-    architecture: of the network.
-    flags: of the command.
-    runs: by name, functions that take `calls_per_sample` steps.
+  """Measures the runs of a network, by name, in turns, each of `calls_per_sample` steps.
 
   Returns:
     A row: what the network costs, and the median, lowest and highest images a second of every run.

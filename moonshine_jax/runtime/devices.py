@@ -118,16 +118,18 @@ class Replicas:
     axis_name: of the replicas, for the functions of this module inside a step and for a model's BN; None on one device.
   """
 
-  def __init__(self, devices: Sequence[jax.Device] | None = None):
+  def __init__(self, devices: Sequence[jax.Device] | None = None, compiler_options: Mapping[str, Any] | None = None):
     """Takes devices.
 
     Args:
       devices: of this process; by default, all devices of all processes.
+      compiler_options: of XLA, for every step; by default, COMPILER_OPTIONS of the platform.
 
     Raises:
       UserError: where JAX finds no device, or processes have different numbers of them.
     """
     self.devices = tuple(devices or local_devices())
+    self._compiler_options = COMPILER_OPTIONS.get(self.platform, {}) if compiler_options is None else compiler_options
     self._all_devices = self.devices
     if jax.process_count() > 1:
       self._all_devices = tuple(sorted(jax.devices(), key=lambda device: device.process_index))
@@ -162,7 +164,7 @@ class Replicas:
       The compiled step, which takes and returns trees as `replicate` and `shard` make them.
     """
     flags = os.environ.get('XLA_FLAGS', '')
-    options = {name: value for name, value in COMPILER_OPTIONS.get(self.platform, {}).items() if name not in flags}
+    options = {name: value for name, value in self._compiler_options.items() if name not in flags}
     if self.axis_name is None:
       return jax.jit(step, donate_argnums=donate_argnums, compiler_options=options)
     mapped = jax.pmap(step, axis_name=AXIS, devices=self._all_devices, donate_argnums=donate_argnums)

@@ -4,9 +4,9 @@
   python -m benchmarks.cuda_graphs --networks S --graphs convolutions --dtype=bfloat16
 
 XLA records runs of kernels as one CUDA graph, which is one launch for the host (its "command buffers"). GRAPHS has the
-ways. The step of each network is the one of `benchmarks.train_step` on one device. It is compiled as training compiles
-it and in each of the ways, all beside each other, and then all take turns. The medians count. A way that the GPU cannot
-run is told in a line; one that ends the process ends the others too, so try a new one alone (--graphs).
+ways. The step of each network is the one of `benchmarks.train_step` on one device. It is compiled in each of the ways,
+all beside each other, and then all take turns. The medians count. A way that the GPU cannot run is told in a line; one
+that ends the process ends the others too, so try a new one alone (--graphs).
 """
 
 import sys
@@ -17,23 +17,19 @@ from benchmarks.command import calls_per_sample, first_line, make_parser, write_
 from benchmarks.train_step import make_together, measure_network
 from moonshine_jax.runtime import gpu
 
-OURS = 'as training'
-_RECORDED = 'xla_gpu_enable_command_buffer'
+BASE = 'between'
+_WITH_CONVOLUTIONS = gpu.COMPILER_OPTIONS | {gpu.RECORDED: gpu.LOOP_OPTIONS[gpu.RECORDED]}
 
-# Options beside those of training.
 GRAPHS = {
-  'none': {_RECORDED: ''},
-  # Graphs of two kernels and more, in place of five.
-  'small': {'xla_gpu_graph_min_graph_size': 2},
-  # With cuDNN's convolutions, which otherwise end a graph.
-  'convolutions': {_RECORDED: gpu.COMPILER_OPTIONS[_RECORDED] + ',CONVOLUTION'},
-  # In which kernels that do not wait for each other may run at the same time.
-  'concurrent': {
-    _RECORDED: gpu.COMPILER_OPTIONS[_RECORDED] + ',CONVOLUTION',
-    'xla_gpu_command_buffer_scheduling_mode': 'CONCURRENT',
-  },
-  # The loop over the steps of a dispatch is within the graph.
-  'loop': {_RECORDED: gpu.COMPILER_OPTIONS[_RECORDED] + ',CONVOLUTION,WHILE'},
+  'none': gpu.COMPILER_OPTIONS | {gpu.RECORDED: ''},
+  # Between convolutions of cuDNN, which end a graph: XLA's default.
+  BASE: gpu.COMPILER_OPTIONS,
+  # Those too, so that a step is one graph, in which kernels run one after the other.
+  'convolutions': _WITH_CONVOLUTIONS,
+  # Kernels that do not wait for each other may run at the same time: as training has it.
+  'concurrent': gpu.LOOP_OPTIONS,
+  # With the loop over the steps of a dispatch in the graph, in place of concurrent kernels.
+  'loop': _WITH_CONVOLUTIONS | {gpu.RECORDED: f'{gpu.LOOP_OPTIONS[gpu.RECORDED]},WHILE'},
 }
 
 
@@ -41,11 +37,13 @@ def main(arguments: list[str] | None = None) -> None:
   """Measures the networks one after the other and prints the speed of each way."""
   parser = make_parser(__doc__, repeats=7)
   parser.add_argument('--batch', type=int, default=128, help='images in a step (default: 128)')
-  parser.add_argument('--graphs', nargs='+', choices=GRAPHS, default=list(GRAPHS), help='the ways (default: all)')
+  parser.add_argument(
+    '--graphs', nargs='+', choices=GRAPHS, default=list(GRAPHS), help=f'ways to measure beside {BASE} (default: all)'
+  )
   flags = parser.parse_args(arguments)
   if jax.default_backend() != 'gpu':
     parser.error(f'{jax.default_backend()}: expected a GPU')
-  options = {OURS: gpu.COMPILER_OPTIONS} | {name: gpu.COMPILER_OPTIONS | GRAPHS[name] for name in flags.graphs}
+  options = {name: of_graphs for name, of_graphs in GRAPHS.items() if name in (BASE, *flags.graphs)}
   made = make_together({
     (network, name): (network, flags, 1, of_graphs) for network in flags.networks for name, of_graphs in options.items()
   })  # fmt: skip
@@ -60,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(failures[-1], flush=True)
     rows.append(measure_network(network, flags, runs))
     speeds = rows[-1]['images_per_second']
-    rows[-1]['ratios'] = {name: speed / speeds[OURS] for name, speed in speeds.items()} if OURS in speeds else {}
+    rows[-1]['ratios'] = {name: speed / speeds[BASE] for name, speed in speeds.items()} if BASE in speeds else {}
     print_row(rows[-1], flags.batch)
     write_json(flags.json, flags, rows, graphs=options, steps_of_a_sample=calls_per_sample())
   if failures:
@@ -70,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 def print_row(row: dict, batch: int) -> None:
   """Prints the speeds of a network's step, formed in each way."""
   for name, speed in row['images_per_second'].items():
-    ratio = f', {row["ratios"][name]:.2f} of {OURS}' if row['ratios'] else ''
+    ratio = f', {row["ratios"][name]:.2f} of {BASE}' if row['ratios'] else ''
     lowest, highest = row['lowest'][name], row['highest'][name]
     print(f'{row["network"]:<20} {name:<14} {speed:>10.0f} images/s ({lowest:.0f} to {highest:.0f})'
           f', {1e3 * batch / speed:.2f} ms a step{ratio}', flush=True)  # fmt: skip

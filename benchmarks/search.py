@@ -5,7 +5,8 @@
 
 Random mixtures of a search's candidates, within a budget if there is one, are put together and tuned equally long by
 the teacher's logits. The rank correlation (Spearman) of their held-out error then is printed with what was known
-before: the sum of the scores, the loss of the network that was put together, Fisher information, and the parameters.
+before: the sum of the scores, the sum of their square roots (in which no single place decides), the loss of the network
+that was put together, Fisher information, and the parameters.
 Beside the random mixtures stand the network that the search chooses within the budget, the best uniform one, and, of
 the random ones, that of most Fisher information. What is tuned is kept in the folder of the search: the same command
 goes on.
@@ -40,7 +41,7 @@ from moonshine_jax.workdir.network_file import open_workdir
 from moonshine_jax.workdir.workdir import SOLUTIONS_FOLDER
 
 # What is known of a network before it is tuned, and whether more of it stands for less error.
-PREDICTORS = {'predicted': False, 'together': False, 'fisher': True, 'parameters': True}
+PREDICTORS = {'predicted': False, 'roots': False, 'together': False, 'fisher': True, 'parameters': True}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -141,6 +142,7 @@ def compare(search: Search, chosen: dict[Choice, list[str]], flags: argparse.Nam
         'chosen_by': ', '.join(chosen_by),
         'block': notation,
         'predicted': program.cost_of(choice, scores),
+        'roots': program.cost_of(choice, np.sqrt(np.maximum(scores, 0))),
         'together': together['kl'],
         'fisher': fisher_information(search.space.network(choice), search.space.places, images, labels, flags.seed),
         'parameters': program.cost_of(choice, search.costs['parameters']),

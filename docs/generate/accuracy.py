@@ -95,6 +95,21 @@ def front(file: str) -> str:
   return with_sources(aligned(heads, body, left=2), {file: content})
 
 
+def mixtures(file: str) -> str:
+  """Lists how well what is known of random mixtures before they are tuned orders them by their error after it."""
+  content = read(file)
+  names = {
+    'predicted': "sum of the places' scores (KL), which the search minimises",
+    'roots': 'sum of the square roots of these scores',
+    'together': 'KL of the network that is put together',
+    'fisher': 'Fisher information at random parameters (BlockSwap)',
+    'parameters': 'number of parameters',
+  }
+  body = [[names[name], f'{correlation:.2f}'] for name, correlation in content['correlations'].items()]
+  number = sum('random' in row['chosen_by'] for row in content['rows'])
+  return with_sources(aligned(['known before', f'rank correlation, {number} mixtures'], body), {file: content})
+
+
 def _cells(method: str, errors: Iterable[float], changes: Sequence[float]) -> list[str]:
   """A method, its mean error, and what it changes, with the standard error."""
   spread = statistics.stdev(changes) / len(changes) ** 0.5

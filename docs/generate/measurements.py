@@ -92,6 +92,31 @@ def step_loop(file: str) -> str:
   return with_sources(markdown, {file: content})
 
 
+def cuda_graphs(file: str) -> str:
+  """Lists the speed of a train step by what XLA records into CUDA graphs."""
+  content = read(file)
+  names = {
+    'none': 'no graphs',
+    'between': 'between convolutions',
+    'convolutions': 'convolutions too, kernels in order',
+    'concurrent': 'convolutions too, kernels beside each other',
+    'loop': 'the loop over steps too, in order',
+  }
+  body = [
+    [
+      _block(row) if not index else '',
+      names[name],
+      f'{speed:,.0f}',
+      f'{row["lowest"][name]:,.0f} to {row["highest"][name]:,.0f}',
+      f'{row["ratios"][name]:.2f}',
+    ]
+    for row in content['rows']
+    for index, (name, speed) in enumerate(row['images_per_second'].items())
+  ]
+  headings = ['network', 'in a graph', 'images/s', 'lowest to highest', 'beside the first']
+  return with_sources(aligned(headings, body, left=2), {file: content})
+
+
 def roofline(file: str) -> str:
   """Lists the floor of a step, in milliseconds an image, and the share of it that training reaches."""
   content = read(file)

@@ -26,8 +26,10 @@ from moonshine_jax.runtime import cpu, gpu
 
 AXIS = 'batch'
 
-# How XLA compiles a step, by the platform of the devices. What $XLA_FLAGS names is as it says.
+# How XLA compiles a step, and a loop over train steps, by the platform of the devices. What $XLA_FLAGS names is as it
+# says.
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {'cpu': cpu.COMPILER_OPTIONS, 'gpu': gpu.COMPILER_OPTIONS}
+LOOP_OPTIONS: dict[str, dict[str, Any]] = COMPILER_OPTIONS | {'gpu': gpu.LOOP_OPTIONS}
 
 # Dispatches that the host is at most ahead of the devices: enough to keep them busy, few enough to tell of progress in
 # time. With 32 and more a CPU of several devices stops for ever: XLA then blocks the threads in which the devices would
@@ -123,13 +125,13 @@ class Replicas:
 
     Args:
       devices: of this process; by default, all devices of all processes.
-      compiler_options: of XLA, for every step; by default, COMPILER_OPTIONS of the platform.
+      compiler_options: of XLA, for every step and loop; by default, those of the platform.
 
     Raises:
       UserError: where JAX finds no device, or processes have different numbers of them.
     """
     self.devices = tuple(devices or local_devices())
-    self._compiler_options = COMPILER_OPTIONS.get(self.platform, {}) if compiler_options is None else compiler_options
+    self._compiler_options = compiler_options
     self._all_devices = self.devices
     if jax.process_count() > 1:
       self._all_devices = tuple(sorted(jax.devices(), key=lambda device: device.process_index))
@@ -153,18 +155,22 @@ class Replicas:
     """Returns the least multiple of the number of devices that is not below a batch size."""
     return -(-batch_size // len(self)) * len(self)
 
-  def compile(self, step: Callable, donate_argnums: Sequence[int] = ()) -> Callable:
+  def compile(self, step: Callable, donate_argnums: Sequence[int] = (), loop: bool = False) -> Callable:
     """Compiles a step for all replicas.
 
     Args:
       step: pure, written for one replica.
       donate_argnums: the arguments whose memory the results may take.
+      loop: whether it is a loop over train steps.
 
     Returns:
       The compiled step, which takes and returns trees as `replicate` and `shard` make them.
     """
     flags = os.environ.get('XLA_FLAGS', '')
-    options = {name: value for name, value in self._compiler_options.items() if name not in flags}
+    options = self._compiler_options
+    if options is None:
+      options = (LOOP_OPTIONS if loop else COMPILER_OPTIONS).get(self.platform, {})
+    options = {name: value for name, value in options.items() if name not in flags}
     if self.axis_name is None:
       return jax.jit(step, donate_argnums=donate_argnums, compiler_options=options)
     mapped = jax.pmap(step, axis_name=AXIS, devices=self._all_devices, donate_argnums=donate_argnums)

@@ -27,12 +27,13 @@ def test_every_way_takes_turns_with_trainings_own(tmp_path, monkeypatch, capsys)
     cuda_graphs.main([*NETWORK, f'--json={path}'])
   written = json.loads(path.read_text())
   (row,) = written['rows']
-  assert list(row['ratios']) == [cuda_graphs.OURS, 'none', 'small', 'convolutions', 'concurrent']
-  assert row['ratios'][cuda_graphs.OURS] == 1
+  assert list(row['ratios']) == ['none', 'between', 'convolutions', 'concurrent']
+  assert row['ratios']['between'] == 1
   assert written['steps_of_a_sample'] == command.CALLS_PER_SAMPLE['gpu']
-  assert [devices for devices, _ in compiled] == [1] * 6
+  assert [devices for devices, _ in compiled] == [1] * 5
   assert {options['xla_gpu_enable_latency_hiding_scheduler'] for _, options in compiled} == {True}  # training's others
-  assert compiled[0][1] == gpu.COMPILER_OPTIONS and written['graphs']['none']['xla_gpu_enable_command_buffer'] == ''
+  assert written['graphs']['between'] == gpu.COMPILER_OPTIONS and written['graphs']['concurrent'] == gpu.LOOP_OPTIONS
+  assert written['graphs']['none']['xla_gpu_enable_command_buffer'] == ''
   assert 'convolutions' in capsys.readouterr().out
 
 

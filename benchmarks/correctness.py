@@ -241,7 +241,8 @@ def take_step(
     teacher_variables = jax.device_get(teacher.init(keys[2], image_shape))
   feed = ResidentFeed(Split(*synthetic_batch(flags.batch, flags.image_size)), replicas)
   (batch,) = feed.batches([{'index': np.arange(flags.batch, dtype=np.int32)}])
-  step = replicas.compile(step_lib.make_train_step([config], [student], teacher, [tx], feed.gather, replicas))
+  train_step = step_lib.make_train_step([config], [student], teacher, [tx], feed.gather, replicas)
+  step = replicas.compile(train_step, loop=True)  # with the options of a loop: its CUDA graphs are checked too
   (after,), (metrics,) = replicas.fetch(
     step((replicas.replicate(state),), replicas.replicate(teacher_variables), feed.data, batch)
   )

@@ -9,6 +9,7 @@ all beside each other, and then all take turns. The medians count. A way that th
 that ends the process ends the others too, so try a new one alone (--graphs).
 """
 
+import os
 import sys
 
 import jax
@@ -43,6 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
   flags = parser.parse_args(arguments)
   if jax.default_backend() != 'gpu':
     parser.error(f'{jax.default_backend()}: expected a GPU')
+  named = [name for name in gpu.LOOP_OPTIONS if name in os.environ.get('XLA_FLAGS', '')]
+  if named:
+    parser.error(f'XLA_FLAGS names {", ".join(named)}: expected nothing that the ways set')
   options = {name: of_graphs for name, of_graphs in GRAPHS.items() if name in (BASE, *flags.graphs)}
   made = make_together({
     (network, name): (network, flags, 1, of_graphs) for network in flags.networks for name, of_graphs in options.items()
@@ -56,7 +60,12 @@ def main(arguments: list[str] | None = None) -> None:
       except RuntimeError as error:  # of XLA
         failures.append(f'{network}, {name}: {first_line(error)}')
         print(failures[-1], flush=True)
-    rows.append(measure_network(network, flags, runs))
+    try:
+      rows.append(measure_network(network, flags, runs))
+    except RuntimeError as error:
+      failures.append(f'{network}: {first_line(error)}')
+      print(failures[-1], flush=True)
+      continue
     speeds = rows[-1]['images_per_second']
     rows[-1]['ratios'] = {name: speed / speeds[BASE] for name, speed in speeds.items()} if BASE in speeds else {}
     print_row(rows[-1], flags.batch)

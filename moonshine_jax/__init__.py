@@ -1,6 +1,7 @@
 """Moonshine JAX: distil trained convolutional networks into students with cheap convolutions."""
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 __all__ = ['__version__', 'cheapen', 'distil', 'forward_mode', 'inherit', 'plan', 'search_blocks', 'with_capture']
+
+# Kernels are loaded as CUDA starts, not each at its first launch: that may be into a CUDA graph that is being recorded,
+# where on an H200 kernels of cuDNN could not be loaded. CUDA reads this once, at its start, which is the first use of
+# JAX. What the user has set holds.
+os.environ.setdefault('CUDA_MODULE_LOADING', 'EAGER')
 
 # The module of each public function: loaded when the function is first used, since JAX takes seconds to load.
 _MODULES = {

@@ -108,12 +108,12 @@ def cuda_graphs(file: str) -> str:
       names[name],
       f'{speed:,.0f}',
       f'{row["lowest"][name]:,.0f} to {row["highest"][name]:,.0f}',
-      f'{row["ratios"][name]:.2f}',
+      f'{row["ratios"][name]:.2f}' if row['ratios'] else '-',
     ]
     for row in content['rows']
     for index, (name, speed) in enumerate(row['images_per_second'].items())
   ]
-  headings = ['network', 'in a graph', 'images/s', 'lowest to highest', 'beside the first']
+  headings = ['network', 'in a graph', 'images/s', 'lowest to highest', 'beside graphs between convolutions']
   return with_sources(aligned(headings, body, left=2), {file: content})
 
 

@@ -100,7 +100,7 @@ def _guard(function: Callable[[], None]) -> None:
       except (RuntimeError, AssertionError) as error:  # as of any first use of a device where JAX finds none
         importlib.import_module('moonshine_jax.runtime.devices').local_devices()
         if advice := importlib.import_module('moonshine_jax.runtime.gpu').advice_for(error):
-          raise UserError(advice) from error
+          error.add_note(advice)
         raise
     except UserError as error:
       tell(str(error))

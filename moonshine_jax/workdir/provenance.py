@@ -150,6 +150,7 @@ def environment() -> dict[str, Any]:
     'torch': _version('torch'),
     'libtpu': _version('libtpu'),
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    'cuda_module_loading': os.environ.get('CUDA_MODULE_LOADING', ''),
     'settings': settings.current_settings(),
     'omp_wait_policy': os.environ.get('OMP_WAIT_POLICY', ''),
     'commit': _commit(),

@@ -11,7 +11,7 @@ from moonshine_jax.runtime import gpu
 NETWORK = ['--networks', 'WRN-10-1 S', '--image_size=8', '--batch=8', '--repeats=1']
 
 
-def test_every_way_takes_turns_with_trainings_own(tmp_path, monkeypatch, capsys):
+def test_every_way_takes_turns(tmp_path, monkeypatch, capsys):
   compiled = []
 
   def make(architecture, flags, devices, options):
@@ -20,6 +20,7 @@ def test_every_way_takes_turns_with_trainings_own(tmp_path, monkeypatch, capsys)
       raise jax.errors.JaxRuntimeError('INTERNAL: no such graph\nand more')
     return lambda: None
 
+  monkeypatch.delenv('XLA_FLAGS', raising=False)
   monkeypatch.setattr(train_step, 'make_our_train_step', make)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   path = tmp_path / 'rows.json'
@@ -42,3 +43,11 @@ def test_it_needs_a_gpu(capsys):
     cuda_graphs.main(NETWORK)
   assert ended.value.code == 2
   assert capsys.readouterr().err.endswith(': cpu: expected a GPU\n')
+
+
+def test_flags_of_the_environment_would_hold_for_all_ways(monkeypatch, capsys):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setenv('XLA_FLAGS', '--xla_gpu_enable_command_buffer=FUSION')
+  with pytest.raises(SystemExit):
+    cuda_graphs.main(NETWORK)
+  assert 'XLA_FLAGS names xla_gpu_enable_command_buffer: expected nothing' in capsys.readouterr().err

@@ -19,18 +19,17 @@ from benchmarks.train_step import make_together, measure_network
 from moonshine_jax.runtime import gpu
 
 BASE = 'between'
-_WITH_CONVOLUTIONS = gpu.COMPILER_OPTIONS | {gpu.RECORDED: gpu.LOOP_OPTIONS[gpu.RECORDED]}
 
 GRAPHS = {
   'none': gpu.COMPILER_OPTIONS | {gpu.RECORDED: ''},
   # Between convolutions of cuDNN, which end a graph: XLA's default.
   BASE: gpu.COMPILER_OPTIONS,
-  # Those too, so that a step is one graph, in which kernels run one after the other.
-  'convolutions': _WITH_CONVOLUTIONS,
+  # Those too, in graphs in which kernels run one after the other.
+  'convolutions': gpu.COMPILER_OPTIONS | {gpu.RECORDED: gpu.LOOP_OPTIONS[gpu.RECORDED]},
   # Kernels that do not wait for each other may run at the same time: as training has it.
   'concurrent': gpu.LOOP_OPTIONS,
   # With the loop over the steps of a dispatch in the graph, in place of concurrent kernels.
-  'loop': _WITH_CONVOLUTIONS | {gpu.RECORDED: f'{gpu.LOOP_OPTIONS[gpu.RECORDED]},WHILE'},
+  'loop': gpu.COMPILER_OPTIONS | {gpu.RECORDED: f'{gpu.LOOP_OPTIONS[gpu.RECORDED]},WHILE'},
 }
 
 

@@ -68,7 +68,7 @@ def describe_steps(
   )
 
   train_step = step_lib.make_train_step([config], [network], None, [tx], feed.gather, replicas)
-  train_loop = replicas.compile(step_lib.make_train_loop(train_step, replicas.platform), donate_argnums=(0,), loop=True)
+  train_loop = step_lib.compile_train_loop(train_step, replicas)
   batches = next(feed.epoch(0, 0, flags.batch, steps_per_dispatch=config.steps_per_dispatch))
   eval_step = replicas.compile(step_lib.make_eval_step(network, feed.gather, replicas))
   batch = next(feed.batches(feeds.masked_batches(flags.batch, flags.batch)))

@@ -190,7 +190,7 @@ def make_epochs(
 ) -> Callable[[], None]:
   """Makes a function that runs the next epoch of a step, as training does, and waits for its metrics."""
   states, teacher_variables = replicas.replicate((states, teacher_variables))
-  compiled_loop = replicas.compile(step_lib.make_train_loop(step, replicas.platform), donate_argnums=(0,), loop=True)
+  compiled_loop = step_lib.compile_train_loop(step, replicas)
   epochs = itertools.count()
 
   def train_loop(states, data, batches):

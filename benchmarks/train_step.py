@@ -161,7 +161,7 @@ def make_our_train_step(
   states = replicas.replicate((step_lib.create_train_state(network, images.shape[1:], tx, *keys),))
   teacher_variables = replicas.replicate({})
   train_step = step_lib.make_train_step([config], [network], None, [tx], feed.gather, replicas)
-  train_loop = replicas.compile(step_lib.make_train_loop(train_step, replicas.platform), donate_argnums=(0,), loop=True)
+  train_loop = step_lib.compile_train_loop(train_step, replicas)
 
   def run():
     nonlocal states

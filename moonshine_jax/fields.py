@@ -247,3 +247,5 @@ FIELDS: dict[str, Field] = {
 
 MAY_DIFFER = {'data.data_dir', 'data.feed', 'steps_per_dispatch'}  # fields that change no bit of a run
 RECIPE = {name: field.default for name, field in FIELDS.items() if field.recipe}
+# What a run has whose error can stand beside a published one: the recipe, on the test split, from random parameters.
+COMPARABLE = RECIPE | {name: FIELDS[name].default for name in ('data.held_out', 'distill.start')}

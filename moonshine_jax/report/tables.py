@@ -145,7 +145,7 @@ def _recipe_notes(runs: Sequence[Run]) -> list[str]:
     {
       f'{name} {run.recipe[name]!r} (paper: {value!r})'
       for run in runs
-      for name, value in (fields.RECIPE | {'data.held_out': 0.0, 'distill.start': ''}).items()
+      for name, value in fields.COMPARABLE.items()
       if run.recipe.get(name, value) != value
     }
   )

@@ -78,8 +78,7 @@ def compare_accuracies(runs: Sequence[Run]) -> list[ComparedAccuracies]:
 
 def _is_by_protocol(run: Run) -> bool:
   """Whether nothing but the network, the loss and the seeds is another than in the protocol."""
-  expected = fields.RECIPE | published.PROTOCOL
-  expected |= {'data.name': published.DATA, 'data.held_out': 0.0, 'distill.start': ''}
+  expected = fields.COMPARABLE | published.PROTOCOL | {'data.name': published.DATA}
   values = config_lib.flatten(run.config)
   values['data.name'] = names.known_as(values['data.name'], run.facts.num_classes)
   apart = {'model.depth', 'model.width', 'model.dtype', *config_lib.LOSS_FIELDS}

@@ -244,7 +244,7 @@ def calibrate(run: 'Experiment') -> Sequence[TrainState]:
   """Returns the states of a trained run with BN's running statistics estimated anew, on augmented training images."""
   updates = [make_calibration(student.network, run.replicas.axis_name) for student in run.students]
   step = step_lib.join_updates(run.config, updates, None, run.train_feed.gather, run.replicas, run.facts.mean)
-  loop = run.replicas.compile(step_lib.make_train_loop(step, run.replicas.platform), donate_argnums=(0,), loop=True)
+  loop = step_lib.compile_train_loop(step, run.replicas)
   states, left, no_teacher = run.states, run.config.blockwise.calibration_steps, run.replicas.replicate({})
   for epoch in itertools.count():
     for batches in run.train_feed.epoch(run.config.seed, epoch, run.batch_size, 0, min(left, run.steps_per_epoch)):

@@ -143,9 +143,7 @@ class Experiment:
       train_step = step_lib.make_train_step(
         configs, networks, teacher, txs, gather, self.replicas, self.steps_per_epoch, self.facts.mean
       )
-    train_loop = self.replicas.compile(
-      step_lib.make_train_loop(train_step, self.replicas.platform), donate_argnums=(0,), loop=True
-    )
+    train_loop = step_lib.compile_train_loop(train_step, self.replicas)
     teacher_variables = self.replicas.replicate(self.teacher.variables if self.teacher else {})
     return lambda states, data, batches: train_loop(states, teacher_variables, data, batches)
 

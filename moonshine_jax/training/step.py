@@ -230,6 +230,11 @@ def make_update(
   return update
 
 
+def compile_train_loop(train_step: Callable, replicas: Replicas) -> Callable:
+  """Compiles the loop of `make_train_loop`, whose results take the memory of the states that it is given."""
+  return replicas.compile(make_train_loop(train_step, replicas.platform), donate_argnums=(0,), loop=True)
+
+
 def make_train_loop(train_step: Callable, platform: str) -> Callable:
   """Makes the loop of many steps in one dispatch: (states, teacher's variables, data, batches) -> (states, metrics).
 

@@ -47,7 +47,6 @@ def test_an_average_of_the_weights_written_out():
     np.testing.assert_allclose(state.ema['params']['w'], average, rtol=1e-6)
 
 
-@pytest.mark.usefixtures('small_runs')
 def test_an_average_of_narrow_weights_is_of_float32():
   """In bfloat16 a thousandth of the way would be lost."""
   params = {'w': jnp.ones(3, jnp.bfloat16)}
@@ -58,6 +57,7 @@ def test_an_average_of_narrow_weights_is_of_float32():
   np.testing.assert_allclose(after.ema['params']['w'], 1 - 0.001 * 0.5, rtol=1e-6)
 
 
+@pytest.mark.usefixtures('small_runs')
 def test_a_run_by_another_recipe(config, tmp_path, monkeypatch):
   config.update_from_flattened_dict(
     {

@@ -5,8 +5,6 @@ import os
 import shutil
 import tempfile
 
-os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
-
 import jax
 import numpy as np
 import pytest
@@ -15,6 +13,15 @@ from PIL import Image
 
 from moonshine_jax.configs import digits
 from moonshine_jax.training import loop
+
+jax.config.update('jax_num_cpu_devices', 8)
+
+# Tiny networks run for milliseconds and compile for seconds: without optimisations they compile in two thirds of the
+# time, and by XLA's older emitters, which jaxlib has until 0.10, in less than a third.
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'  # the processes that tests start compile so too
+jax.config.update('jax_disable_most_optimizations', True)
+if jax.__version_info__ < (0, 11):
+  os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_cpu_use_fusion_emitters=false'
 
 STATE = tempfile.TemporaryDirectory()  # of what the tests name, in place of what the user did
 os.environ['XDG_STATE_HOME'] = STATE.name
@@ -146,6 +153,14 @@ def small_config(data_dir):
 def config(tiny_images):
   """`small_config`, a test's own."""
   return small_config(tiny_images)
+
+
+@pytest.fixture
+def optimised():
+  """Programs compiled as users' are: different ones round alike then, where they compute the same."""
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture(scope='module')

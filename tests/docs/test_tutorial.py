@@ -23,8 +23,6 @@ def kinds_of_output(notebook):
 @pytest.mark.filterwarnings('ignore')  # Jupyter's own
 def test_it_runs(notebook, monkeypatch):
   monkeypatch.setenv('TUTORIAL_QUICK', '1')
-  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-  monkeypatch.delenv('XLA_FLAGS')  # one device
   committed = kinds_of_output(notebook)
   NotebookClient(notebook, timeout=300, kernel_name='python3').execute()
   assert kinds_of_output(notebook) == committed

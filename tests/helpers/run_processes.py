@@ -58,7 +58,7 @@ def finish(workdir: Path, *flags: str) -> int:
 
 
 def _command(arguments, stderr):
-  os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=1'
+  jax.config.update('jax_num_cpu_devices', 1)
   _redirect(os.devnull, stderr)
   app.run('train', arguments)
 

@@ -102,6 +102,7 @@ def test_what_stands_beside_a_network_is_left_out_where_the_user_says_so(tmp_pat
   assert read_state_dict(path, 'backbone').keys() == wide_resnet_arrays().keys()
 
 
+@pytest.mark.filterwarnings('ignore:Validating sparse tensor:UserWarning')  # PyTorch's, from 2.14 on
 def test_wrappers_are_taken_off_and_objects_are_not_made(networks, tmp_path):
   import torch
 

@@ -112,7 +112,6 @@ def _read(path):
 
 
 def _command(command, arguments, path, devices, pause, silence):
-  os.environ['XLA_FLAGS'] = '--xla_backend_optimization_level=0'  # for faster compilation
   jax.config.update('jax_num_cpu_devices', devices)
   for stream, name in ((sys.stdout, 'out'), (sys.stderr, 'err')):
     with open(f'{path}.{name}', 'w') as file:

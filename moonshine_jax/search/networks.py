@@ -15,7 +15,7 @@ from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.runtime.signals import Signals
 from moonshine_jax.search import scores as scores_lib
 from moonshine_jax.search.space import Choice, Space
-from moonshine_jax.training import blockwise, loop, pretrained
+from moonshine_jax.training import blockwise, loop, pretrained, starts
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.evaluation import sum_over_feed
 from moonshine_jax.training.experiment import Experiment, prepare
@@ -108,7 +108,7 @@ def _state_of_choice(
   assert run.teacher
   shape, key = student.facts.image_shape, jax.random.key(student.config.seed)
   state = step_lib.create_train_state(student.network, shape, student.optimizer, key, key)
-  state = blockwise.state_of_blocks(run.teacher, student.network, shape, state)
+  state = starts.state_of_blocks(run.teacher, student.network, shape, state)
   variables: dict[str, Any] = state.variables
   for path, candidate in zip(space.places, choice, strict=True):
     for collection in variables if candidate else ():

@@ -6,8 +6,6 @@ together from them starts near the teacher (LIT: Koratana et al., 2019; DNA: Li 
 2022).
 """
 
-import copy
-import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -21,10 +19,7 @@ import optax
 
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import sources
-from moonshine_jax.data.splits import Facts
 from moonshine_jax.errors import UserError, say
-from moonshine_jax.models import factory
-from moonshine_jax.models.blocks import Block
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.models.surgery.places import Place
@@ -33,14 +28,10 @@ from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import packing, pretrained
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.step import TrainState
-from moonshine_jax.workdir.network_file import open_workdir
-from moonshine_jax.workdir.trained import Trained
-from moonshine_jax.workdir.workdir import START_FOLDER, Workdir
+from moonshine_jax.workdir.workdir import START_FOLDER
 
 if TYPE_CHECKING:
   from moonshine_jax.training.experiment import Experiment
-
-BLOCKWISE = 'blockwise'  # the value of distill.start
 
 
 def make_blockwise_update(places: Sequence[Place], tx: optax.GradientTransformation, axis_name: str | None) -> Callable:
@@ -124,100 +115,6 @@ def make_blockwise_step(
     make_blockwise_update(of_student, tx, replicas.axis_name) for of_student, tx in zip(places, txs, strict=True)
   ]
   return step_lib.join_updates(config, updates, tapped, gather, replicas, fill)
-
-
-def config_of_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
-  """Returns the config of the run in which the blocks of a run's students learn alone; None where none are to learn.
-
-  Students of the same network share their blocks.
-
-  Args:
-    config: of the run that starts from them.
-    workdir: of that run, where they may have learnt already.
-  """
-  config_lib.check(config)
-  starting = [each for each in config_lib.students(config).values() if each.distill.start == BLOCKWISE]
-  starts = [start for each in starting if (start := start_of(each, workdir))]
-  begun = exchange.from_first(lambda: [start.begun for start in starts], Replicas())
-  starting = [each for each, has_learnt in zip(starting, begun, strict=True) if not has_learnt]
-  if not starting:
-    return None
-  blocks = copy.deepcopy(config)
-  blocks.update_from_flattened_dict(
-    {
-      'epochs': config.blockwise.epochs,
-      'eval_every': 1,
-      'distill.start': '',
-      'distill.blockwise': True,
-      'optimizer.ema': 0.0,
-      'optimizer.warmup_epochs': 0,
-      'distill.students': tuple(dict.fromkeys(map(_words, starting))),
-    }
-  )
-  return blocks
-
-
-def start_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Workdir | None:
-  """Returns the workdir of the network that a student starts from; None where it starts from random parameters.
-
-  Args:
-    config: the student's.
-    workdir: of the run.
-  """
-  if config.distill.start == BLOCKWISE:
-    return Workdir(Path(workdir) / START_FOLDER / config_lib.folder_name(_words(config)))
-  return open_workdir(config.distill.start) if config.distill.start else None
-
-
-def facts_of_start(start: Workdir, facts: Facts) -> Facts:
-  """Returns the facts of the data with the normalisation of the network that a student starts from.
-
-  Raises UserError where there is no such network, or it is of other images or classes.
-  """
-  try:
-    theirs = start.facts
-  except UserError as error:
-    raise UserError(f'config.distill.start={str(start)!r}: {error}') from error
-  if (theirs.image_shape, theirs.num_classes) != (facts.image_shape, facts.num_classes):
-    raise UserError(
-      f'config.distill.start={str(start)!r}: of {theirs.num_classes} classes and images of {theirs.image_shape}: '
-      f'expected {facts.num_classes} and {facts.image_shape}, as the data has'
-    )
-  return dataclasses.replace(facts, mean=theirs.mean, std=theirs.std)
-
-
-def state_of_network(
-  start: Workdir, trust_code: bool, network: Network, image_shape: Sequence[int], state: TrainState
-) -> TrainState:
-  """Returns a student's state with the parameters and running statistics of the network in a workdir.
-
-  Raises UserError where there is none, or it has other blocks.
-  """
-  try:
-    variables = pretrained.fit(Trained.open(start, trust_code).variables, network, tuple(image_shape))
-  except UserError as error:
-    raise UserError(f'config.distill.start={str(start)!r}: {error}') from error
-  return state.replace(params=variables['params'], batch_stats=variables.get('batch_stats', {}))
-
-
-def state_of_blocks(teacher: Trained, network: Network, image_shape: Sequence[int], state: TrainState) -> TrainState:
-  """Returns a student's state with its teacher's parameters and running statistics outside of its cheap blocks.
-
-  Raises UserError for a student that is not its teacher with other blocks.
-  """
-  places = places_lib.find_places(network.model, teacher.network.model, image_shape)
-  variables = places_lib.start_from(state.variables, teacher.variables, places)
-  return state.replace(params=variables['params'], batch_stats=variables.get('batch_stats', {}))
-
-
-def _words(config: ml_collections.ConfigDict) -> str:
-  """Returns the words of `distill.students` for a student's network."""
-  values = config_lib.flatten(config)
-  values['model.block'] = ','.join(map(str, Block.parse_list(config.model.block)))  # without spaces
-  fields = {word: field for word, field in config_lib.STUDENT_FIELDS.items() if field.startswith('model.')}
-  if factory.is_user_defined(config.model):
-    del fields['depth'], fields['width']
-  return ' '.join(f'{word}={values[field]}' for word, field in fields.items())
 
 
 def assemble(run: 'Experiment', workdir: str | os.PathLike) -> None:

@@ -18,7 +18,7 @@ from moonshine_jax.errors import UserError
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.runtime import exchange, settings
 from moonshine_jax.runtime.devices import Replicas
-from moonshine_jax.training import blockwise
+from moonshine_jax.training import blockwise, starts
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.evaluation import evaluate_feed
 from moonshine_jax.training.progress import ProgressBar
@@ -247,15 +247,15 @@ def open_student(
   Raises:
     UserError: where there is no such network.
   """
-  if start := blockwise.start_of(config, run):
-    facts = exchange.from_first(lambda: blockwise.facts_of_start(start, facts), replicas)
+  if start := starts.start_of(config, run):
+    facts = exchange.from_first(lambda: starts.facts_of_start(start, facts), replicas)
   elif config.distill.blockwise and teacher:
     facts = dataclasses.replace(facts, mean=teacher.facts.mean, std=teacher.facts.std)
   student = Student(config, workdir, create_network(config.model, facts, replicas.axis_name), facts, steps_per_epoch)
   if start:
-    student.start = functools.partial(blockwise.state_of_network, start, trust_code, student.network, facts.image_shape)
+    student.start = functools.partial(starts.state_of_network, start, trust_code, student.network, facts.image_shape)
   elif config.distill.blockwise and teacher:
-    student.start = functools.partial(blockwise.state_of_blocks, teacher, student.network, facts.image_shape)
+    student.start = functools.partial(starts.state_of_blocks, teacher, student.network, facts.image_shape)
   return student
 
 

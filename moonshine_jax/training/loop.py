@@ -1,6 +1,7 @@
 """Training and distillation: the loop."""
 
 import collections
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,9 +12,10 @@ import ml_collections
 import numpy as np
 
 from moonshine_jax.errors import Preempted
+from moonshine_jax.runtime import exchange
 from moonshine_jax.runtime import signals as signal_handlers
-from moonshine_jax.runtime.devices import IN_FLIGHT
-from moonshine_jax.training import blockwise
+from moonshine_jax.runtime.devices import IN_FLIGHT, Replicas
+from moonshine_jax.training import blockwise, starts
 from moonshine_jax.training.averages import save_averages
 from moonshine_jax.training.experiment import Experiment, prepare
 from moonshine_jax.training.progress import ProgressBar
@@ -101,11 +103,15 @@ def evaluate_starts(run: Experiment, eval_steps: Sequence[Callable], progress: P
 
 def learn_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust_code: bool) -> None:
   """Makes the networks that the students of a run start from, where they start from blocks; see `blockwise`."""
-  if blocks := blockwise.config_of_blocks(config, workdir):
-    check_workdirs(configs_of_students(config, workdir), workdir)  # before the blocks take hours
-    run = prepare(blocks, Path(workdir) / BLOCKS_FOLDER, trust_code)
-    train_to_end(run)
-    blockwise.assemble(run, workdir)
+  if not starts.config_of_blocks(config, workdir):
+    return
+  check_workdirs(configs_of_students(config, workdir), workdir)  # before the blocks take hours
+  with contextlib.ExitStack() as held:
+    exchange.from_first(lambda: starts.hold_blocks(config, workdir, held), Replicas())
+    if blocks := starts.config_of_blocks(config, workdir):  # again: another run may have taught them meanwhile
+      run = prepare(blocks, Path(workdir) / BLOCKS_FOLDER, trust_code)
+      train_to_end(run)
+      blockwise.assemble(run, workdir)
 
 
 def run_epoch(

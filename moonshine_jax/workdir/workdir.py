@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from moonshine_jax import config as config_lib
 from moonshine_jax.cost import counting
 from moonshine_jax.data.splits import Facts
-from moonshine_jax.errors import UserError, shown, warn
+from moonshine_jax.errors import UserError, say, shown, warn
 from moonshine_jax.models import factory
 from moonshine_jax.runtime import files, json_files, trust, user_functions
 from moonshine_jax.workdir import metrics, provenance, zoo
@@ -32,6 +32,7 @@ AVERAGE_FOLDER = 'ema'  # of the network of the averaged weights
 CANDIDATES_FOLDER, SOLUTIONS_FOLDER = 'search_candidates', 'search_solutions'
 SEARCH_FOLDERS = {CANDIDATES_FOLDER, SOLUTIONS_FOLDER}
 LOCK_FILE = '.lock'  # the lock ends with its process, so the file may stay
+BLOCKS_LOCK_FILE = '.blocks.lock'  # of a network in START_FOLDER: for the run in which its blocks learn
 
 # What Orbax and what is under it do not take for a name, wherever it is in an absolute path: patterns of files, a
 # backslash for a slash, and a folder for a bucket.
@@ -178,14 +179,25 @@ class Workdir(os.PathLike):
       )
 
   @contextmanager
-  def lock(self) -> Iterator[None]:
-    """Makes the folder and keeps it for this process. Raises UserError where another process has it."""
+  def lock(self, file: str = LOCK_FILE, wait_for: str = '') -> Iterator[None]:
+    """Makes the folder and keeps it for this process. Raises UserError where another process has it.
+
+    Args:
+      file: the file that is locked.
+      wait_for: what another process does with it; this one then says so, and waits.
+    """
     with files.writing(self.path):
       self.path.mkdir(parents=True, exist_ok=True)
-      open(self.path / LOCK_FILE, 'a', opener=files.open_no_link).close()
-    lock = FileLock(self.path / LOCK_FILE, blocking=False, fallback_to_soft=False)
+      open(self.path / file, 'a', opener=files.open_no_link).close()
+    lock = FileLock(self.path / file, fallback_to_soft=False)
     try:
-      lock.acquire()
+      try:
+        lock.acquire(blocking=False)
+      except Timeout:
+        if not wait_for:
+          raise
+        say(f'{self}: waits for another run, {wait_for}')
+        lock.acquire(poll_interval=1)
     except Timeout as error:
       raise UserError(f'{self}: another run is training in it: expected one run in a workdir at a time') from error
     except (OSError, NotImplementedError) as error:  # a file system without locks

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from moonshine_jax import config as config_lib
 from moonshine_jax.configs import digits
 from moonshine_jax.data import feeds
 from moonshine_jax.data.splits import Facts, Split
@@ -126,46 +125,6 @@ def test_the_scale_of_the_teachers_outputs_does_not_matter():
     blockwise.relative_error(jnp.asarray(100 * learnt), jnp.asarray(100 * outputs), None), error, rtol=1e-5
   )
   assert blockwise.relative_error(jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2, 3)), None) == 0
-
-
-def test_students_that_differ_in_the_loss_alone_share_their_blocks(tmp_path):
-  config = make_config()
-  config.distill.blockwise = False
-  config.blockwise.epochs = 3
-  config.distill.students = (
-    'block=G(N/8) alpha=0 start=blockwise',
-    'block=G(N/8) beta=0 start=blockwise',
-    'block=B(2) start=blockwise',
-    'block=S-2x2',
-  )
-  blocks = blockwise.config_of_blocks(config, tmp_path)
-  assert [student.model.block for student in config_lib.students(blocks).values()] == ['G(N/8)', 'B(2)']
-  assert (blocks.epochs, blocks.distill.blockwise, blocks.distill.start) == (3, True, '')
-  starts = [blockwise.start_of(student, tmp_path) for student in config_lib.students(config).values()]
-  assert str(starts[0]) == str(starts[1]) != str(starts[2]) and starts[3] is None
-  assert {start.path.name for start in starts[:3]} == set(config_lib.students(blocks))
-
-  config.distill.students = ('block=S-2x2',)
-  assert blockwise.config_of_blocks(config, tmp_path) is None
-
-
-def test_blocks_that_have_learnt_in_another_job_of_a_sweep_do_not_learn_again(tmp_path, monkeypatch):
-  config = make_config()
-  config.distill.blockwise, config.distill.start = False, 'blockwise'
-  config.optimizer.warmup_epochs = 2  # of a run of more epochs than the blocks have
-  config.distill.students = ('block=G(N/8)', 'block=B(2) alpha=0', 'block=S-2x2')
-  begun = {str(blockwise.start_of(config_lib.students(config)['block-B-2-alpha-0'], tmp_path))}
-  monkeypatch.setattr(Workdir, 'begun', property(lambda self: str(self) in begun))
-  blocks = blockwise.config_of_blocks(config, tmp_path)
-  assert [student.model.block for student in config_lib.students(blocks).values()] == ['G(N/8)', 'S-2x2']
-  config_lib.check(blocks)
-
-
-def test_a_notation_with_spaces_is_one_word(tmp_path):
-  config = make_config()
-  config.distill.start, config.model.block = 'blockwise', 'S, G( N/8 ),B(2)'
-  (words,) = blockwise.config_of_blocks(config, tmp_path).distill.students
-  assert 'block=S,G(N/8),B(2)' in words.split()
 
 
 def test_a_student_that_is_its_teacher_is_refused():

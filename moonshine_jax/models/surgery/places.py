@@ -69,6 +69,9 @@ def tap(apply: Callable, paths: Sequence[str]) -> Callable:
   Args:
     apply: the network, called with (variables, images, train=...), and `mutable` as `nn.Module.apply`.
     paths: paths of the modules.
+
+  Raises:
+    UserError: when it is traced, where a module is inside a transform that keeps its outputs.
   """
 
   def intercept(
@@ -83,7 +86,13 @@ def tap(apply: Callable, paths: Sequence[str]) -> Callable:
   def tapped(variables: Mapping[str, Any], images: jax.Array, train: bool = False) -> dict[str, Any]:
     with nn.intercept_methods(intercept):
       _, seen = apply(variables, images, train=train, mutable=[TAPPED])
-    return {path: subtree(seen[TAPPED], path)[TAPPED] for path in paths}
+    found = {path: subtree(seen.get(TAPPED, {}), path) for path in paths}
+    if inside := [path for path in paths if TAPPED not in found[path]]:
+      raise UserError(
+        f'{", ".join(inside)}: inside a transform (nn.scan, ...) out of which outputs do not come, so that nothing '
+        'there can learn alone: expected a rule that keeps it'
+      )
+    return {path: found[path][TAPPED] for path in paths}
 
   return tapped
 

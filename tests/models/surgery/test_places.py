@@ -7,7 +7,7 @@ from moonshine_jax.errors import UserError
 from moonshine_jax.models.resnet import ResNet
 from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.models.wide_resnet import WideResNet
-from tests.helpers.linen_networks import random_variables
+from tests.helpers.linen_networks import Mixed, random_variables
 from tests.helpers.modules import make_user_model
 
 SHAPE = (8, 8, 3)
@@ -56,6 +56,20 @@ def test_a_student_of_another_architecture_is_refused(student, message):
 def test_a_student_of_fewer_blocks_is_refused():
   with pytest.raises(UserError, match='^the student has no conv2_block2: expected a student of its architecture with'):
     places_lib.find_places(WideResNet(10, 1, 'B(2)', 3), WideResNet(16, 1, 'S', 3), SHAPE)
+
+
+def test_what_is_in_a_scan_does_not_come_out():
+  network, images = Mixed(), jnp.zeros((1, *SHAPE))
+  variables = jax.eval_shape(network.init, jax.random.key(0), images)
+  paths = {'/'.join(key.key for key in keys[1:-1]) for keys, _ in jax.tree.leaves_with_path(variables)}
+  (inside,) = (path for path in paths if path.startswith('stack/') and path.endswith('Conv_0'))
+  for path, comes_out in (('layers_1', True), (inside, False)):
+    tapped = places_lib.tap(lambda *args, train, mutable: network.apply(*args, mutable=mutable), ['stem', path])
+    if comes_out:
+      assert jax.eval_shape(tapped, variables, images)[path][1].shape == (1, 4, 8, 16)
+    else:
+      with pytest.raises(UserError, match=f'^{inside}: inside a transform .nn.scan, ....*: expected a rule that keeps'):
+        jax.eval_shape(tapped, variables, images)
 
 
 def test_what_goes_in_and_out_is_what_the_blocks_of_the_teacher_have(images, teacher_variables):

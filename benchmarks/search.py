@@ -5,8 +5,8 @@
 
 Random mixtures of a search's candidates, within a budget if there is one, are put together and tuned equally long by
 the teacher's logits. The rank correlation (Spearman) of their held-out error then is printed with what was known
-before: the sum of the scores, the sum of their square roots (in which no single place decides), the loss of the network
-that was put together, Fisher information, and the parameters.
+before: the sum of the square roots of the scores, which the search minimises, the sum of the scores, the loss of the
+network that was put together, Fisher information, and the parameters.
 Beside the random mixtures stand the network that the search chooses within the budget, the best uniform one, and, of
 the random ones, that of most Fisher information. What is tuned is kept in the folder of the search: the same command
 goes on.
@@ -35,13 +35,14 @@ from moonshine_jax.runtime import devices
 from moonshine_jax.runtime.signals import Signals
 from moonshine_jax.search import networks, program
 from moonshine_jax.search.run import Search
+from moonshine_jax.search.scores import deviations
 from moonshine_jax.search.space import Choice
 from moonshine_jax.search.store import read_search
 from moonshine_jax.workdir.network_file import open_workdir
 from moonshine_jax.workdir.workdir import SOLUTIONS_FOLDER
 
 # What is known of a network before it is tuned, and whether more of it stands for less error.
-PREDICTORS = {'predicted': False, 'roots': False, 'together': False, 'fisher': True, 'parameters': True}
+PREDICTORS = {'predicted': False, 'sum': False, 'together': False, 'fisher': True, 'parameters': True}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,7 +93,7 @@ def choose_networks(search: Search, flags: argparse.Namespace) -> dict[Choice, l
     choice: ['random'] for choice in draw_mixtures(search, budget, flags.mixtures, flags.seed)
   }
   if budget:
-    (searched,) = search.choose(scores, budget, 1)
+    (searched,) = search.choose(deviations(scores), budget, 1)
     chosen.setdefault(searched, []).append('search')
     within = [
       (losses_of['kl'], column)
@@ -141,8 +142,8 @@ def compare(search: Search, chosen: dict[Choice, list[str]], flags: argparse.Nam
       {
         'chosen_by': ', '.join(chosen_by),
         'block': notation,
-        'predicted': program.cost_of(choice, scores),
-        'roots': program.cost_of(choice, np.sqrt(np.maximum(scores, 0))),
+        'predicted': program.cost_of(choice, deviations(scores)),
+        'sum': program.cost_of(choice, scores),
         'together': together['kl'],
         'fisher': fisher_information(search.space.network(choice), search.space.places, images, labels, flags.seed),
         'parameters': program.cost_of(choice, search.costs['parameters']),

@@ -99,8 +99,8 @@ def mixtures(file: str) -> str:
   """Lists how well what is known of random mixtures before they are tuned orders them by their error after it."""
   content = read(file)
   names = {
-    'predicted': "sum of the places' scores (KL), which the search minimises",
-    'roots': 'sum of the square roots of these scores',
+    'predicted': "sum of the square roots of the places' scores (KL), which the search minimises",
+    'sum': 'sum of the scores',
     'together': 'KL of the network that is put together',
     'fisher': 'Fisher information at random parameters (BlockSwap)',
     'parameters': 'number of parameters',

@@ -12,17 +12,17 @@ TOLERANCE = 1e-9  # of a budget, as a share of it: the solver's own is 1e-6, so 
 
 
 def choose(
-  scores: np.ndarray,
+  values: np.ndarray,
   fits: np.ndarray,
   costs: Mapping[str, np.ndarray],
   budgets: Mapping[str, float],
   solutions: int,
   distance: int,
 ) -> list[tuple[int, ...]]:
-  """Chooses the candidates with the least sum of scores within budgets, and then the best that differ from them.
+  """Chooses the candidates with the least sum of values within budgets, and then the best that differ from them.
 
   Args:
-    scores: (places, candidates).
+    values: (places, candidates).
     fits: bool (places, candidates): what may be chosen.
     costs: (places, candidates) by name.
     budgets: the most that the sum of a cost may be, by its name.
@@ -37,7 +37,7 @@ def choose(
   """
   chosen: list[tuple[int, ...]] = []
   while len(chosen) < solutions:
-    choice = _solve(scores, fits, costs, budgets, chosen, distance)
+    choice = _solve(values, fits, costs, budgets, chosen, distance)
     if choice is None:
       break
     chosen.append(choice)
@@ -52,7 +52,7 @@ def cost_of(choice: Sequence[int], costs: np.ndarray) -> float:
 
 
 def _solve(
-  scores: np.ndarray,
+  values: np.ndarray,
   fits: np.ndarray,
   costs: Mapping[str, np.ndarray],
   budgets: Mapping[str, float],
@@ -73,9 +73,9 @@ def _solve(
       most.append(budget / scale)
     for choices, apart in ((taken, distance), (excluded, 1)):
       for choice in choices:
-        rows.append(_one_hot(choice, scores.shape).ravel())
+        rows.append(_one_hot(choice, values.shape).ravel())
         most.append(len(choice) - apart)
-    found = _minimise(scores, fits, rows, most)
+    found = _minimise(values, fits, rows, most)
     if found is None or is_within(found, costs, budgets):
       return found
     excluded.append(found)

@@ -15,6 +15,7 @@ from moonshine_jax.runtime import user_functions
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.runtime.signals import Signals
 from moonshine_jax.search import latency, networks, program
+from moonshine_jax.search import scores as scores_lib
 from moonshine_jax.search.settings import Settings
 from moonshine_jax.search.space import (
   Choice,
@@ -101,11 +102,12 @@ class Search:
       self._keep(folder, self.space.teacher, self.teacher.variables, budget, [], {})
       return folder
     scores, *_ = self.store.read_scores()
+    deviations = scores_lib.deviations(scores)
     begun = time.perf_counter()
     settings = self.settings
-    choices = self.choose(scores, budget, settings.solutions)
+    choices = self.choose(deviations, budget, settings.solutions)
     seconds = {'program': time.perf_counter() - begun}
-    solutions, variables = self._try(folder, choices, scores)
+    solutions, variables = self._try(folder, choices, deviations)
     if 'latency' in budget:
       measured = self.measure_whole(choices)
       solutions = [{**each, 'measured_latency': taken} for each, taken in zip(solutions, measured, strict=True)]
@@ -126,9 +128,9 @@ class Search:
       self.store.write_whole_latencies(known)
     return [known[name] for name in names]
 
-  def choose(self, scores: np.ndarray, budget: Budget, solutions: int) -> list[Choice]:
-    """Returns so many choices within a budget, the least sum of scores (places, 1 + candidates) first."""
-    return program.choose(scores, self.choices, self.costs, budget, solutions, self.settings.distance)
+  def choose(self, deviations: np.ndarray, budget: Budget, solutions: int) -> list[Choice]:
+    """Returns so many choices within a budget, the least sum of deviations (places, 1 + candidates) first."""
+    return program.choose(deviations, self.choices, self.costs, budget, solutions, self.settings.distance)
 
   def prepare_run(self) -> Experiment:
     """Returns a run of candidates: its data, its devices and the teacher are those of all networks of the search."""
@@ -177,7 +179,7 @@ class Search:
     self.store.write_scores(part, teacher, alone, uniform, seconds)
 
   def _try(
-    self, folder: Path, choices: Sequence[Choice], scores: np.ndarray
+    self, folder: Path, choices: Sequence[Choice], deviations: np.ndarray
   ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Puts networks together, tunes them if asked, and scores them: what is known of each, and its variables."""
     run = self.prepare_run()
@@ -193,7 +195,7 @@ class Search:
         measured = networks.score_network(run, student.network, own, signals)
       variables.append(own)
       costs = {name: program.cost_of(choice, costs) for name, costs in self.costs.items()}
-      predicted = program.cost_of(choice, scores)
+      predicted = program.cost_of(choice, deviations)
       solutions.append({'block': self.space.notation(choice), 'predicted': predicted, **measured, **costs})
       say(f'{folder.name}: {self.space.notation(choice)}: held-out error {measured["error"]:.2f}%')
     return solutions, variables
@@ -238,9 +240,9 @@ def search_blocks(
 
   Every candidate learns alone, at every place, what the teacher has there, from one pass of the teacher for several
   (see `training.blockwise`). It is scored alone in the teacher on examples that it has not seen. An integer program
-  chooses one candidate for each place, with the least sum of scores within the budgets; the best choices are put
-  together, BN's statistics estimated again, and compared on the same examples. The method is of LANA (Molchanov et al.,
-  2022) and Puzzle (Bercovich et al., 2024).
+  chooses one candidate for each place, with the least sum of the roots of the scores within the budgets; the best
+  choices are put together, BN's statistics estimated again, and compared on the same examples. The method is of LANA
+  (Molchanov et al., 2022) and Puzzle (Bercovich et al., 2024), but for the roots: see `scores.deviations`.
 
   Args:
     teacher: workdir of the trained network; or what stands for one, as `open_workdir` takes it.

@@ -92,12 +92,12 @@ def test_what_ends_it_is_one_line(monkeypatch, capsys, flags, raised, status, li
 
 def test_a_predictor_that_orders_rightly_has_1():
   rows = [
-    {'error': error, 'predicted': error**2, 'roots': error, 'together': -error, 'fisher': 1 / error, 'parameters': same}
+    {'error': error, 'predicted': error, 'sum': error**2, 'together': -error, 'fisher': 1 / error, 'parameters': same}
     for error, same in ((1.0, 1.0), (2.0, 0.0), (3.0, 1.0))
   ]
   correlations = benchmark.correlate(rows)
   assert {name: round(value, 6) for name, value in correlations.items()} == {
-    'predicted': 1.0, 'roots': 1.0, 'together': -1.0, 'fisher': 1.0, 'parameters': 0.0,
+    'predicted': 1.0, 'sum': 1.0, 'together': -1.0, 'fisher': 1.0, 'parameters': 0.0,
   }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """A whole search on digits: what it leaves, how it goes on, what it refuses, and what it chooses."""
 
 import copy
+import itertools
 import json
 
 import jax
@@ -12,7 +13,7 @@ from moonshine_jax import losses
 from moonshine_jax.data import sources
 from moonshine_jax.errors import Preempted, UserError
 from moonshine_jax.runtime.signals import Signals
-from moonshine_jax.search import front, networks
+from moonshine_jax.search import front, networks, program
 from moonshine_jax.search import run as run_lib
 from moonshine_jax.search.run import Search, choose_best, search_blocks
 from moonshine_jax.search.settings import Settings
@@ -67,6 +68,21 @@ def test_a_score_is_the_loss_of_the_teacher_with_one_block_of_the_candidate(foun
   np.testing.assert_allclose(scores[1, 2], np.mean(kl), rtol=1e-4)
   error = 100 * np.mean(np.argmax(expected, 1) != held_out.labels)
   assert of_teacher['error'] == pytest.approx(error) and of_teacher['kl'] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_chosen_has_the_least_sum_of_the_roots_of_its_scores(found):
+  teacher, out, networks_found = found
+  search = Search(teacher, out, SETTINGS)
+  scores, *_ = search.store.read_scores()
+  for budget, network in zip(BUDGETS, networks_found, strict=True):
+    told = json.loads((network.workdir.path / 'found.json').read_text())['solutions']
+    within = [
+      choice
+      for choice in itertools.product(*map(np.flatnonzero, search.choices))
+      if all(program.cost_of(choice, search.costs[name]) <= most for name, most in budget.items())
+    ]
+    sums = sorted(sum(scores[place, column] ** 0.5 for place, column in enumerate(choice)) for choice in within)
+    assert told[0]['predicted'] == pytest.approx(sums[0])
 
 
 def test_it_goes_on_without_doing_anything_twice(found, monkeypatch):

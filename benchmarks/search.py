@@ -93,7 +93,7 @@ def choose_networks(search: Search, flags: argparse.Namespace) -> dict[Choice, l
     choice: ['random'] for choice in draw_mixtures(search, budget, flags.mixtures, flags.seed)
   }
   if budget:
-    (searched,) = search.choose(deviations(scores), budget, 1)
+    (searched,) = search.choose(scores, budget, 1)
     chosen.setdefault(searched, []).append('search')
     within = [
       (losses_of['kl'], column)

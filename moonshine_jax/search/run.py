@@ -15,7 +15,7 @@ from moonshine_jax.runtime import user_functions
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.runtime.signals import Signals
 from moonshine_jax.search import latency, networks, program
-from moonshine_jax.search import scores as scores_lib
+from moonshine_jax.search.scores import deviations
 from moonshine_jax.search.settings import Settings
 from moonshine_jax.search.space import (
   Choice,
@@ -102,12 +102,11 @@ class Search:
       self._keep(folder, self.space.teacher, self.teacher.variables, budget, [], {})
       return folder
     scores, *_ = self.store.read_scores()
-    deviations = scores_lib.deviations(scores)
     begun = time.perf_counter()
     settings = self.settings
-    choices = self.choose(deviations, budget, settings.solutions)
+    choices = self.choose(scores, budget, settings.solutions)
     seconds = {'program': time.perf_counter() - begun}
-    solutions, variables = self._try(folder, choices, deviations)
+    solutions, variables = self._try(folder, choices, scores)
     if 'latency' in budget:
       measured = self.measure_whole(choices)
       solutions = [{**each, 'measured_latency': taken} for each, taken in zip(solutions, measured, strict=True)]
@@ -128,9 +127,9 @@ class Search:
       self.store.write_whole_latencies(known)
     return [known[name] for name in names]
 
-  def choose(self, deviations: np.ndarray, budget: Budget, solutions: int) -> list[Choice]:
-    """Returns so many choices within a budget, the least sum of deviations (places, 1 + candidates) first."""
-    return program.choose(deviations, self.choices, self.costs, budget, solutions, self.settings.distance)
+  def choose(self, scores: np.ndarray, budget: Budget, solutions: int) -> list[Choice]:
+    """Returns so many choices within a budget, by scores (places, 1 + candidates): the least sum of roots first."""
+    return program.choose(deviations(scores), self.choices, self.costs, budget, solutions, self.settings.distance)
 
   def prepare_run(self) -> Experiment:
     """Returns a run of candidates: its data, its devices and the teacher are those of all networks of the search."""
@@ -179,7 +178,7 @@ class Search:
     self.store.write_scores(part, teacher, alone, uniform, seconds)
 
   def _try(
-    self, folder: Path, choices: Sequence[Choice], deviations: np.ndarray
+    self, folder: Path, choices: Sequence[Choice], scores: np.ndarray
   ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Puts networks together, tunes them if asked, and scores them: what is known of each, and its variables."""
     run = self.prepare_run()
@@ -195,7 +194,7 @@ class Search:
         measured = networks.score_network(run, student.network, own, signals)
       variables.append(own)
       costs = {name: program.cost_of(choice, costs) for name, costs in self.costs.items()}
-      predicted = program.cost_of(choice, deviations)
+      predicted = program.cost_of(choice, deviations(scores))
       solutions.append({'block': self.space.notation(choice), 'predicted': predicted, **measured, **costs})
       say(f'{folder.name}: {self.space.notation(choice)}: held-out error {measured["error"]:.2f}%')
     return solutions, variables

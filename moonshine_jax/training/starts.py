@@ -37,8 +37,13 @@ def start_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> W
     workdir: of the run.
   """
   if config.distill.start == BLOCKWISE:
-    return Workdir(Path(workdir) / START_FOLDER / config_lib.folder_name(_words(config)))
+    return start_of_blocks(config, workdir)
   return open_workdir(config.distill.start) if config.distill.start else None
+
+
+def start_of_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Workdir:
+  """Returns the workdir, in that of a run, of the network that is put together from the blocks of a student."""
+  return Workdir(Path(workdir) / START_FOLDER / config_lib.folder_name(_words(config)))
 
 
 def starting_students(config: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
@@ -84,8 +89,7 @@ def has_learnt(config: ml_collections.ConfigDict, workdir: str | os.PathLike) ->
 
   Raises UserError where they have learnt in another way than its config says.
   """
-  start = start_of(config, workdir)
-  assert start is not None
+  start = start_of_blocks(config, workdir)
   blocks = Workdir(Path(workdir) / BLOCKS_FOLDER / start.path.name)
   if start.begun and blocks.begun:
     theirs, values = copy.deepcopy(config), config_lib.flatten(blocks.config)
@@ -105,8 +109,8 @@ def hold_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike, h
     workdir: of that run.
     held: at its end other runs may have them.
   """
-  starts = {str(start): start for each in starting_students(config) if (start := start_of(each, workdir))}
-  for _, start in sorted(starts.items()):  # all runs in one order, so that none waits for one that waits for it
+  folders = {str(start_of_blocks(each, workdir)) for each in starting_students(config)}
+  for start in map(Workdir, sorted(folders)):  # all runs in one order, so that none waits for one that waits for it
     if not start.begun:
       held.enter_context(start.lock(BLOCKS_LOCK_FILE, 'in which its blocks learn'))
 

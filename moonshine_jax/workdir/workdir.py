@@ -191,15 +191,12 @@ class Workdir(os.PathLike):
       open(self.path / file, 'a', opener=files.open_no_link).close()
     lock = FileLock(self.path / file, fallback_to_soft=False)
     try:
-      try:
-        lock.acquire(blocking=False)
-      except Timeout:
-        if not wait_for:
-          raise
-        say(f'{self}: waits for another run, {wait_for}')
-        lock.acquire(poll_interval=1)
+      lock.acquire(blocking=False)
     except Timeout as error:
-      raise UserError(f'{self}: another run is training in it: expected one run in a workdir at a time') from error
+      if not wait_for:
+        raise UserError(f'{self}: another run is training in it: expected one run in a workdir at a time') from error
+      say(f'{self}: waits for another run, {wait_for}')
+      lock.acquire(poll_interval=1)
     except (OSError, NotImplementedError) as error:  # a file system without locks
       reason = getattr(error, 'strerror', None) or error
       warn(f'{self}: cannot be locked ({reason}): see to it that no other run trains in it')

@@ -2,11 +2,12 @@
 
 import collections
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from moonshine_jax.errors import RESUME_ME, Preempted, UserError
 from moonshine_jax.runtime import files, signals
@@ -52,48 +53,89 @@ def run_all(
     Preempted: where the commands were asked to stop, once all that ran have ended.
     UserError: where some commands failed, once all have ended.
   """
-  waiting, idle = collections.deque(commands), list(environments)
-  running: dict[Path, tuple[subprocess.Popen, dict[str, str]]] = {}
-  failures: list[str] = []
-  stopped, passed_on = False, False
+  waiting, group = collections.deque(commands), _Group(environments)
   told = time.monotonic()
-  with signals.Signals() as caught:
+  with signals.Signals(group.ask_to_end) as caught:
     try:
-      while running or (waiting and not stopped):
-        while waiting and idle and not stopped:
-          log, environment = waiting.popleft(), idle.pop(0)
-          running[log] = (_start(commands[log], log, environment), environment)
+      while group.running or (waiting and not group.stopped):
+        while waiting and group.idle and not group.stopped:
+          log = waiting.popleft()
+          group.start(log, commands[log])
         time.sleep(POLL_SECONDS)
-        if caught.received and not passed_on:
-          stopped = passed_on = True
-          _terminate(running)
-        ended = [log for log, (process, _) in running.items() if process.poll() is not None]
-        for log in ended:
-          process, environment = running.pop(log)
-          idle.append(environment)
-          stopped |= process.returncode == RESUME_ME
-          if process.returncode not in (0, RESUME_ME):
-            failures.append(f'{log}: {_last_line(log) or f"ended with status {process.returncode}"}')
-        if ended or time.monotonic() - told > TELL_SECONDS:
+        if caught.received:
+          group.ask_to_end()  # those that were begun meanwhile
+        if group.collect() or time.monotonic() - told > TELL_SECONDS:
           told = time.monotonic()
           tell()
-    finally:
-      _terminate(running)
+    except BaseException:
+      group.ask_to_end()
+      raise
+  failures = group.failures
   failed = f'{len(failures)} of {len(commands)} runs failed: ' + '; '.join(failures)
-  if stopped:
+  if group.stopped:
     saved = f'{failed}; all others are saved' if failures else 'all that ran is saved'
     raise Preempted(f'{saved}: the same command goes on from there')
   if failures:
     raise UserError(failed)
 
 
-def _start(command: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
-  with _open_log(log) as file:
-    # In a process group apart, the command gets no SIGINT from Ctrl-C beside the SIGTERM that is passed on: it would
-    # take the two for a user who presses twice, and end unsaved.
-    return subprocess.Popen(
-      command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
-    )
+class _Running(NamedTuple):
+  """A process that runs, with its environment, and the length of its log before it began."""
+
+  popen: subprocess.Popen
+  environment: dict[str, str]
+  log_begins: int
+
+
+class _Group:
+  """Processes that run side by side.
+
+  Attributes:
+    idle: the environments that no process has.
+    running: the processes, by their logs.
+    failures: why some have failed.
+    stopped: whether no other is to start.
+  """
+
+  def __init__(self, environments: Sequence[dict[str, str]]):
+    self.idle = list(environments)
+    self.running: dict[Path, _Running] = {}
+    self.failures: list[str] = []
+    self.stopped = False
+    self._asked_to_end: set[Path] = set()
+
+  def start(self, log: Path, command: Sequence[str]) -> None:
+    """Starts a command in an environment that is idle."""
+    environment = self.idle.pop(0)
+    with _open_log(log) as file:
+      log_begins = os.fstat(file.fileno()).st_size
+      # In a process group apart, the command gets no SIGINT from Ctrl-C beside the SIGTERM that is passed on: it would
+      # take the two for a user who presses twice, and end unsaved.
+      popen = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
+      )
+    self.running[log] = _Running(popen, environment, log_begins)
+
+  def ask_to_end(self) -> None:
+    """Sends SIGTERM to all that run, once to each: a second one would end it unsaved."""
+    self.stopped = True
+    for log, process in list(self.running.items()):  # in the thread that reads signals, too
+      if log not in self._asked_to_end:
+        self._asked_to_end.add(log)
+        process.popen.terminate()
+
+  def collect(self) -> bool:
+    """Takes the processes that have ended from those that run; returns whether any has."""
+    ended = [log for log, process in self.running.items() if process.popen.poll() is not None]
+    for log in ended:
+      process = self.running.pop(log)
+      self.idle.append(process.environment)
+      status = process.popen.returncode
+      was_asked = status == -signal.SIGTERM and log in self._asked_to_end  # before it could catch the signal
+      self.stopped |= status == RESUME_ME
+      if status not in (0, RESUME_ME) and not was_asked:
+        self.failures.append(f'{log}: {_why_it_failed(log, process)}')
+    return bool(ended)
 
 
 def _open_log(path: Path) -> IO[str]:
@@ -102,12 +144,10 @@ def _open_log(path: Path) -> IO[str]:
     return open(path, 'a', opener=files.open_no_link)
 
 
-def _terminate(running: Mapping[Path, tuple[subprocess.Popen, dict[str, str]]]) -> None:
-  for process, _ in running.values():
-    process.terminate()
-
-
-def _last_line(log: Path) -> str:
-  """Returns the last line of a log that is not blank, which says why a command failed; empty where there is none."""
-  lines = log.read_text(errors='replace').split('\n')
-  return next((line for line in reversed(lines) if line.strip()), '')
+def _why_it_failed(log: Path, process: _Running) -> str:
+  """Returns the signal that ended a process, or else the last line of its log that is not blank."""
+  status = process.popen.returncode
+  if status < 0:
+    return f'ended by {signal.Signals(-status).name}'
+  lines = log.read_bytes()[process.log_begins :].decode(errors='replace').split('\n')
+  return next((line for line in reversed(lines) if line.strip()), f'ended with status {status}')

@@ -1,6 +1,7 @@
 """The progress of a sweep, and an estimate of the time to go."""
 
 import datetime
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,14 +24,16 @@ class SweepProgress:
   The speed, from which the time to go follows, is measured from when this object is made.
   """
 
-  def __init__(self, networks: Mapping[Path, ml_collections.ConfigDict], together: int):
+  def __init__(
+    self, networks: Mapping[Path, ml_collections.ConfigDict], teacher: ml_collections.ConfigDict, together: int
+  ):
     """Counts the work of all networks.
 
     Args:
-      networks: the config of each network by its workdir, the teacher's first.
+      networks: the config of each network that is trained, by its workdir.
+      teacher: the config of the students' teacher, which may be trained already.
       together: how many students learn in one process, from one forward pass of the teacher.
     """
-    teacher = next(iter(networks.values()))
     self._epochs = {workdir: config.epochs for workdir, config in networks.items()}
     self._work = {workdir: training_multiply_adds(config, teacher, together) for workdir, config in networks.items()}
     self._total_work = sum(self._work.values())
@@ -82,8 +85,13 @@ def training_multiply_adds(
 def _multiply_adds(config: ml_collections.ConfigDict) -> int:
   """Returns the multiply-adds of a network's forward pass on one image; 1 for a network that has none."""
   # A user-defined network may take images of its data set's shape alone.
-  shape = sources.open_source(config.data).image_shape if is_user_defined(config.model) else IMAGE_SHAPE
+  shape = _image_shape(ml_collections.FrozenConfigDict(config.data)) if is_user_defined(config.model) else IMAGE_SHAPE
   return counting.count_cost(create_model(config.model, NUM_CLASSES, image_shape=shape), shape).multiply_adds or 1
+
+
+@functools.cache  # a sweep has many networks of the same images
+def _image_shape(data: ml_collections.FrozenConfigDict) -> tuple[int, ...]:
+  return tuple(sources.open_source(data).image_shape)
 
 
 def _hms(seconds: float) -> str:

@@ -15,6 +15,7 @@ import ml_collections
 from absl.flags import FlagValues
 from ml_collections import config_flags
 
+from moonshine_jax import config as config_lib
 from moonshine_jax.cli import app
 from moonshine_jax.errors import UserError, say, warn
 from moonshine_jax.launch import jobs, processes, vary
@@ -54,10 +55,10 @@ def main(values: FlagValues) -> None:
       say(shlex.join(command(job, 'python')))
     return
 
-  if not teachers:
-    check_teacher(base)
+  teacher = base if teachers else check_teacher(base)
   networks = {path: config for job in everything for path, config in job.networks.items()}
   for path, config in networks.items():  # all of them before the first, which may take hours
+    config_lib.check_trains(config)
     files.check_inside(path, out)
     Workdir(path).check(config)
   label = f'{base.epochs} epochs of {base.data.train_split}: a rehearsal, not the result\n' * (values.scale is not None)
@@ -67,7 +68,7 @@ def main(values: FlagValues) -> None:
   done = networks_done(networks, reached)
   if done:
     say(f'{len(done)} of {len(networks)} networks are done: left out')
-  progress = SweepProgress(networks, values.together)
+  progress = SweepProgress(networks, teacher, values.together)
   run_jobs([job for job in teachers if job.workdir not in done], processes.environments(1), command, progress)
   run_jobs(plan(reached, done), environments, command, progress)
   say(f'\n{label}{make_table(base, students, values)}')
@@ -94,16 +95,22 @@ def plan_teachers(base: ml_collections.ConfigDict, out: Path) -> list[Job]:
   return [] if base.distill.teacher else [jobs.create_job(base, out / 'teacher', {'distill.students': ()})]
 
 
-def check_teacher(base: ml_collections.ConfigDict) -> None:
-  """Checks the teacher that a config names, before any job does. Raises UserError where there is none."""
+def check_teacher(base: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the config of the teacher that a config names. Raises UserError where there is none."""
   theirs = open_workdir(base.distill.teacher).config
   if base.data.held_out and theirs.data.held_out != base.data.held_out:
     warn(f'teacher {base.distill.teacher}: has seen images that are held out here: errors on them may be too low')
+  return theirs
 
 
 def plan_students(base: ml_collections.ConfigDict, values: FlagValues) -> list[vary.Varied]:
   """Returns every student of one seed, at every point of --vary. Raises UserError."""
   regimes = [] if values.vary and not values['regimes'].present else values.regimes  # the config's own loss is varied
+  for flag, loss in (('kd_forms', 'KD'), ('at_forms', 'AT')):
+    if values[flag].value and not any(loss in regime for regime in regimes):
+      raise UserError(f'--{flag}={",".join(values[flag].value)}: expected a regime with {loss} in --regimes')
+  if values.points and not values.vary:
+    raise UserError(f'--points={values.points}: expected --vary=FIELD=VALUE,VALUE, of which they are drawn')
   methods = {
     method: regime for regime in regimes for method in jobs.method_words([regime], values.kd_forms, values.at_forms)
   }
@@ -142,7 +149,7 @@ def run_jobs(
   commands = {}
   for job in planned:
     first = next(iter(job.networks))
-    commands[first.with_name(f'{first.name[:251]}.log')] = command(job, sys.executable)  # of at most 255 characters
+    commands[first.with_name(f'{first.name}.log')] = command(job, sys.executable)
   processes.run_all(commands, environments, tell=lambda: say(progress.line()))
 
 

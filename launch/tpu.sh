@@ -89,16 +89,24 @@ delete() {
   queued delete --force --quiet
 }
 
+# Does a step again as often as the connection is lost, while the slice is there.
+reconnect() {
+  local status
+  while true; do
+    status=0
+    "$@" || status=$?
+    if [ "$status" != 255 ] || [ "$(state)" != ACTIVE ]; then
+      return "$status"
+    fi
+  done
+}
+
 train() {
   local status
   while true; do
     create
     status=0
-    { install && start "$@" && follow; } || status=$?
-    while [ "$status" = 255 ] && [ "$(state)" = ACTIVE ]; do
-      status=0
-      follow || status=$?
-    done
+    { reconnect install && reconnect start "$@" && reconnect follow; } || status=$?
     if [ "$status" = "$DONE" ]; then
       delete
       return

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -151,7 +152,7 @@ def _tell_choice_of(student: str, found: Sequence[tuple[Point, list[float]]]) ->
   rows = [[*map(str, point.values()), _with_error(of_seeds), str(len(of_seeds))] for point, of_seeds in found[:SHOWN]]
   point, of_seeds = found[0]
   seeds = f'over {len(of_seeds)} seeds' if len(of_seeds) > 1 else 'one seed: no standard error'
-  flags = ' '.join(f'--config.{field}={value}' for field, value in point.items())
+  flags = shlex.join(f'--config.{field}={value}' for field, value in point.items())
   return '\n\n'.join([
     f'{student}: held-out errors in percent, mean ± standard error',
     _table(['field', 'value', 'over the other fields', 'points'], by_field),

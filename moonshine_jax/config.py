@@ -170,6 +170,12 @@ def parse_value(kind: type, text: str) -> Any:
   return text == 'True' if kind is bool else kind(text)
 
 
+def check_trains(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError for the config of a network that was given."""
+  if not config.epochs:
+    raise UserError('config.epochs=0: expected at least 1: 0 is of a network that was given, which nothing trains on')
+
+
 def loss_fields(config: ml_collections.ConfigDict) -> list[str]:
   """Returns the fields of the loss that a student's loss depends on, by their dotted names."""
   learns = regime(config)

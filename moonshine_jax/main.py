@@ -1,13 +1,11 @@
 """Trains or distils a network: `python -m moonshine_jax.main --config=configs/cifar10.py --workdir=DIR`."""
 
-from pathlib import Path
-
 from absl.flags import FlagValues
 
 from moonshine_jax.cli import app
 from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError, say
-from moonshine_jax.runtime import devices, exchange, files, processes
+from moonshine_jax.runtime import devices, exchange, processes
 from moonshine_jax.training import loop
 from moonshine_jax.workdir.workdir import AVERAGE_FOLDER
 
@@ -16,9 +14,7 @@ def main(values: FlagValues) -> None:
   """Trains as the flags of `moonshine train` say, and prints the test error of each network."""
   with processes.connect(values.distributed, values.coordinator_address, values.num_processes, values.process_id):
     devices.use_all_cores(values.config.batch_size, exchange.num_processes())
-    compiled = Path(values.workdir).absolute().parent / '.jax_cache'
-    files.check_inside(compiled, compiled.parent)
-    devices.cache_compilations(compiled)
+    devices.cache_compilations(values.workdir)
     records = loop.train_and_evaluate(values.config, values.workdir, values.trust_code)
     evaluated_on = sources.evaluated_on(values.config.data)
     for workdir, record in records.items():

@@ -117,6 +117,9 @@ def _guard(function: Callable[[], None]) -> None:
     if error.errno == errno.ENAMETOOLONG:  # of a path in the flags, wherever it is first looked at
       tell(f'{str(error.filename)[:100]}...: the name is too long for a file')
       sys.exit(MISTAKE)
+    if isinstance(error, PermissionError) and error.filename:  # of whatever is looked at before it is read
+      tell(f'{error.filename}: {error.strerror}: expected what this user may read')
+      sys.exit(MISTAKE)
     if not isinstance(error, BrokenPipeError) or not _output_is_closed():
       raise
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
@@ -164,7 +167,8 @@ def with_config_path(arguments: list[str]) -> list[str]:
   """Returns the arguments with the path of a config in place of its name. Raises UserError for an unknown name."""
   changed = list(arguments)
   for i, argument in enumerate(arguments):
-    if match := re.fullmatch(r'(--?config=)(\w+)(:.*)?', argument):
+    value = '(--?config=)' if not i or arguments[i - 1] not in ('--config', '-config') else '()'
+    if match := re.fullmatch(rf'{value}(\w+)(:.*)?', argument):
       prefix, name, config_argument = match.groups(default='')
       if not os.path.exists(name):
         changed[i] = f'{prefix}{config_path(name)}{config_argument}'

@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 from absl.flags import FlagValues
 
 from moonshine_jax.errors import UserError, say, shown
 from moonshine_jax.models.blocks import Block
-from moonshine_jax.runtime import devices, files
+from moonshine_jax.runtime import devices
 from moonshine_jax.search import front
 from moonshine_jax.search.run import Search
 from moonshine_jax.search.settings import Settings
@@ -24,10 +23,7 @@ def main(values: FlagValues) -> None:
   budgets = read_budgets(values)
   settings = read_settings(values)
   devices.use_all_cores(settings.batch_size or open_workdir(values.teacher).config.batch_size)
-  out = Path(values.out).absolute()
-  compiled = out.parent / '.jax_cache'
-  files.check_inside(compiled, compiled.parent)
-  devices.cache_compilations(compiled)
+  devices.cache_compilations(values.out)
   search = Search(values.teacher, values.out, settings, values.trust_code)
   search.run(budgets)
   if search.store.is_scored:

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from moonshine_jax.data.splits import Split, check_labels, read_part
+from moonshine_jax.data.splits import MAX_CLASSES, Split, check_labels, read_part
 from moonshine_jax.errors import UserError, warn_once
 
-MAX_CLASSES = 10**6  # above any that was published
 MOST_CHANNELS_FIRST = 4  # as of RGB with alpha: a height of no more is that of no photograph
 
 

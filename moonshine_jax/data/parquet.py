@@ -17,7 +17,7 @@ import numpy as np
 from moonshine_jax.data.encoded import Encoded
 from moonshine_jax.data.encoded_source import LOOKED_AT, EncodedSource
 from moonshine_jax.data.names import PathName
-from moonshine_jax.data.splits import MAX_NAME, VALIDATION_NAMES, check_labels
+from moonshine_jax.data.splits import MAX_CLASSES, MAX_NAME, VALIDATION_NAMES, check_labels
 from moonshine_jax.data.unpacked import UnpackedExamples, unpack
 from moonshine_jax.errors import UserError, shown, warn_once
 from moonshine_jax.runtime import json_files
@@ -71,8 +71,9 @@ class ParquetSource(EncodedSource):
 
   def looked_at(self) -> list[Encoded]:
     """Returns the first training images."""
-    path = self._files['train'][0]
-    rows = next(_read_rows(self._where, path, self._columns.image, LOOKED_AT), [])
+    for path in self._files['train']:  # until one that has rows, as the labels say of one
+      if rows := next(_read_rows(self._where, path, self._columns.image, LOOKED_AT), []):
+        break
     return [Encoded(image or b'', 0, f'{path}, row {i}') for i, image in enumerate(rows)]
 
   def encoded(self, split: str) -> UnpackedExamples:
@@ -110,6 +111,11 @@ class ParquetSource(EncodedSource):
           f'{self._where}: {path}: the column {self._columns.label} is of {column.type}: expected integers or texts'
         )
       labels.append(np.array(column.to_pylist(), object if _is_text(column.type) else np.int64))
+      if labels[-1].dtype.kind != 'O' and labels[-1].max(initial=0) >= MAX_CLASSES:
+        raise UserError(
+          f'{self._where}: {path}: the column {self._columns.label} has {labels[-1].max():,}: expected classes from 0 '
+          f'to less than {MAX_CLASSES:,}'
+        )
     if not sum(map(len, labels)):
       raise UserError(f'{self._where}: {self._files[split][0]} has no rows: expected images with labels')
     return np.concatenate(labels)

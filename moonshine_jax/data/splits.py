@@ -21,7 +21,7 @@ VALIDATION_NAMES = 'validation', 'val', 'valid', 'dev'
 
 # Bounds of `Facts`, beyond any data set's.
 MAX_SIDE = 2**16  # pixels, or channels
-MAX_CLASSES = 10**7
+MAX_CLASSES = 10**6
 MAX_PIXEL = 1e6  # a mean, or a standard deviation, in the units of uint8
 MAX_NAME = 255  # characters
 NAMED = 10  # classes whose names are told

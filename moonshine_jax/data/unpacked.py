@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from moonshine_jax.data import images as images_lib
 from moonshine_jax.data.decoded import cache_folder
 from moonshine_jax.data.encoded import Encoded
 from moonshine_jax.errors import warn
@@ -53,7 +54,7 @@ class UnpackedExamples:
 
 def _read_spans(path: str, spans: Sequence[tuple[int, int, int, str]]) -> list[Encoded]:
   examples = []
-  with open(path, 'rb') as file:
+  with images_lib.reading(spans[0][3], UnpackedExamples.remedy), open(path, 'rb') as file:
     for start, size, label, where in spans:
       file.seek(start)
       examples.append(Encoded(file.read(size), label, where))

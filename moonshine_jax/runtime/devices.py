@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 
 from moonshine_jax.errors import UserError
-from moonshine_jax.runtime import cpu, gpu
+from moonshine_jax.runtime import cpu, files, gpu
 
 AXIS = 'batch'
 
@@ -261,8 +261,13 @@ def join_shares(tree: Any, axis_name: str | None) -> Any:
   return tree if axis_name is None else lax.all_gather(tree, axis_name, tiled=True)
 
 
-def cache_compilations(folder: str | os.PathLike) -> None:
-  """Keeps compiled steps in a folder from run to run, unless the user named another ($JAX_COMPILATION_CACHE_DIR)."""
+def cache_compilations(workdir: str | os.PathLike) -> None:
+  """Keeps compiled steps in a folder beside a workdir, unless the user named another ($JAX_COMPILATION_CACHE_DIR).
+
+  Raises UserError where a link leads to another folder.
+  """
+  folder = Path(workdir).absolute().parent / '.jax_cache'
+  files.check_inside(folder, folder.parent)
   if not jax.config.values['jax_compilation_cache_dir']:
-    jax.config.update('jax_compilation_cache_dir', str(Path(folder).absolute()))
+    jax.config.update('jax_compilation_cache_dir', str(folder))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # an initialiser compiles once for each shape

@@ -1,11 +1,13 @@
 """Signals that ask a run to end: it then saves and says that it can go on, instead of being cut off."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 
-from moonshine_jax.errors import warn
+from moonshine_jax.errors import Preempted, warn
 from moonshine_jax.runtime import exchange
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -15,6 +17,26 @@ ECHO_SECONDS = 2.0  # in which a second SIGTERM is the first one, passed on
 def catch() -> 'Signals | JointSignals':
   """Returns the signal handler for one process or several."""
   return Signals() if exchange.num_processes() == 1 else JointSignals()
+
+
+@contextlib.contextmanager
+def preempted_at_once() -> Iterator[None]:
+  """Lets SIGTERM raise Preempted while entered, but where `Signals` catches it: for what comes before a run has begun.
+
+  Only the main thread of a process can catch signals; entered in another thread, this leaves them as they are.
+  """
+
+  def end(number: int, frame: object) -> None:
+    raise Preempted(f'{signal.Signals(number).name}: what was saved before is there: the same command goes on')
+
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  handler = signal.signal(signal.SIGTERM, end)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)  # None: a handler from outside of Python
 
 
 class Signals:
@@ -29,8 +51,10 @@ class Signals:
     received: the name of the first signal; '' as long as there is none.
   """
 
-  def __init__(self) -> None:
+  def __init__(self, pass_on: Callable[[], None] = lambda: None) -> None:
+    """Takes what is called, in a thread, at the first signal."""
     self.received = ''
+    self._pass_on = pass_on
 
   def __enter__(self) -> 'Signals':
     self._entered = threading.current_thread() is threading.main_thread()
@@ -65,6 +89,7 @@ class Signals:
           os._exit(128 + byte[0])
         noted = time.monotonic()
         self.received = signal.Signals(byte[0]).name
+        self._pass_on()
         warn(f'{self.received}: saving after the steps that are on their way; a second signal stops at once')
 
 

@@ -182,8 +182,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike, trust
       downloaded.
   """
   config_lib.check(config)
-  if not config.epochs:
-    raise UserError('config.epochs=0: expected at least 1: 0 is of a network that was given, which nothing trains on')
+  config_lib.check_trains(config)
   configs = configs_of_students(config, workdir)
   replicas = Replicas()
   check_same_config(config, replicas)

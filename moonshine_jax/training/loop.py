@@ -43,10 +43,12 @@ def train_and_evaluate(
   Raises:
     UserError: before anything is downloaded or compiled, for what cannot be run; later, for a number that is not
       finite and for a disk that is full.
-    Preempted: after SIGTERM or SIGINT, once the steps that were on their way are saved.
+    Preempted: after SIGTERM or SIGINT, once the steps that were on their way are saved; after SIGTERM before there are
+      any, at once.
   """
-  learn_blocks(config, workdir, trust_code)
-  return train_to_end(prepare(config, workdir, trust_code))
+  with signal_handlers.preempted_at_once():
+    learn_blocks(config, workdir, trust_code)
+    return train_to_end(prepare(config, workdir, trust_code))
 
 
 def train_to_end(run: Experiment) -> dict[Path, dict[str, Any]]:
@@ -72,14 +74,15 @@ def train_to_end(run: Experiment) -> dict[Path, dict[str, Any]]:
         )
 
       images = (run.steps_of_epoch - steps_before) * run.batch_size
-      images_per_second = round(images / (time.perf_counter() - start), 1)
+      # None are left of an epoch whose steps were all taken when a signal came.
+      speed = {'images_per_second': round(images / (time.perf_counter() - start), 1)} if images else {}
       for student, state, eval_step in zip(run.students, run.states, eval_steps, strict=True):
         record = {
           'epoch': epoch + 1,
           'step': step,
           'learning_rate': float(student.learning_rate(epoch * run.steps_per_epoch)),
           **{f'train_{name}': float(np.mean(steps, dtype=np.float64)) for name, steps in student.epoch_metrics.items()},
-          'images_per_second': images_per_second,
+          **speed,
         }
         if run.evaluates(epoch):
           record |= run.evaluate(eval_step, state, f'{student.workdir}, step {step}')

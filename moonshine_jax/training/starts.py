@@ -16,7 +16,7 @@ from moonshine_jax.models import factory
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.surgery import places as places_lib
-from moonshine_jax.runtime import exchange
+from moonshine_jax.runtime import exchange, files
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.training import pretrained
 from moonshine_jax.training.step import TrainState
@@ -26,7 +26,7 @@ from moonshine_jax.workdir.workdir import BLOCKS_FOLDER, BLOCKS_LOCK_FILE, START
 
 BLOCKWISE = 'blockwise'  # the value of distill.start
 # The fields by which blocks learn. Students of any loss and seed share them.
-LEARNT_BY = ('batch_size', 'blockwise.', 'data.', 'distill.teacher')
+LEARNT_BY = ('batch_size', 'blockwise.', 'data.', 'distill.teacher', 'model.dtype')
 
 
 def start_of(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Workdir | None:
@@ -108,8 +108,13 @@ def hold_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike, h
     config: of the run that starts from them.
     workdir: of that run.
     held: at its end other runs may have them.
+
+  Raises:
+    UserError: where a link leads out of the workdir.
   """
   folders = {str(start_of_blocks(each, workdir)) for each in starting_students(config)}
+  for path in (Path(workdir) / BLOCKS_FOLDER, *folders):
+    files.check_inside(path, workdir)
   for start in map(Workdir, sorted(folders)):  # all runs in one order, so that none waits for one that waits for it
     if not start.begun:
       held.enter_context(start.lock(BLOCKS_LOCK_FILE, 'in which its blocks learn'))
@@ -157,7 +162,11 @@ def state_of_blocks(teacher: Trained, network: Network, image_shape: Sequence[in
 
 
 def _words(config: ml_collections.ConfigDict) -> str:
-  """Returns the words of `distill.students` for a student's network."""
+  """Returns the words of `distill.students` for a student's network. Raises UserError where words cannot name it."""
+  if any(map(str.isspace, config.model.network)):
+    raise UserError(
+      f"config.model.network={config.model.network!r}: expected a path without spaces with distill.start='{BLOCKWISE}'"
+    )
   values = config_lib.flatten(config)
   values['model.block'] = ','.join(map(str, Block.parse_list(config.model.block)))  # without spaces
   fields = {word: field for word, field in config_lib.STUDENT_FIELDS.items() if field.startswith('model.')}

@@ -24,7 +24,7 @@ from moonshine_jax.training import step as step_lib
 from moonshine_jax.training.step import TrainState
 from moonshine_jax.workdir.checkpoint import Checkpoints, DamagedError, NoCheckpoints
 from moonshine_jax.workdir.metrics import NoWriter, Writer
-from moonshine_jax.workdir.workdir import Workdir
+from moonshine_jax.workdir.workdir import AVERAGE_FOLDER, Workdir
 
 
 @dataclasses.dataclass
@@ -112,7 +112,8 @@ def check_workdirs(configs: Mapping[Workdir, ml_collections.ConfigDict], workdir
   if exchange.is_first():
     for student_workdir, student in configs.items():
       student_workdir.check(student)
-      files.check_inside(student_workdir, workdir)
+      for path in (student_workdir.path, student_workdir.path / AVERAGE_FOLDER):
+        files.check_inside(path, workdir)
 
 
 def open_students(

@@ -127,15 +127,15 @@ def check_students(
 ) -> None:
   """Raises UserError where a student cannot be trained on the data, or compared with the teacher.
 
-  Traces the networks of a user, and any two networks of different kinds whose activations are to be compared: other
-  networks are known to fit.
+  Traces the networks of a user, and two networks whose activations are to be compared where they are of different
+  kinds, or the form does not take any shapes: other networks are known to fit.
   """
   channels = source.image_shape[-1]
   facts = Facts(source.image_shape, source.num_classes, (0.0,) * channels, (1.0,) * channels)  # normalises nothing
   targets: Collection[jax.ShapeDtypeStruct] = ()
-  activations: Collection[jax.ShapeDtypeStruct] = ()
   warned: set[str] = set()
   for student in students:
+    activations: Collection[jax.ShapeDtypeStruct] = ()
     regime = config_lib.regime(student)
     compared = teacher if 'AT' in regime else None
     same_kind = not compared or student.model.network == compared.config.model.network

@@ -170,7 +170,7 @@ def write_network_file(
     UserError: where the system refuses.
   """
   arrays = {
-    name: np.ascontiguousarray(array, np.float32)
+    name: np.asarray(array, np.float32, order='C')  # which leaves a scalar one
     for name, array in traverse_util.flatten_dict(dict(variables), sep='/').items()
   }
   values = {
@@ -192,7 +192,7 @@ def _checksum(header: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> st
     digest.update(f'{name}={header[name]}\n'.encode())
   for name in sorted(arrays):
     digest.update(f'{name}={arrays[name].dtype.str}{arrays[name].shape}\n'.encode())
-    digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    digest.update(arrays[name].tobytes())
   return digest.hexdigest()
 
 

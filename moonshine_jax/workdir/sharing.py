@@ -25,7 +25,8 @@ def share_network(
   """Makes one file of the network of a run, as it is at its end or at the end of an epoch before.
 
   Of the run the file has the config, the facts of the data, the metrics of that epoch, and every start, as the
-  workdir records them, but for paths of this machine: the interpreter's in the commands, and `data.data_dir`.
+  workdir records them, but for paths of this machine: the interpreter's in the commands, and `data.data_dir`. The
+  flags of the commands stay.
 
   Args:
     workdir: of the run.
@@ -54,6 +55,8 @@ def share_network(
   for start in starts[:-1]:
     start.pop('config', None)  # the last start's is that of all
     start.pop('data', None)
+  if of_start := starts[-1].get('config'):
+    starts[-1]['config'] = {**of_start, 'data': {**of_start.get('data', {}), 'data_dir': ''}}
   starts[-1]['cost'] = dataclasses.asdict(counting.count_cost(trained.network.model, facts.image_shape))
   write_network_file(path, trained.step, config, facts, trained.variables, [record], starts)
   return NetworkFile(path)

@@ -1,5 +1,6 @@
 """The commands: what they say of themselves, and how they end."""
 
+import errno
 import importlib.util
 import os
 import subprocess
@@ -133,6 +134,17 @@ def test_the_line_of_a_config_that_fails_is_told(monkeypatch, capsys, tmp_path, 
   assert errors.count('\n') == 1
 
 
+def test_a_workdir_that_may_not_be_read_is_one_line(monkeypatch, capsys, tmp_path):
+  monkeypatch.setattr(Path, 'is_dir', lambda path: os.listdir(path) and True)
+  monkeypatch.setattr(os, 'listdir', refuse)  # as for another user's folder; root may read any
+  status, out, err = moonshine(monkeypatch, capsys, 'evaluate', f'--workdir={tmp_path}')
+  assert (status, out, err) == (2, '', f'error: {tmp_path}: Permission denied: expected what this user may read\n')
+
+
+def refuse(path):
+  raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
 def test_a_config_is_found_by_its_name_unless_there_is_such_a_file(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   assert app.config_path('digits').read_text() == Path(digits.__file__).read_text()
@@ -140,6 +152,11 @@ def test_a_config_is_found_by_its_name_unless_there_is_such_a_file(monkeypatch, 
     f'--config={app.config_path("digits")}',
     '--x=digits',
     '--config.model.block=S',
+  ]
+  assert app.with_config_path(['--config', 'digits', 'digits']) == [
+    '--config',
+    str(app.config_path('digits')),
+    'digits',
   ]
   (tmp_path / 'digits').write_text('')
   assert app.with_config_path(['--config=digits']) == ['--config=digits']

@@ -163,6 +163,12 @@ def test_what_does_not_fit_is_one_line(hub, tmp_path):
       '',
       '1 of 30 rows have no label: expected a label in each',
     ),
+    (
+      columns | {'label': pa.array(LABELS + 2**31)},
+      None,
+      '',
+      'the column label has 2,147,483,650: expected classes from 0 to less than 1,000,000',
+    ),
     (columns | {'label': pa.array(LABELS - 1)}, HUB, '', '10 of 30 examples have no label, the first of them -1'),
     (
       columns | {'label': pa.array(LABELS + 1)},
@@ -217,11 +223,27 @@ def test_damaged_files_and_images_are_one_line(hub, tmp_path, cache):
 def test_a_damaged_unpacked_file_is_unpacked_again(hub, cache):
   opened(hub).read('test')
   (path,) = cache.rglob('test-*.images.bin')
-  path.write_bytes(path.read_bytes()[:-1])
+  unpacked = path.read_bytes()
+  path.write_bytes(unpacked[:-1])
   for images in cache.rglob('test-*.npy'):
     if images.name.count('.') > 2:
       images.unlink()
   np.testing.assert_array_equal(opened(hub).read('test').images, IMAGES[:10])
+  assert path.read_bytes() == unpacked
+
+
+def test_an_unpacked_file_that_went_away_is_one_line(hub, cache):
+  examples = opened(hub).encoded('test')
+  (path,) = cache.rglob('test-*.images.bin')
+  path.unlink()
+  with pytest.raises(UserError, match=r"split 'test', example 3 cannot be read \(FileNotFoundError"):
+    examples.reader([3, 4])()
+
+
+def test_the_first_of_several_files_may_have_no_rows(hub):
+  columns = {'image': STRUCTS, 'label': pa.array(LABELS)}
+  write(hub / 'data/train-00000-of-00002-0123abcd.parquet', columns, HUB, slice(0, 0))
+  np.testing.assert_array_equal(opened(hub).read('train').images, IMAGES[17:30])
 
 
 def test_without_pyarrow_it_says_what_to_install(hub, monkeypatch):

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,6 +11,7 @@ import pytest
 
 from moonshine_jax.errors import Preempted, UserError
 from moonshine_jax.launch import processes
+from tests.helpers.waiting import is_running, wait_for
 
 
 def shell(tmp_path, **scripts):
@@ -21,6 +24,47 @@ def test_one_that_fails_leaves_the_others_to_run(tmp_path):
   with pytest.raises(UserError, match=r'2 of 3 runs failed: .*logs/b.log: error: no; .*logs/c.log: three'):
     processes.run_all(commands, processes.environments(1), lambda: told.append(1))
   assert (tmp_path / 'logs/a.log').read_text() == 'one\n' and told
+
+
+def test_why_one_failed_is_its_signal_or_what_it_said_itself(tmp_path):
+  """Not what an earlier run said, whose log it goes on with."""
+  commands = shell(tmp_path, a='echo "epoch 12/200"; kill -9 $$', b='exit 3')
+  (tmp_path / 'logs').mkdir()
+  (tmp_path / 'logs/b.log').write_text('error: of yesterday\n')
+  with pytest.raises(UserError, match=r'2 of 2 .*a.log: ended by SIGKILL; .*logs/b.log: ended with status 3$'):
+    processes.run_all(commands, processes.environments(1), lambda: None)
+
+
+def test_one_that_cannot_catch_the_signal_yet_is_stopped_and_has_not_failed(tmp_path):
+  commands = shell(tmp_path, a=f'touch {tmp_path}/begun; exec sleep 60')
+
+  def interrupt():
+    while not (tmp_path / 'begun').exists():
+      time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  threading.Thread(target=interrupt).start()
+  with pytest.raises(Preempted, match='^all that ran is saved: the same command goes on from there$'):
+    processes.run_all(commands, processes.environments(1), lambda: None)
+
+
+def test_a_second_signal_leaves_nothing_running(tmp_path):
+  """Though it comes before the first look at the first one."""
+  program = (
+    'import os, pathlib, time\n'
+    'from moonshine_jax.launch import processes\n'
+    'processes.POLL_SECONDS = 1000.0\n'
+    'command = ["bash", "-c", "echo $$; exec sleep 1000"]\n'
+    'processes.run_all({pathlib.Path("log"): command}, [dict(os.environ)], lambda: None)\n'
+  )
+  with subprocess.Popen([sys.executable, '-c', program], cwd=tmp_path, stderr=subprocess.PIPE) as sweep:
+    wait_for(lambda: (tmp_path / 'log').exists() and (tmp_path / 'log').read_text())
+    process_id = int((tmp_path / 'log').read_text())
+    sweep.send_signal(signal.SIGINT)
+    assert sweep.stderr.readline().startswith(b'warning: SIGINT: saving')
+    sweep.send_signal(signal.SIGINT)
+    assert sweep.wait() == 128 + signal.SIGINT
+  wait_for(lambda: not is_running(process_id))
 
 
 def test_workers_have_a_gpu_each_and_all_are_used_again(tmp_path, monkeypatch):

@@ -101,6 +101,22 @@ def test_a_regime_without_its_weight_is_refused():
   jobs.check_regimes(base, words, REGIMES)
 
 
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--regimes=AT', '--kd_forms=released,hinton'], '--kd_forms=released,hinton: expected a regime with KD in'),
+    (['--vary=distill.alpha=1,2', '--at_forms=nmse'], '--at_forms=nmse: expected a regime with AT in --regimes'),
+    (['--points=3'], '--points=3: expected --vary=FIELD=VALUE,VALUE'),
+    (['--config.epochs=0'], 'config.epochs=0: expected at least 1'),
+  ],
+)
+def test_what_would_have_no_effect_or_no_end_is_refused(arguments, message, monkeypatch, tmp_path, capsys):
+  monkeypatch.setattr(sys, 'argv', sys.argv)  # which a command changes
+  with pytest.raises(SystemExit):
+    app.run('sweep', ['--config=digits', f'--out={tmp_path}/out', *arguments])
+  assert capsys.readouterr().err.startswith(f'error: {message}') and not (tmp_path / 'out').exists()
+
+
 def test_a_network_without_its_averages_is_not_done(tmp_path):
   config = digits.get_config()
   files.append_record(tmp_path / metrics.FILE, {'epoch': config.epochs, 'step': 20, 'test_error': 4.5})

@@ -9,12 +9,14 @@ import pytest
 from tests.helpers.launchers import FLAGS, LAUNCHERS, shell_words
 from tests.helpers.waiting import wait_for
 
-# `describe` says the next of the states, `follow` exits with the next of the statuses; the last stays.
+# `describe` says the next of the states, `follow` exits with the next of the statuses; the last stays. The first of
+# `install` has no connection where the test says so.
 GCLOUD = r"""
 next() { head -n 1 "$1"; [ "$(sed -n '$=' "$1")" = 1 ] || sed -i 1d "$1"; }
 case "$*" in
   *describe*) next "$CALLS.states" ;;
   *" follow"*) exit "$(next "$CALLS.statuses")" ;;
+  *" install "*) if [ -e "$CALLS.lost" ]; then rm "$CALLS.lost"; exit 255; fi ;;
 esac"""
 
 
@@ -76,6 +78,17 @@ def test_a_slice_is_made_used_made_anew_and_deleted(clone, states, statuses, exp
       '--distributed',
       *FLAGS,
     ]
+
+
+def test_a_connection_that_is_lost_while_a_host_installs(clone):
+  clone.stub('gcloud', GCLOUD)
+  clone.statuses(0)
+  Path(f'{clone.log}.states').write_text('ACTIVE\n')
+  Path(f'{clone.log}.lost').touch()
+  subprocess.run('git init --quiet && git add launch', shell=True, cwd=clone.root, check=True)
+  result = clone.run('tpu.sh', 'train', *FLAGS, **LAUNCHERS['tpu.sh'][1])
+  assert ' '.join(steps_of(clone)) == 'scp tar install scp tar install start follow delete', result.stderr
+  assert result.returncode == 0
 
 
 def test_a_host_starts_one_run_shows_its_log_and_ends_with_its_status(clone):

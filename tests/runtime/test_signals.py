@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from moonshine_jax.errors import Preempted
 from moonshine_jax.runtime import signals
 
 
@@ -45,6 +46,16 @@ def test_a_second_signal_ends_the_process_though_it_is_inside_of_xla(second):
     assert process.poll() is None
     process.send_signal(second)
     assert process.wait() == 128 + second
+
+
+def test_a_signal_before_a_run_has_begun_is_preemption(capsys):
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(Preempted, match='^SIGTERM: what was saved before is there: '), signals.preempted_at_once():
+    with signals.Signals():  # a run, to its end
+      signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+  assert signal.getsignal(signal.SIGTERM) == before
+  assert capsys.readouterr().err.startswith('warning: SIGTERM: saving ')
 
 
 def test_another_thread_leaves_the_signals_alone():

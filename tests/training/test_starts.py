@@ -60,6 +60,26 @@ def test_a_notation_with_spaces_is_one_word(tmp_path):
   assert 'block=S,G(N/8),B(2)' in words.split()
 
 
+def test_a_network_whose_path_words_cannot_name_is_one_line(tmp_path):
+  config = make_config()
+  (tmp_path / 'a b.py').write_text('def net(num_classes): ...\n')
+  config.model.network = f'{tmp_path}/a b.py:net'
+  with pytest.raises(
+    UserError, match=r"^config.model.network='.*/a b.py:net': expected a path without spaces with dist"
+  ):
+    starts.config_of_blocks(config, tmp_path)
+
+
+@pytest.mark.parametrize('part', ['blockwise', 'start/{}'])
+def test_blocks_are_written_through_no_link_that_leaves_the_workdir(tmp_path, part):
+  config, workdir = make_config(), tmp_path / 'run'
+  link = workdir / part.format(starts.start_of_blocks(config, workdir).path.name)
+  link.parent.mkdir(parents=True)
+  link.symlink_to(tmp_path)
+  with pytest.raises(UserError, match=f'^{link}: cannot be written: a link leads to'), contextlib.ExitStack() as held:
+    starts.hold_blocks(config, workdir, held)
+
+
 def learnt(config, workdir):
   """Makes the configs that are left where the blocks of a run have learnt; returns the workdir that it starts from."""
   blocks, start = starts.config_of_blocks(config, workdir), starts.start_of(config, workdir)
@@ -77,6 +97,7 @@ def learnt(config, workdir):
     ('blockwise.epochs', 2, 'config.blockwise.epochs=2 (there: 1)'),
     ('data.train_split', 'train[:100]', "config.data.train_split='train[:100]' (there: 'train')"),
     ('batch_size', 16, 'config.batch_size=16 (there: 32)'),
+    ('model.dtype', 'bfloat16', "config.model.dtype='bfloat16' (there: 'float32')"),
   ],
 )
 def test_blocks_that_have_learnt_in_another_way_are_refused(tmp_path, field, value, told):

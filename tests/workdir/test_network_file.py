@@ -80,6 +80,17 @@ def test_it_is_read_as_a_workdir_is(written):
   assert pickle.loads(pickle.dumps(trained)).workdir.facts == FACTS  # as other processes get it
 
 
+def test_a_parameter_may_be_a_scalar(tmp_path, monkeypatch):
+  """As the slope of nn.PReLU is, and the temperature of logits."""
+  config, variables = small()
+  variables['params']['slope'] = np.float32(0.25)
+  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+  monkeypatch.setattr('moonshine_jax.models.network.Network.shapes', lambda *_: shapes)
+  write_network_file(tmp_path / 'a.safetensors', 12, config, FACTS, variables, RECORDS, STARTS)
+  read, _ = NetworkFile(tmp_path / 'a.safetensors').restore_variables(lambda config: None)
+  assert read['params']['slope'].shape == () and read['params']['slope'] == 0.25
+
+
 def test_what_stands_for_a_workdir(written, tmp_path):
   (tmp_path / 'folder.safetensors').mkdir()
   assert type(open_workdir(tmp_path / 'folder.safetensors')) is type(open_workdir('runs/teacher')) is Workdir

@@ -217,9 +217,11 @@ def test_records_replace_a_link_and_are_appended_to_none(tmp_path):
   assert elsewhere.read_text() == '{"epoch": 9, "step": 9}\n'
 
 
-def test_a_student_in_a_link_that_leaves_the_workdir_is_refused(config, tmp_path):
+@pytest.mark.parametrize('part', ['seed-2-alpha-0', 'seed-1-alpha-0/ema'])
+def test_a_student_in_a_link_that_leaves_the_workdir_is_refused(config, tmp_path, part):
   config.distill.students = ('seed=1 alpha=0', 'seed=2 alpha=0')
-  (tmp_path / 'run').mkdir()
-  (tmp_path / 'run' / 'seed-2-alpha-0').symlink_to(tmp_path)
-  with pytest.raises(UserError, match='^.*/run/seed-2-alpha-0: cannot be written: a link leads to .*, out of .*/run$'):
+  link = tmp_path / 'run' / part
+  link.parent.mkdir(parents=True)
+  link.symlink_to(tmp_path)
+  with pytest.raises(UserError, match=f'^{link}: cannot be written: a link leads to .*, out of .*/run$'):
     loop.train_and_evaluate(config, tmp_path / 'run')

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import jax
@@ -17,6 +18,7 @@ from moonshine_jax.fields import DTYPES
 from moonshine_jax.models.factory import create_network
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import Architecture
+from moonshine_jax.runtime import files
 from moonshine_jax.workdir.provenance import environment
 
 NUM_CLASSES = 10
@@ -76,8 +78,15 @@ def make_parser(
     parser.add_argument(
       '--repeats', type=int, default=repeats, help=f'times that each is timed, after warm-up (default: {repeats})'
     )
-  parser.add_argument('--json', help='file to write the measurements to')
+  parser.add_argument('--json', type=_writable, help='file to write the measurements to')
   return parser
+
+
+def _writable(path: str) -> str:
+  """Takes the value of --json, with argparse's error where there is no such folder: before anything is measured."""
+  if not Path(path).absolute().parent.is_dir():
+    raise argparse.ArgumentTypeError(f'{path}: no such folder')
+  return path
 
 
 def _parse_architecture(name: str) -> Architecture:
@@ -125,5 +134,5 @@ def write_json(path: str | None, flags: argparse.Namespace, rows: list[dict], **
     flag_values = dict(vars(flags))
     if 'networks' in flag_values:
       flag_values['networks'] = [str(network) for network in flags.networks]
-    with open(path, 'w') as file:
-      json.dump({'environment': environment(), 'flags': flag_values, **fields, 'rows': rows}, file, indent=1)
+    values = {'environment': environment(), 'flags': flag_values, **fields, 'rows': rows}
+    files.write_atomically(path, json.dumps(values, indent=1))

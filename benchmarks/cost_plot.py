@@ -7,6 +7,7 @@ saves less time than multiply-adds; one above the level of S saves none.
 import numpy as np
 
 from benchmarks.command import TEACHER
+from moonshine_jax.models.blocks import Block
 from moonshine_jax.report.figures import PlainFormatter, place_labels, plt
 
 # Colour and marker by kind of block; Okabe and Ito's colours, which the colour-blind can tell apart.
@@ -16,6 +17,7 @@ STYLES = {
   'G': ('#0072B2', '^'),
   'B': ('#D55E00', 'D'),
   'BG': ('#009E73', 'v'),
+  'mixed': ('#CC79A7', 'P'),
 }
 
 
@@ -62,4 +64,5 @@ def draw_panel(ax, title: str, points: list[tuple[str, float, float]]) -> None:
 
 def kind_of(network: str) -> str:
   """Returns the kind of block of a network, as 'G' for 'WRN-40-2 G(N/8)'."""
-  return network.split(' ')[1].partition('(')[0]
+  kinds = {block.kind for block in Block.parse_list(network.split(' ')[1])}
+  return kinds.pop() if len(kinds) == 1 else 'mixed'

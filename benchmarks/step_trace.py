@@ -17,7 +17,7 @@ import jax
 from jax.profiler import ProfileData
 
 from benchmarks.command import calls_per_sample, make_parser, write_json
-from benchmarks.train_step import add_step_arguments, make_our_train_step
+from benchmarks.train_step import make_our_train_step
 from moonshine_jax.models.wide_resnet import Architecture
 
 LISTED = 25  # operations in the table; all are in the JSON
@@ -26,7 +26,7 @@ LISTED = 25  # operations in the table; all are in the JSON
 def main(arguments: list[str] | None = None) -> None:
   """Profiles the networks one after the other and prints what their steps consist of."""
   parser = make_parser(__doc__, repeats=None)
-  add_step_arguments(parser)
+  parser.add_argument('--batch', type=int, default=128, help='images in a step (default: 128)')
   parser.add_argument('--folder', required=True, help='folder for the traces, one in it for each network')
   flags = parser.parse_args(arguments)
   rows = []

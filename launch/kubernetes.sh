@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains on Kubernetes, a pod for each node, all in one run: fills in launch/kubernetes.yaml and applies it.
 #   IMAGE=registry/moonshine CLAIM=my-claim PODS=2 GPUS=8 \
-#     launch/kubernetes.sh --config=configs/cifar10.py --workdir=/shared/runs/teacher --config.data.data_dir=/shared/data
+#     launch/kubernetes.sh --config=configs/cifar10.py --workdir=/shared/runs/teacher \
+#       --config.data.data_dir=/shared/data --config.model.dtype=bfloat16
 set -euo pipefail
 
 JOB=${JOB:-moonshine} # name of the Job and of its Service

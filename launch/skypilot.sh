@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains on whatever cloud SkyPilot finds cheapest, and goes on elsewhere when the machines are taken away.
-#   BUCKET=gs://my-bucket launch/skypilot.sh --config=configs/cifar10.py --workdir=/bucket/runs/teacher
+#   BUCKET=gs://my-bucket launch/skypilot.sh --config=configs/cifar10.py --workdir=/bucket/runs/teacher \
+#     --config.data.data_dir=/bucket/data --config.model.dtype=bfloat16
 # The bucket is /bucket on the machines. More in launch/skypilot.yaml.
 set -euo pipefail
 

@@ -106,9 +106,9 @@ def check_teacher(base: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def plan_students(base: ml_collections.ConfigDict, values: FlagValues) -> list[vary.Varied]:
   """Returns every student of one seed, at every point of --vary. Raises UserError."""
   regimes = [] if values.vary and not values['regimes'].present else values.regimes  # the config's own loss is varied
-  for flag, loss in (('kd_forms', 'KD'), ('at_forms', 'AT')):
-    if values[flag].value and not any(loss in regime for regime in regimes):
-      raise UserError(f'--{flag}={",".join(values[flag].value)}: expected a regime with {loss} in --regimes')
+  for flag, loss, forms in (('kd_forms', 'KD', values.kd_forms), ('at_forms', 'AT', values.at_forms)):
+    if forms and not any(loss in regime for regime in regimes):
+      raise UserError(f'--{flag}={",".join(forms)}: expected a regime with {loss} in --regimes')
   if values.points and not values.vary:
     raise UserError(f'--points={values.points}: expected --vary=FIELD=VALUE,VALUE, of which they are drawn')
   methods = {

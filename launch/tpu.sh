@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU slice of one or more hosts, asked for as a queued resource:
 #   ZONE=us-east5-a ACCELERATOR_TYPE=v6e-16 RUNTIME_VERSION=v2-alpha-tpuv6e BUCKET=my-bucket \
-#     launch/tpu.sh train --config=configs/cifar10.py --workdir=/mnt/runs/teacher --config.data.data_dir=/mnt/data
+#     launch/tpu.sh train --config=configs/cifar10.py --workdir=/mnt/runs/teacher --config.model.dtype=bfloat16 \
+#       --config.data.data_dir=/mnt/data --config.data.name=cifar:cifar-10-python.tar.gz
 # makes the slice, installs on every host, runs on every host, follows the log and deletes the slice; a slice that is
 # taken away is made again, and the run goes on. Each of these is a command too:
 #   launch/tpu.sh create | install | start FLAGS | follow | stop | delete

@@ -34,12 +34,12 @@ LOSS_FIELDS = (
   'distill.dist_inter',
   'distill.dist_intra',
 )
-# Of which form each is alone, of KD or of AT.
-FORM_FIELDS = {
-  'distill.dkd_target': ('kd_form', 'dkd'),
-  'distill.dkd_others': ('kd_form', 'dkd'),
-  'distill.dist_inter': ('kd_form', 'dist'),
-  'distill.dist_intra': ('kd_form', 'dist'),
+# Of which form of KD each is alone.
+KD_FORM_OF = {
+  'distill.dkd_target': 'dkd',
+  'distill.dkd_others': 'dkd',
+  'distill.dist_inter': 'dist',
+  'distill.dist_intra': 'dist',
 }
 
 # The word for a field in which the students of `distill.students` may differ.
@@ -182,7 +182,7 @@ def loss_fields(config: ml_collections.ConfigDict) -> list[str]:
   unused: set[str] = set() if 'KD' in learns else {'distill.alpha', 'distill.temperature', 'distill.standardise'}
   if 'KD' in learns and user_functions.is_name(config.distill.kd_form):
     unused |= {'distill.temperature'}
-  unused |= {name for name, (of, form) in FORM_FIELDS.items() if 'KD' not in learns or config.distill[of] != form}
+  unused |= {name for name, form in KD_FORM_OF.items() if 'KD' not in learns or config.distill.kd_form != form}
   unused |= set() if 'AT' in learns else {'distill.beta'}
   unused |= {
     f'distill.{loss.lower()}_{word}' for loss in ('KD', 'AT') if loss not in learns for word in ('form', 'warmup')

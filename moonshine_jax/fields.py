@@ -159,7 +159,7 @@ FIELDS: dict[str, Field] = {
     'pixels on a side to which images of any size are cropped as they are read; 0 for images of one size',
   ),
   'data.pad': Field(4, _integer(0), 'pixels on each side, before the random crop', recipe=True),
-  'data.flip': Field(True, _BOOL, 'mirrors half of the images', recipe=True),
+  'data.flip': Field(True, _BOOL, 'flips half of the images horizontally', recipe=True),
   'data.cutout': Field(
     0,
     _integer(0, MAX_IMAGE_SIZE),
@@ -206,8 +206,8 @@ FIELDS: dict[str, Field] = {
   'distill.start': Field(
     '',
     _PATH,
-    "where the student's parameters begin: empty for random ones; blockwise for blocks that have each learnt alone "
-    'what the teacher has in their place; or the workdir of a network with the same blocks',
+    "where the student's parameters begin: empty for random ones; blockwise for blocks that were each trained to match "
+    "the teacher's block; or the workdir of a network with the same blocks",
     later=True,
   ),
   'distill.blockwise': Field(

@@ -49,7 +49,6 @@ class PublishedMethod(NamedTuple):
   source: str
 
 
-TEACHER_ACCURACY = 75.61  # of the last epoch, by CRD
 _CRD, _DKD = 'CRD (Tian et al., 2020)', 'DKD (Zhao et al., 2022)'
 
 METHODS = (

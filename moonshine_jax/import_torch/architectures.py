@@ -185,7 +185,13 @@ def _notations(shapes: list[tuple[int, ...]]) -> list[str]:
   groups = features // group_size
   if len(shapes) == 4:
     first, first_size = shapes[0][:2]  # of the first grouped convolution, which may have fewer channels
-    notations = [f'G(N/{group_size})'] * (first_size == group_size) + [f'G({groups})'] * (first // first_size == groups)
+    notations = [f'G(N/{group_size})'] * (first_size == min(first, group_size))
+    notations += [f'G({groups})'] * (first // first_size == groups)
+    if not notations:
+      raise ValueError(
+        f'a block has grouped convolutions of {first // first_size} groups of {first_size} channels and {groups} of '
+        f'{group_size}: expected as many groups, or groups of the same size'
+      )
   else:
     bottleneck = shapes[-1][0] // features
     notations = [f'B({bottleneck})'] if groups == 1 else []

@@ -155,7 +155,9 @@ def cost_points(table: Table, method: str, cost: Callable[[TableRow], float | No
   first_row = table.rows[0]
   points = []
   for row in table.rows:
-    cell = row.cells.get('none' if row.teacher else method)
+    cell = row.cells.get(method)
+    if row.teacher:  # which may be a student itself, of another teacher
+      cell = next((cell for cell in row.cells.values() if cell.finished), None)
     if cell and cell.mean is not None and (row_cost := cost(row)):
       points.append(Point(_point_label(row, first_row), style_of(row), row_cost, cell.mean, cell.spread))
   return points

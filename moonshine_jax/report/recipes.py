@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from moonshine_jax import config as config_lib
-from moonshine_jax.configs import cifar10
+from moonshine_jax.fields import FIELDS
 from moonshine_jax.models import factory
 from moonshine_jax.report.runs import Run
 
@@ -15,7 +14,7 @@ def methods(runs: Sequence[Run]) -> dict[str, str]:
   A field at its default is not told, but for a form. A workdir that runs start from is told as 'start=network' where no
   other run of the network starts from another one: networks of a search then share a column.
   """
-  defaults = config_lib.flatten(cifar10.get_config())
+  defaults = {name: field.default for name, field in FIELDS.items()}
   starts = _starts(runs)
   by_run: dict[str, str] = {}
   for regime in {run.regime for run in runs}:

@@ -89,7 +89,7 @@ class Run:
     """The config's values that a result depends on, the network and the seeds apart, by dotted name."""
     values = {name: value for name, value in config_lib.flatten(self.config).items() if name not in NOT_RECIPE}
     unused = tuple(set(config_lib.LOSS_FIELDS) - set(config_lib.loss_fields(self.config)))
-    if self.regime == 'none':
+    if self.regime == 'none' and self.config.distill.start != 'blockwise':
       unused += ('distill.teacher',)
     if self.config.optimizer.schedule == 'cosine':
       unused += ('optimizer.decay_epochs', 'optimizer.decay_factor')

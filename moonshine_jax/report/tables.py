@@ -74,7 +74,7 @@ class TableRow:
     variant: the recipe's fields, the loss apart, in which the rows of a table differ, as 'epochs=20'; often empty.
     parameters: number of parameters, as the paper counts them.
     multiply_adds: multiply-adds for one image; None if they are not counted, or the row has no runs.
-    cells: cells by method, the table's columns; a teacher has the method 'none' alone.
+    cells: cells by method, the table's columns; a teacher has those of its runs, and 'none'.
   """
 
   network: str
@@ -132,7 +132,7 @@ class Table:
       notes += _recipe_notes(self.runs) + [
         f'The paper prints {printed:,} parameters for {block}, which has {true:,}.'
         for (block, printed), true in paper.MISPRINTED_PARAMETERS.items()
-        if any(row.parameters == printed for row in paper.TABLES[self.data][2])
+        if any(row.parameters == printed for row in _printed_table(self.runs)[2])
       ]
     unfinished = [
       f'{run.name} (epoch {run.epochs_done} of {run.config.epochs})' for run in self.runs if not run.finished
@@ -166,8 +166,7 @@ def make_tables(runs: Sequence[Run]) -> list[Table]:
   tables = []
   for data in sorted({run.config.data.name for run in runs}):
     data_runs = tuple(run for run in runs if run.config.data.name == data)
-    known = names.known_as(data, data_runs[0].facts.num_classes)
-    number, title, printed = paper.TABLES.get(known, (None, names.title(data), ()))
+    number, title, printed = _printed_table(data_runs)
     if all(run.config.data.held_out for run in data_runs):
       title, printed = f'Held-out error on {title}', ()  # the paper has none of these
     else:
@@ -177,6 +176,13 @@ def make_tables(runs: Sequence[Run]) -> list[Table]:
     rows = _make_rows(data_runs, method_by_run, methods, printed)
     tables.append(Table(data, title, methods, tuple(rows), data_runs, bool(printed)))
   return tables
+
+
+def _printed_table(runs: Sequence[Run]) -> tuple[int | None, str, Sequence[paper.PrintedNetwork]]:
+  """Returns the number, the title and the networks of the paper's table of a data set; none for other data."""
+  data = runs[0].config.data.name
+  known = names.known_as(data, runs[0].facts.num_classes)
+  return paper.TABLES.get(known, (None, names.title(data), ()))
 
 
 def _sort_methods(methods: Collection[str]) -> tuple[str, ...]:

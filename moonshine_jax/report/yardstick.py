@@ -12,7 +12,8 @@ from moonshine_jax.report.runs import Run
 
 HEADINGS = ('Method', 'Student', 'Ours, last epoch', 'Ours, best epoch', 'Published', 'of the epoch', 'by')
 NOTE = (
-  'Top-1 accuracies in percent on CIFAR-100, of students of WRN-40-2 by the protocol of Tian et al. (2020): mean ± '
+  'Top-1 accuracies in percent on CIFAR-100, of students of a WRN-40-2 that is among the runs, by the protocol of Tian '
+  'et al. (2020): mean ± '
   'sample standard deviation (number of runs). A best epoch was chosen by the test set, which is worth about half a '
   'point: compare the last with the last. The seeds, the framework and the teacher are others than in the papers.'
 )
@@ -56,14 +57,15 @@ def compare_accuracies(runs: Sequence[Run]) -> list[ComparedAccuracies]:
     runs: runs of any data sets, finished or not.
   """
   rows = []
-  ours = [run for run in runs if run.finished and _is_by_protocol(run)]
+  teachers = {run.name for run in runs if _is_network(run, published.TEACHER) and run.block == 'S'}
+  ours = [
+    run
+    for run in runs
+    if run.finished and _is_by_protocol(run) and (run.regime == 'none' or run.config.distill.teacher in teachers)
+  ]
   for i, (depth, width) in enumerate(published.STUDENTS):
     for method in published.METHODS:
-      of_method = [
-        run
-        for run in ours
-        if (run.config.model.depth, run.config.model.width) == (depth, width) and _is_by_method(run, method)
-      ]
+      of_method = [run for run in ours if _is_network(run, (depth, width)) and _is_by_method(run, method)]
       rows.append(
         ComparedAccuracies(
           method,
@@ -74,6 +76,12 @@ def compare_accuracies(runs: Sequence[Run]) -> list[ComparedAccuracies]:
         )
       )
   return rows if any(row.last for row in rows) else []
+
+
+def _is_network(run: Run, size: tuple[int, int]) -> bool:
+  """Whether it is the Wide ResNet of a depth and a width."""
+  model = run.config.model
+  return (model.network, model.depth, model.width) == ('wide_resnet', *size)
 
 
 def _is_by_protocol(run: Run) -> bool:

@@ -122,17 +122,21 @@ def _say_least(fits: np.ndarray, costs: Mapping[str, np.ndarray], budgets: Mappi
     least = _solve(costs[name], fits, costs, others, [], 0)
     if least is None:
       continue
-    within = f' within {_join(others)}' if others else ''
+    within = f' and {_join(others)}' if others else ''
     return (
-      f'{name} {_number(budget)}: no network of these candidates has so few{within}: expected at least '
-      f'{_number(cost_of(least, costs[name]))}'
+      f'{_shown(name, budget)}: no network of these candidates is within it{within}: expected at least '
+      f'{_value(name, cost_of(least, costs[name]))}'
     )
   return f'{_join(budgets)}: no network of these candidates is within two of them at once: expected more'
 
 
 def _join(budgets: Mapping[str, float]) -> str:
-  return ', '.join(f'{name} {_number(budget)}' for name, budget in budgets.items())
+  return ', '.join(_shown(name, budget) for name, budget in budgets.items())
 
 
-def _number(value: float) -> str:
-  return f'{value:,.9g}'
+def _shown(name: str, value: float) -> str:
+  return f'{name} {_value(name, value)}'
+
+
+def _value(name: str, value: float) -> str:
+  return f'{1e3 * value:.4g} ms' if name == 'latency' else f'{value:,.9g}'

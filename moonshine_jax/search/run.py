@@ -1,6 +1,7 @@
 """The search: from a teacher and budgets to networks, each stage kept on the disk."""
 
 import copy
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from moonshine_jax.errors import UserError, say, warn
+from moonshine_jax.config import folder_name
+from moonshine_jax.errors import UserError, say, shown, warn
 from moonshine_jax.runtime import user_functions
 from moonshine_jax.runtime.devices import Replicas
 from moonshine_jax.runtime.signals import Signals
@@ -25,7 +27,7 @@ from moonshine_jax.search.space import (
   find_space,
   without_own_layers,
 )
-from moonshine_jax.search.store import Store
+from moonshine_jax.search.store import BUDGET_NAMES, Store
 from moonshine_jax.training import blockwise, loop, pretrained
 from moonshine_jax.training.evaluation import evaluate_split
 from moonshine_jax.training.experiment import Experiment, prepare
@@ -67,6 +69,9 @@ class Search:
 
   def check(self, budgets: Sequence[Budget]) -> None:
     """Raises UserError for a budget that no network is within. Measures latencies first, if a budget is one."""
+    for budget in budgets:
+      if not budget or budget.keys() - BUDGET_NAMES or not all(0 < most < math.inf for most in budget.values()):
+        raise UserError(f'{shown(budget)}: expected numbers above 0 of some of {", ".join(BUDGET_NAMES)}')
     if any('latency' in budget for budget in budgets) and 'latency' not in self.costs:
       say('measuring the latency of every candidate at every place')
       self.store.begin()
@@ -185,10 +190,10 @@ class Search:
     columns = sorted({column for choice in choices for column in choice} - {0})
     blocks = {column: self.store.block_variables(column, self._trust_code) for column in columns}
     solutions, variables = [], []
-    for number, choice in enumerate(choices):
+    for choice in choices:
       (student,), (own,) = networks.put_together(run, self.space, [choice], blocks)
       if epochs := self.settings.tune_epochs:
-        where = self.store.solutions_folder(folder) / str(number)
+        where = self.store.solutions_folder(folder) / f'{epochs}-epochs' / folder_name(self.space.notation(choice))
         own = networks.tune(student, own, where, epochs, self._trust_code).variables
       with Signals() as signals:
         measured = networks.score_network(run, student.network, own, signals)

@@ -23,7 +23,7 @@ def deviations(scores: np.ndarray) -> np.ndarray:
 
   To second order KL is quadratic in what a block changes of the logits, and the changes of several blocks add. LANA and
   Puzzle add the scores themselves, where one place with a large score hides the others: this orders random mixtures
-  better (docs/results/accuracy.md).
+  better (docs/results/search.md).
   """
   return np.sqrt(np.maximum(scores, 0))
 

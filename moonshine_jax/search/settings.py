@@ -30,7 +30,7 @@ class Settings:
     batch_size: examples in a step, over all devices; 0 for the teacher's.
     seed: of the order of the examples.
     latency_batch: images in a call whose latency is measured.
-    score: the loss that is summed, 'kl' from the teacher or 'ce' from the labels.
+    score: the loss by which blocks are scored and networks compared, 'kl' from the teacher or 'ce' from the labels.
     solutions: networks that are put together and compared within a budget.
     distance: places in which any two of them differ.
     tune_epochs: epochs in which each of them is trained before they are compared.
@@ -57,8 +57,8 @@ class Settings:
     for name, least in LEAST.items():
       if getattr(self, name) < least:
         raise UserError(f'{name}={getattr(self, name)}: expected at least {least}')
-    if not 0 < self.held_out < 1:
-      raise UserError(f'held_out={self.held_out:g}: expected a share above 0, of which the networks are compared')
+    if not 0 < self.held_out <= 0.5:
+      raise UserError(f'held_out={self.held_out:g}: expected a share above 0 and up to 0.5')
     if self.score not in SCORES:
       raise UserError(f'score={self.score!r}: expected one of {", ".join(SCORES)}')
 

@@ -51,14 +51,25 @@ class _ScoreValues(TypedDict):
   seconds: dict[str, float]
 
 
+class _SolutionValues(TypedDict):
+  block: str
+  kl: float
+  ce: float
+  error: float
+
+
+class _TestValues(TypedDict):
+  test_error: float
+
+
 class _FoundValues(TypedDict):
   settings: dict[str, Any]
   budget: dict[str, float]
   block: str
   choice: list[Annotated[int, Meta(ge=0)]]
-  solutions: list[dict[str, Any]]
+  solutions: list[_SolutionValues]
   seconds: dict[str, float]
-  test: dict[str, float]
+  test: _TestValues
 
 
 class Store:
@@ -228,8 +239,14 @@ class Store:
     return True
 
   def read_found(self, network: Path) -> dict[str, Any]:
-    """Reads what `write_found` has written."""
-    return dict(json_files.read_json(network / FOUND_FILE, _FoundValues, 'what `moonshine search` writes'))
+    """Reads what `write_found` has written. Raises UserError where it is damaged."""
+    values = json_files.read_json(network / FOUND_FILE, _FoundValues, 'what `moonshine search` writes')
+    places, candidates = self._space.fits.shape
+    if len(values['choice']) != places or max(values['choice']) >= candidates:
+      raise UserError(
+        f'{network / FOUND_FILE}: damaged: chooses {shown(values["choice"])}: expected {places} numbers of candidates'
+      )
+    return dict(values)
 
   def write_found(self, network: Path, values: Mapping[str, Any]) -> None:
     """Writes what is known of a network that was chosen: see `_FoundValues`."""
@@ -259,7 +276,12 @@ def read_search(path: str | os.PathLike) -> tuple[str, Settings]:
   settings: dict[str, Any] = {
     name: tuple(value) if isinstance(value, list) else value for name, value in values['settings'].items()
   }
-  return values['teacher'], Settings(**settings)
+  try:
+    return values['teacher'], Settings(**settings)
+  except TypeError as error:
+    raise UserError(
+      f'{Path(path) / SEARCH_FILE}: damaged ({error}): expected what `moonshine search` writes'
+    ) from error
 
 
 def _compare(where: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ import optax
 from moonshine_jax import config as config_lib
 from moonshine_jax.data import sources
 from moonshine_jax.errors import UserError, say
+from moonshine_jax.losses.activations import normalised_squared_error
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.surgery import places as places_lib
 from moonshine_jax.models.surgery.places import Place
@@ -59,7 +60,7 @@ def make_blockwise_update(places: Sequence[Place], tx: optax.GradientTransformat
       for place in places:
         inputs, outputs = targets[place.path]
         learnt, updates = place.run({'params': params, 'batch_stats': statistics}, inputs)
-        errors[place.path] = relative_error(learnt, outputs, axis_name)
+        errors[place.path] = jnp.mean(normalised_squared_error([learnt], [outputs], axis_name))
         if updates:
           batch_stats = places_lib.with_subtree(batch_stats, place.path, updates)
       return jnp.sum(jnp.stack(list(errors.values()))), (errors, batch_stats)
@@ -70,19 +71,6 @@ def make_blockwise_update(places: Sequence[Place], tx: optax.GradientTransformat
     return state.updated(tx, grads, batch_stats), metrics
 
   return update
-
-
-def relative_error(learnt: jax.Array, outputs: jax.Array, axis_name: str | None) -> jax.Array:
-  """Returns the mean squared error over the mean square of the teacher's outputs in the whole batch.
-
-  Args:
-    learnt: (batch, height, width, channels), of this replica.
-    outputs: the teacher's.
-    axis_name: of the replicas. Their mean is the error of the batch, and of its gradient the batch's gradient.
-  """
-  outputs = outputs.astype(jnp.float32)
-  scale = devices.mean(jnp.mean(outputs**2), axis_name)
-  return jnp.mean((learnt.astype(jnp.float32) - outputs) ** 2) / jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)
 
 
 def make_blockwise_step(

@@ -112,7 +112,7 @@ def hold_blocks(config: ml_collections.ConfigDict, workdir: str | os.PathLike, h
   Raises:
     UserError: where a link leads out of the workdir.
   """
-  folders = {str(start_of_blocks(each, workdir)) for each in starting_students(config)}
+  folders = {start_of_blocks(each, workdir).path for each in starting_students(config)}
   for path in (Path(workdir) / BLOCKS_FOLDER, *folders):
     files.check_inside(path, workdir)
   for start in map(Workdir, sorted(folders)):  # all runs in one order, so that none waits for one that waits for it

@@ -93,3 +93,8 @@ def test_share_of_steps_that_are_measured_already(tmp_path, capsys):
   with pytest.raises(SystemExit):
     roofline.main([*peaks, '--steps=nowhere'])
   assert '--steps=nowhere: No such file' in capsys.readouterr().err
+  for torn, told in (('{"flags"', 'JSONDecodeError'), ('{"flags": {}, "rows": []}', "KeyError('devices')")):
+    steps.write_text(torn)
+    with pytest.raises(SystemExit):
+      roofline.main([*peaks, f'--steps={steps}'])
+    assert f'--steps={steps}: {told}' in capsys.readouterr().err

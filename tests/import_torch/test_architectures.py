@@ -68,10 +68,16 @@ def test_logits_of_torchvisions_resnets(networks, depth, stages, bottleneck, con
     ([(16, 8, 3, 3), (32, 16, 1, 1), (32, 16, 3, 3), (32, 32, 1, 1)], ['G(2)']),
     ([(16, 8, 3, 3), (32, 16, 1, 1), (32, 8, 3, 3), (32, 32, 1, 1)], ['G(N/8)']),
     ([(32, 8, 3, 3), (32, 32, 1, 1), (32, 8, 3, 3), (32, 32, 1, 1)], ['G(N/8)', 'G(4)']),
+    ([(16, 16, 3, 3), (64, 16, 1, 1), (64, 32, 3, 3), (64, 64, 1, 1)], ['G(N/32)']),
   ],
 )
 def test_a_block_of_groups_is_told_by_both_of_its_grouped_convolutions(shapes, notations):
   assert architectures._notations(shapes) == notations
+
+
+def test_a_block_of_two_kinds_of_groups_is_refused():
+  with pytest.raises(ValueError, match='convolutions of 4 groups of 4 channels and 8 of 8: expected'):
+    architectures._notations([(16, 4, 3, 3), (32, 16, 1, 1), (64, 8, 3, 3), (64, 64, 1, 1)])
 
 
 def test_resnets_that_are_none_of_ours_are_refused(networks):

@@ -44,6 +44,12 @@ def test_the_paper_is_beside_our_errors(data, printed):
   assert len(table_formats.summary_markdown(runs).splitlines()) == 3  # the short table has the networks that have runs
 
 
+def test_the_archive_of_its_authors_is_the_papers_data():
+  (table,) = tables.make_tables([make_run('run', [4.0] * 200, **{'data.name': 'cifar:data/cifar-10-python.tar.gz'})])
+  assert table.printed and table.title == 'Table 3: test error on CIFAR-10'
+  assert any('234,704' in note for note in table.notes) and '5.06' in table_formats.table_markdown(table)
+
+
 def test_the_teacher_alone_is_the_first_row_of_the_paper():
   (table,) = tables.make_tables([make_run('run', [4.0] * 200)])
   assert len(table.rows) == 26 and table.rows[0].teacher and table.rows[0].cells['none'].mean == 4.0

@@ -10,6 +10,11 @@ from moonshine_jax.configs import cifar100_crd
 from moonshine_jax.report import html, table_formats, tables, yardstick
 from tests.helpers.made_runs import make_run
 
+TEACHER = make_run(
+  'teacher',
+  [25.0],
+  **{'model.depth': published.TEACHER[0], 'model.width': published.TEACHER[1], 'data.name': 'cifar100'},
+)
 CONFIGS = config_lib.students(cifar100_crd.get_config())
 
 
@@ -33,7 +38,7 @@ def test_a_run_stands_beside_its_own_method_alone(method):
     return
   for i, (depth, width) in enumerate(published.STUDENTS):
     words = ' '.join([f'depth={depth} width={width}', *(f'{word}={value}' for word, value in method.loss.items())])
-    rows = yardstick.compare_accuracies([make_student('a', [30.0, 24.0, 25.0], words)])
+    rows = yardstick.compare_accuracies([TEACHER, make_student('a', [30.0, 24.0, 25.0], words)])
     (ours,) = [row for row in rows if row.last]
     assert (ours.method, ours.published) == (method, method.accuracies[i])
     assert (ours.network, ours.last, ours.best) == (f'WRN-{depth}-{width}', (75.0,), (76.0,))
@@ -43,6 +48,7 @@ def test_a_run_stands_beside_its_own_method_alone(method):
 def test_the_last_epoch_and_the_best_are_told_apart_in_every_form_of_the_report():
   kd = 'depth=16 width=2 kd_form=hinton alpha=0.9 beta=0.0 temperature=4.0'
   runs = [
+    TEACHER,
     make_student('a', [30.0, 24.0, 25.0], kd),
     make_student('b', [30.0, 24.0, 26.0], kd, seed=1, **{'model.seed': 1}),
   ]
@@ -74,6 +80,12 @@ def test_a_run_of_another_protocol_is_not_compared(change):
   assert 'Beside what was published' not in html.render_page(
     'runs', [(table, {}) for table in tables.make_tables([run])]
   )
+
+
+def test_a_student_of_another_teacher_is_not_compared():
+  student = make_student('a', [30.0, 25.0], 'depth=16 width=2 kd_form=hinton alpha=0.9 beta=0.0 temperature=4.0')
+  other = make_run('teacher', [25.0], **{'model.depth': 16, 'model.width': 4, 'data.name': 'cifar100'})
+  assert yardstick.compare_accuracies([TEACHER, student]) and not yardstick.compare_accuracies([other, student])
 
 
 def test_cifar_100_of_its_archive_is_compared_and_cifar_10_is_not():

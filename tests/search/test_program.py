@@ -73,12 +73,15 @@ def test_a_budget_that_is_met_exactly_and_one_that_is_missed_by_one():
 @pytest.mark.parametrize(
   ('budgets', 'message'),
   [
-    ({'parameters': 5.0}, '^parameters 5: no network of these candidates has so few: expected at least 6$'),
+    (
+      {'parameters': 5.0},
+      '^parameters 5: no network of these candidates is within it: expected at least 6$',
+    ),
     (
       {'parameters': 7.0, 'latency': 0.0035},
-      '^parameters 7: no network of these candidates has so few within latency 0.0035: expected at least 8$',
+      '^parameters 7: no network of these candidates is within it and latency 3.5 ms: expected at least 8$',
     ),
-    ({'parameters': 5.0, 'latency': 0.001}, '^parameters 5, latency 0.001: no network .* within two of them at once'),
+    ({'parameters': 5.0, 'latency': 0.001}, '^parameters 5, latency 1 ms: no network .* within two of them at once'),
   ],
 )
 def test_a_budget_that_nothing_meets(budgets, message):

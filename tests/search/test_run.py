@@ -100,7 +100,7 @@ def test_it_goes_on_from_another_folder(found):
 
 def test_what_is_refused_leaves_no_search(found, tmp_path):
   for candidates in ('B(2)',), ('G(N/8)',):
-    with pytest.raises(UserError, match='^parameters 100: no network of these candidates has so few'):
+    with pytest.raises(UserError, match='^parameters 100: no network of these candidates is within it'):
       search_blocks(found[0], tmp_path / 'out', [{'parameters': 100.0}], Settings(candidates=candidates))
   assert not (tmp_path / 'out').exists()
   (tmp_path / 'file').touch()
@@ -147,7 +147,11 @@ def test_the_front(found, capsys):
     ({'epochs': 2}, {'parameters': 5e4}, r'holds another search: epochs=2 \(there: 1\): expected the same, or another'),
     ({'candidates': ('B(2)',)}, {'parameters': 5e4}, r"holds another search: candidates=\['B\(2\)'\] \(there: "),
     ({'solutions': 3}, BUDGETS[0], r'params-40000 holds another search: solutions=3 \(there: 2\)'),
-    ({}, {'parameters': 100.0}, '^parameters 100: no network of these candidates has so few: expected at least 20,339'),
+    (
+      {},
+      {'parameters': 100.0},
+      '^parameters 100: no network of these candidates is within it: expected at least 20,339',
+    ),
   ],
 )
 def test_what_cannot_go_on(found, settings, budget, message):
@@ -155,6 +159,29 @@ def test_what_cannot_go_on(found, settings, budget, message):
   changed = Settings(**{name: getattr(SETTINGS, name) for name in Settings.__annotations__} | settings)
   with pytest.raises(UserError, match=message):
     search_blocks(teacher, out, [budget], changed)
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'choice': [0, 1]},
+    {'choice': [0, 1, 99]},
+    {'solutions': [{'block': 'S', 'ce': 1.0, 'error': 50.0}]},
+    {'test': {}},
+  ],
+)
+def test_a_damaged_network_of_a_search_is_one_line(found, tmp_path, change):
+  search = Search(found[0], found[1], SETTINGS)
+  file = next(iter(search.store.networks())) / 'found.json'
+  (tmp_path / 'found.json').write_text(json.dumps(json.loads(file.read_text()) | change))
+  with pytest.raises(UserError, match=f'^{tmp_path}/found.json: damaged'):
+    search.store.read_found(tmp_path)
+
+
+@pytest.mark.parametrize('budget', [{}, {'params': 5e4}, {'parameters': 0.0}, {'latency': float('inf')}])
+def test_a_budget_that_cannot_be_meant(found, budget):
+  with pytest.raises(UserError, match='expected numbers above 0 of some of parameters, multiply_adds, latency$'):
+    Search(found[0], found[1], SETTINGS).check([budget])
 
 
 def test_a_folder_of_other_files_is_refused(found, tmp_path):
@@ -207,7 +234,7 @@ def test_latencies_are_measured_once_and_add_up_to_the_teacher_s(found, monkeypa
   assert seconds[range(3), 0].tolist() == [1.0, 0.0, 0.0] and seconds[0, 0] + seconds[1, 2] == pytest.approx(0.8)
   assert len(measured) == 1 and len(measured[0]) == 1 + 3 * 2
   np.testing.assert_array_equal(Search(teacher, tmp_path / 'out', SETTINGS).costs['latency'], seconds)
-  with pytest.raises(UserError, match='latency 0.1: no network'):
+  with pytest.raises(UserError, match='latency 100 ms: no network'):
     search.check([{'latency': 0.1}])
 
   choices = [search.space.teacher, search.space.uniform(1)]

@@ -7,8 +7,8 @@ from moonshine_jax.search.settings import Settings
 @pytest.mark.parametrize(
   ('values', 'message'),
   [
-    ({'held_out': 0.0}, '^held_out=0: expected a share above 0, of which the networks are compared'),
-    ({'held_out': 1.0}, '^held_out=1: expected a share'),
+    ({'held_out': 0.0}, '^held_out=0: expected a share above 0 and up to 0.5'),
+    ({'held_out': 0.6}, '^held_out=0.6: expected a share'),
     ({'solutions': 0}, '^solutions=0: expected at least 1'),
     ({'distance': 0}, '^distance=0: expected at least 1'),
     ({'together': 0}, '^together=0: expected at least 1'),

@@ -182,7 +182,8 @@ def test_code_that_a_file_names_does_not_run(tmp_path):
 def test_the_networks_of_the_package_say_what_made_them(name):
   trained = Trained.open(name)
   last = trained.workdir.starts[-1]
-  # One comes from a run that was cut off, and from a tree with a change on its commit: docs/guides/zoo.md says which.
+  # One comes from a run that was cut off (docs/guides/zoo.md), and from a tree with a change on its commit
+  # (docs/results/speed.md).
   cut_off = name == 'zoo:wrn-40-2-cifar10'
   assert trained.test_error is not None
   assert trained.record['epoch'] == (180 if cut_off else trained.config.epochs)

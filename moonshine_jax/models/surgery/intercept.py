@@ -14,6 +14,7 @@ import flax
 import flax.linen as nn
 from flax.core.scope import union_filters
 
+from moonshine_jax.errors import UserError
 from moonshine_jax.ops import grouped_conv
 from moonshine_jax.ops.derivatives import is_forward_mode
 
@@ -27,6 +28,11 @@ class Unbound:
   """A module where Flax does not look for submodules: a module that it adopted would have another path."""
 
   module: nn.Module
+
+  def __post_init__(self) -> None:
+    """Raises UserError for what is no module of linen, as one of `flax.nnx`."""
+    if not isinstance(self.module, nn.Module):
+      raise UserError(f'{type(self.module).__name__}: expected a module of flax.linen')
 
   def bind(self, wrapper: nn.Module, mark: str, captures: bool = False) -> nn.Module:
     """Returns the module in the scope of a bound wrapper.

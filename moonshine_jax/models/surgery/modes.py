@@ -59,7 +59,8 @@ def _mode_words(module_class: type[nn.Module], parameter: inspect.Parameter) -> 
     except NameError:  # of a type that is imported for the type checker alone
       annotation = None
   if typing.get_origin(annotation) is typing.Literal:
-    return typing.get_args(annotation)
+    words = typing.get_args(annotation)
+    return words if set(words) & set(TRAINING_WORDS) else ()
   usual = (*TRAINING_WORDS, *EVALUATION_WORDS)
   if parameter.default is parameter.empty:
     return usual

@@ -80,7 +80,9 @@ def tap(apply: Callable, paths: Sequence[str]) -> Callable:
     outputs = call(*args, **kwargs)
     if context.method_name == '__call__' and '/'.join(context.module.path) in paths:
       # Out of nn.remat and nn.jit values come by a collection alone.
-      context.module.sow(TAPPED, TAPPED, (args[0], outputs), reduce_fn=lambda _, new: new, init_fn=lambda: None)
+      context.module.sow(
+        TAPPED, TAPPED, (_inputs(args, kwargs), outputs), reduce_fn=lambda _, new: new, init_fn=lambda: None
+      )
     return outputs
 
   def tapped(variables: Mapping[str, Any], images: jax.Array, train: bool = False) -> dict[str, Any]:
@@ -237,13 +239,18 @@ def _trace(module: nn.Module, image_shape: Sequence[int]) -> dict[str, _Call]:
     if context.method_name == '__call__' and isinstance(context.module, (*BESIDE, nn.Conv)):
       alone = context.module.clone(parent=None, name=None)
       path = '/'.join(context.module.path)
-      calls[path] = _Call(alone, (jnp.shape(args[0])[1:], jnp.shape(outputs)[1:]))
+      calls[path] = _Call(alone, (jnp.shape(_inputs(args, kwargs))[1:], jnp.shape(outputs)[1:]))
     return outputs
 
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   with nn.intercept_methods(intercept):
     jax.eval_shape(lambda key, images: module.init(key, images, train=False), jax.random.key(0), images)
   return calls
+
+
+def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.Array:
+  """Returns what comes in by a call, which may name it."""
+  return next(iter((*args, *kwargs.values())))
 
 
 def _are_alike(block: nn.Module, other: nn.Module) -> bool:

@@ -97,6 +97,11 @@ def test_a_mode_by_its_word(call, word):
 
 
 def test_arguments_of_other_kinds_are_left_alone():
+  def reduction(self, x, mode: Literal['sum', 'mean'] = 'mean'):
+    return x
+
+  assert mode_arguments(network(reduction), False) == {}
+
   def call(self, x, mode: str = 'bilinear', test: float = 0.5, eval: Any = jnp.mean):
     return Norm(True)(x)
 

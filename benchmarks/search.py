@@ -41,6 +41,7 @@ from moonshine_jax.search.store import read_search
 from moonshine_jax.workdir.network_file import open_workdir
 from moonshine_jax.workdir.workdir import SOLUTIONS_FOLDER
 
+TRIES = 10_000  # draws for each mixture that is wanted, most of which may be beyond the budget
 # What is known of a network before it is tuned, and whether more of it stands for less error.
 PREDICTORS = {'predicted': False, 'sum': False, 'together': False, 'fisher': True, 'parameters': True}
 
@@ -112,7 +113,7 @@ def draw_mixtures(search: Search, budget: dict[str, float], number: int, seed: i
   """
   rng = np.random.default_rng(seed)
   drawn: dict[Choice, None] = {}
-  for _ in range(10_000 * number):
+  for _ in range(TRIES * number):
     choice = tuple(int(rng.choice(np.flatnonzero(at_place))) for at_place in search.choices)
     if choice != search.space.teacher and program.is_within(choice, search.costs, budget):
       drawn[choice] = None

@@ -1,5 +1,6 @@
 """Several devices on one CPU for the data-parallel tests, and a small data set as TFDS prepares it."""
 
+import gc
 import io
 import os
 import shutil
@@ -50,10 +51,22 @@ LONGEST = (
   'models/test_user.py',
   'surgery/test_replace.py',
   'docs/test_tutorial.py',
+  'search/test_run.py',
   'test_main.py',
+  'benchmarks/test_search.py',
   'docs/test_readme.py',
+  'training/test_recipes.py',
+  'training/test_imagenet.py',
+  'export/test_stablehlo.py',
   'ops/test_grouped_conv.py',
 )
+
+
+def pytest_collection_finish():
+  """Leaves what is imported out of Python's garbage collection, which traces of networks set off again and again."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items):

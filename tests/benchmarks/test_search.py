@@ -39,7 +39,9 @@ def test_the_information_of_a_network_is_the_sum_over_its_blocks():
   assert whole != benchmark.fisher_information(network, PLACES, images, labels, 1)
 
 
-def test_mixtures_are_drawn_within_the_budget():
+def test_mixtures_are_drawn_within_the_budget(monkeypatch):
+  monkeypatch.setattr(benchmark, 'TRIES', 100)  # which miss one of 26 mixtures once in 10^44 times
+
   class Drawn:
     choices = np.ones((3, 3), bool)
     space = Space(ml_collections.ConfigDict(), None, PLACES, ('S',) * 3, ('B(2)', 'G(2)'), choices)

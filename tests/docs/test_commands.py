@@ -90,7 +90,8 @@ NEEDS = {
 # Runs each of a list of commands in a fork of one process, which has imported what takes long.
 RUNNER = """
 import json, os, sys, traceback
-import moonshine_jax.main, moonshine_jax.report.writer, moonshine_jax.launch.sweep
+import moonshine_jax.main, moonshine_jax.report.writer, moonshine_jax.launch.sweep, sklearn.datasets
+import moonshine_jax.report.attention_maps, moonshine_jax.report.figures
 from moonshine_jax.cli import app
 from moonshine_jax.cli.command import COMMANDS
 for words in json.load(sys.stdin):
@@ -165,7 +166,7 @@ def test_the_quick_ones_run(folder):
     [sys.executable, '-c', RUNNER],
     input=json.dumps(lines),
     cwd=folder,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    env={**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_NUM_CPU_DEVICES': '1'},  # for which less is compiled
     capture_output=True,
     text=True,
   )

@@ -3,6 +3,7 @@
 They are forked from a server that has imported the package, which takes seconds, but has not touched a device.
 """
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -38,9 +39,10 @@ FLAGS = (
   '--config.model.depth=10',
   '--config.optimizer.decay_epochs=(2,4)',
 )
+STEPS = 60  # of that run: 10 an epoch
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # as often as they are drawn
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload([loop.__name__])
+CONTEXT.set_forkserver_preload(['moonshine_jax.main', 'sklearn.datasets', 'pytest', loop.__name__])
 
 
 def start(workdir: Path, *flags: str) -> multiprocessing.Process:
@@ -59,6 +61,8 @@ def finish(workdir: Path, *flags: str) -> int:
 
 def _command(arguments, stderr):
   jax.config.update('jax_num_cpu_devices', 1)
+  jax.config.update('jax_disable_most_optimizations', False)  # the steps of two feeds round alike then
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # as a run has it that names the cache itself
   _redirect(os.devnull, stderr)
   app.run('train', arguments)
 
@@ -83,6 +87,64 @@ def _module(module, arguments, stdout, stderr):
   sys.path.insert(0, os.getcwd())
   sys.argv = [module, *arguments]
   runpy.run_module(module, run_name='__main__', alter_sys=True)
+
+
+def run_and_copy(workdir: Path, copy: Path, *flags: str) -> None:
+  """Runs a command to its end, and copies its workdir in the middle of a save, as SIGKILL would leave it there.
+
+  Args:
+    workdir: of the run.
+    copy: for the copy, in which every network has a checkpoint that is whole, too.
+    *flags: of the command.
+  """
+  for _ in range(3):  # a save is short: a busy machine may miss all of a run
+    process = start(workdir, *flags)
+    while process.is_alive() and not _copy_in_a_save(process.pid, workdir, copy):
+      time.sleep(0.001)
+    process.join()
+    assert process.exitcode == 0, errors_of(workdir)
+    if copy.exists():
+      return
+    shutil.rmtree(workdir)
+  raise AssertionError('no save was seen')
+
+
+def _copy_in_a_save(pid: int, workdir: Path, copy: Path) -> bool:
+  """Whether a run stands in the middle of a save, not of its first, and was copied there."""
+  if not (half_written(workdir) and newest_of_all(workdir)):
+    return False
+  os.kill(pid, signal.SIGSTOP)
+  time.sleep(0.05)  # until all of its threads stand still
+  with contextlib.suppress(shutil.Error, FileNotFoundError):  # of a file that they have moved before
+    shutil.copytree(workdir, copy)
+  os.kill(pid, signal.SIGCONT)
+  if half_written(copy) and newest_of_all(copy):
+    return True
+  shutil.rmtree(copy, ignore_errors=True)
+  return False
+
+
+def stop_after_a_save(workdir: Path, which: int, *flags: str) -> int:
+  """Starts a command, and sends it a signal once it has saved. Returns the exit status."""
+  before = newest_of_all(workdir)
+  process = start(workdir, *flags)
+  while process.is_alive() and newest_of_all(workdir) == before:
+    time.sleep(0.01)
+  os.kill(process.pid, which)
+  process.join()
+  return process.exitcode
+
+
+def newest_of_all(workdir: Path) -> int:
+  """The newest step that all networks of a run have a whole checkpoint of; 0 where there is none."""
+  folders = [folder for each in ('', '*/') for folder in workdir.glob(f'{each}checkpoints')]
+  steps = [{int(path.name) for path in folder.iterdir() if path.name.isdigit()} for folder in folders]
+  return max(set.intersection(*steps), default=0) if steps else 0
+
+
+def errors_of(workdir: Path) -> str:
+  """What a command has said on stderr."""
+  return Path(f'{workdir}.err').read_text()
 
 
 def interrupt(
@@ -119,12 +181,12 @@ def interrupt(
       if process.exitcode != 0:  # else it was at its very end
         # Saved, or, where it had not begun, by the signal's own way.
         expected = {-which} if which == signal.SIGKILL else {-which, 1, 128 + which, errors.RESUME_ME}
-        assert process.exitcode in expected, (which, process.exitcode, Path(f'{workdir}.err').read_text())
+        assert process.exitcode in expected, (which, process.exitcode, errors_of(workdir))
         found[which.name] += 1
         found['saved'] += process.exitcode == errors.RESUME_ME
         found['half-written'] += half_written(workdir)
         continue
-    assert process.exitcode == 0, Path(f'{workdir}.err').read_text()
+    assert process.exitcode == 0, errors_of(workdir)
     check()
     found['ends'] += 1
     if sum(found[each.name] for each in set(SIGNALS)) >= kills:
@@ -140,7 +202,7 @@ def half_written(workdir: Path) -> int:
 def seconds_of(workdir: Path, *flags: str) -> float:
   """Runs a command to its end and says how long it took."""
   begin = time.perf_counter()
-  assert finish(workdir, *flags) == 0, Path(f'{workdir}.err').read_text()
+  assert finish(workdir, *flags) == 0, errors_of(workdir)
   return time.perf_counter() - begin
 
 

@@ -47,6 +47,9 @@ class Convnet(nn.Module):
     return Dense(self.num_classes)(x)
 
 
+SMALLEST = 'tests.helpers.user:with_norm'  # config.model.network, for what no residual block has a part in
+
+
 def with_norm(num_classes):
   return Convnet(num_classes)
 

@@ -113,6 +113,7 @@ def _read(path):
 
 def _command(command, arguments, path, devices, pause, silence):
   jax.config.update('jax_num_cpu_devices', devices)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # as a run has it that names the cache itself
   for stream, name in ((sys.stdout, 'out'), (sys.stderr, 'err')):
     with open(f'{path}.{name}', 'w') as file:
       os.dup2(file.fileno(), stream.fileno())

@@ -16,12 +16,14 @@ from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir import metrics
 from tests.conftest import small_config
 from tests.helpers import run_processes
+from tests.helpers.user import SMALLEST
 
 
 @pytest.mark.usefixtures('small_runs')
 def test_a_run_that_is_stopped_inside_an_epoch_goes_on_with_the_same_crops(varied_images, tmp_path, monkeypatch):
   """Four steps in two epochs, stopped after the third."""
   config = small_config(varied_images)
+  config.model.network = SMALLEST
   config.data.update(name='varied_images', feed='stream', image_size=8, pad=0, flip=True)
   ((whole, record),) = loop.train_and_evaluate(config, tmp_path / 'whole').items()
 

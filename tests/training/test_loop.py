@@ -24,6 +24,7 @@ from moonshine_jax.workdir import checkpoint, metrics, provenance
 from moonshine_jax.workdir.trained import Trained
 from moonshine_jax.workdir.workdir import Workdir
 from tests.helpers import run_processes
+from tests.helpers.user import SMALLEST
 
 pytestmark = pytest.mark.usefixtures('small_runs')
 
@@ -84,6 +85,7 @@ def test_a_run_goes_on_where_it_was(config, teacher, tmp_path):
 def test_a_run_that_is_preempted_anywhere_goes_on_inside_its_epoch(config, optimised, tmp_path, monkeypatch):
   """Four steps, one a dispatch, asked to stop at every place where it may be."""
   config.steps_per_dispatch = 1
+  config.model.network = SMALLEST
   workdir = tmp_path / 'preempted'
 
   def stop_at(question):

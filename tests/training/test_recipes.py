@@ -15,6 +15,7 @@ from moonshine_jax.training import evaluation, loop, progress
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir.trained import Trained
 from tests.helpers import run_processes
+from tests.helpers.user import SMALLEST
 
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs 8 devices')
@@ -59,6 +60,7 @@ def test_an_average_of_narrow_weights_is_of_float32():
 
 @pytest.mark.usefixtures('small_runs')
 def test_a_run_by_another_recipe(config, tmp_path, monkeypatch):
+  config.model.network = SMALLEST
   config.update_from_flattened_dict(
     {
       'data.cutout': 2,

@@ -1,5 +1,6 @@
 """Several devices on one CPU for the data-parallel tests, and a small data set as TFDS prepares it."""
 
+import contextlib
 import gc
 import io
 import os
@@ -159,6 +160,7 @@ def small_config(data_dir):
   config.data.name = 'tiny_images'
   config.data.data_dir = data_dir
   config.optimizer.decay_epochs = (1,)
+  config.blockwise.calibration_steps = 4
   return config
 
 
@@ -187,16 +189,24 @@ def smooth():
 @pytest.fixture(scope='module')
 def small_runs(smooth):
   """Runs of one device, which compile in half the time; several are compared with one in test_steps."""
+  with one_device():
+    yield
+
+
+@contextlib.contextmanager
+def one_device():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, 'local_devices', lambda: jax.devices()[:1])
     yield
 
 
-@pytest.fixture(scope='module')
-def trained(small_runs, tiny_images, tmp_path_factory):
-  """A run to its end, in a workdir that was empty, and its last record."""
+@pytest.fixture(scope='session')
+def trained(tiny_images, tmp_path_factory):
+  """A run to its end, smooth and on one device, in a workdir that was empty, and its last record."""
   workdir = tmp_path_factory.mktemp('trained')
-  (record,) = loop.train_and_evaluate(small_config(tiny_images), workdir).values()
+  with one_device(), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax.nn, 'relu', jax.nn.silu)
+    (record,) = loop.train_and_evaluate(small_config(tiny_images), workdir).values()
   return workdir, record
 
 

@@ -50,8 +50,8 @@ def run(*arguments):
 def test_mistakes(arguments, message, tmp_path):
   workdir = str(tmp_path / 'run')
   module, *flags = [argument.replace('@', workdir) for argument in arguments]
-  # An interpreter of its own trains below.
-  in_fork = module == 'moonshine_jax.main'
+  # Interpreters of their own train and sweep below.
+  in_fork = module != 'moonshine_jax.report'
   result = run_processes.run_module(tmp_path, module, *flags) if in_fork else run(module, *flags)
   assert result.returncode == 2
   assert result.stderr.startswith(message.replace('@', workdir)), result.stderr

@@ -1,8 +1,6 @@
 """`moonshine cost` as a user runs it."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -15,17 +13,20 @@ from moonshine_jax.runtime import files
 from moonshine_jax.training import optimizer
 from moonshine_jax.training import step as step_lib
 from moonshine_jax.workdir.workdir import Workdir
-from tests.helpers import made_runs
+from tests.helpers import made_runs, run_processes
 
 
-def run_command(*flags):
-  command = [sys.executable, '-m', 'moonshine_jax.cost', '--image_size=8', '--layers', '--json', *flags]
-  return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+def run_command(folder, *flags):
+  result = run_processes.run_module(folder, 'moonshine_jax.cost', '--image_size=8', '--layers', '--json', *flags)
+  assert result.returncode == 0, result.stderr
+  return json.loads(result.stdout)
 
 
-def test_command():
+def test_a_network_of_the_paper_is_counted_and_timed_and_its_checkpoint_weighed(tmp_path):
   # G(2) has too many parameters.
-  result = run_command('--max_latency_ms=1e6', '--max_params=500000', '--network=G(2)', '--network=WRN-16-1 S')
+  result = run_command(
+    tmp_path, '--max_latency_ms=1e6', '--max_params=500000', '--network=G(2)', '--network=WRN-16-1 S'
+  )
   assert result['environment']['backend'] and (result['num_classes'], result['image_shape']) == (10, [8, 8, 3])
   (row,) = result['rows']
   assert (row['network'], row['paper_error']) == ('WRN-16-1 S', 7.72)
@@ -42,6 +43,7 @@ def test_command():
 def test_command_of_any_network(tmp_path):
   made_runs.write(tmp_path / 'run', [], **{'model.network': 'tests.helpers.user:with_norm', 'data.name': 'digits'})
   result = run_command(
+    tmp_path,
     f'--workdir={tmp_path}/run',
     '--trust_code',  # nothing was recorded
     '--network=tests/helpers/user.py:caching G(2)',

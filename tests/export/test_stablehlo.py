@@ -12,7 +12,7 @@ from tests.helpers.exports import run_command, skip_without
 def test_the_command_writes_a_file_that_runs_without_this_package(digits_runs, tmp_path):
   skip_without(stablehlo)
   path = tmp_path / 'student.stablehlo'
-  process = run_command(f'--workdir={digits_runs}/student', '--format=stablehlo', f'--out={path}', '--json')
+  process = run_command(tmp_path, f'--workdir={digits_runs}/student', '--format=stablehlo', f'--out={path}', '--json')
   assert process.returncode == 0, process.stderr
   result = json.loads(process.stdout)
   assert [row['network'] for row in result['rows']] == ['WRN-10-1 S', 'WRN-10-1 G(N/8)']

@@ -1,8 +1,6 @@
 """What the tests of every export format share."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +11,7 @@ from jax import export as jax_export
 from moonshine_jax.export import exporter, graph
 from moonshine_jax.models.network import Network
 from moonshine_jax.models.wide_resnet import WideResNet
+from tests.helpers import run_processes
 
 IMAGE_SHAPE = (8, 8, 3)
 MIXED_BLOCKS = WideResNet(10, 1, ('S', 'G(N/8)', 'BG(2,M)'), 10)
@@ -42,17 +41,15 @@ def skip_without(file_format):
     pytest.importorskip(name)
 
 
-def run_command(*flags):
-  """Runs the export command as a user does."""
-  return subprocess.run(
-    [sys.executable, '-m', 'moonshine_jax.export', *flags], capture_output=True, text=True, check=False
-  )
+def run_command(folder, *flags):
+  """Runs the export command as a user does; its output is kept in a folder."""
+  return run_processes.run_module(folder, 'moonshine_jax.export', *flags)
 
 
 def assert_exports_float32_and_int8(runs, path, file_format, name):
   """The command writes a student in 8 bits, beside its teacher, after it has tried every formulation."""
   process = run_command(
-    f'--workdir={runs}/student', f'--format={name}', f'--out={path}', '--int8', '--json', '--examples=50'
+    path.parent, f'--workdir={runs}/student', f'--format={name}', f'--out={path}', '--int8', '--json', '--examples=50'
   )
   assert process.returncode == 0, process.stderr
   teacher, student, int8 = json.loads(process.stdout)['rows']

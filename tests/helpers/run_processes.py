@@ -42,7 +42,7 @@ FLAGS = (
 STEPS = 60  # of that run: 10 an epoch
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # as often as they are drawn
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['moonshine_jax.main', 'sklearn.datasets', 'pytest', loop.__name__])
+CONTEXT.set_forkserver_preload([loop.__name__, 'moonshine_jax.runtime.processes', 'sklearn.datasets', 'pytest'])
 
 
 def start(workdir: Path, *flags: str) -> multiprocessing.Process:

@@ -27,7 +27,7 @@ BUDGETS = ({'parameters': 40_000.0}, {'parameters': 70_000.0, 'multiply_adds': 7
 
 
 @pytest.fixture(scope='module')
-def found(trained, tmp_path_factory):
+def found(small_runs, trained, tmp_path_factory):
   """The teacher's workdir, the folder of a search from it, named from beside it, and the networks for BUDGETS."""
   teacher, _ = trained
   out = tmp_path_factory.mktemp('search') / 'out'

@@ -144,7 +144,7 @@ def trained_config(trained):
 
 
 @pytest.fixture(scope='module')
-def started(trained, tmp_path_factory):
+def started(small_runs, trained, tmp_path_factory):
   """A config, and the workdir of its finished run."""
   config = trained_config(trained)
   workdir = tmp_path_factory.mktemp('started')

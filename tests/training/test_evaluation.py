@@ -65,4 +65,5 @@ def test_a_network_that_gives_probabilities_is_one_line(activation, warns, capsy
   for _ in range(2):
     evaluation.evaluate_feed(eval_step, {}, feed, 10, 6, replicas, 'network')
   warning = 'warning: the network gives probabilities: all its outputs are from 0 to 1, as of a softmax or a sigmoid: '
-  assert capsys.readouterr().err.startswith(warns * warning)
+  said = capsys.readouterr().err
+  assert said.startswith(warns * warning) and said.count('\n') == warns

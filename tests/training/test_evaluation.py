@@ -53,7 +53,7 @@ class Activated(nn.Module):
     (lambda x: x, False),
     (nn.log_softmax, False),  # logits less a constant, which no loss sees
     (jnp.zeros_like, False),  # a last layer that begins with zeros
-    (lambda x: nn.softmax(x) - 0.01, False),
+    (lambda x: nn.softmax(x) - 0.3, False),
   ],
 )
 def test_a_network_that_gives_probabilities_is_one_line(activation, warns, capsys):

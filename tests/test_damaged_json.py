@@ -114,7 +114,7 @@ def damage_metadata(text, rng):
     (('config', 'model', 'depth'), '40', r"config.model.depth='40': expected an integer"),
     (('config', 'x\x1b'), 1, r'config.x\\x1b: no such field'),
     (('data', 'image_shape'), [8, 8], r'images of \(8, 8\) with 1 means and 1 deviations - at `\$.data`'),
-    (('data', 'num_classes'), 10**9, r'Expected `int` <= 10000000 - at `\$.data.num_classes`'),
+    (('data', 'num_classes'), 10**9, r'Expected `int` <= 1000000 - at `\$.data.num_classes`'),
     (('data', 'std'), [0.0], r'Expected `float` > 0.0 - at `\$.data.std\[0\]`'),
     (('epoch_metrics',), {'loss': [1e300]}, r'Expected `float` <= 3.4\S+ - at `\$.epoch_metrics\[...\]\[0\]`'),
     (('epoch_metrics',), {'loss': [1.0], 'wrong': []}, 'the metrics of the present epoch are not of as many steps'),

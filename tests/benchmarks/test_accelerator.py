@@ -152,6 +152,7 @@ def test_commands_parse_with_the_real_flags(piece, rehearse, tmp_path, monkeypat
   def parse_and_stop(self, *args):
     raise ParsedError(parse(self, *args))
 
+  (tmp_path / piece.name).mkdir()  # as before it is run
   monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse_and_stop)
   with pytest.raises(ParsedError) as parsed:
     importlib.import_module(module).main(arguments)

@@ -27,6 +27,7 @@ from moonshine_jax.cli import app
 from moonshine_jax.training import loop
 from moonshine_jax.workdir import metrics
 from moonshine_jax.workdir.workdir import Workdir
+from tests.helpers.user import SMALLEST
 
 FLAGS = (
   '--config=configs/digits.py',
@@ -36,7 +37,7 @@ FLAGS = (
   '--config.data.test_split=test[:100]',
   '--config.steps_per_dispatch=2',
   '--config.checkpoint_every=1',
-  '--config.model.depth=10',
+  f'--config.model.network={SMALLEST}',
   '--config.optimizer.decay_epochs=(2,4)',
 )
 STEPS = 60  # of that run: 10 an epoch

@@ -260,6 +260,6 @@ def _are_alike(block: nn.Module, other: nn.Module) -> bool:
 
 def _cheap(module: nn.Module) -> Cheap | None:
   """Returns the network with replaced convolutions that a user-defined student wraps, if there is one."""
-  while not isinstance(module, Cheap) and hasattr(module, 'original'):
+  while not isinstance(module, Cheap) and isinstance(getattr(module, 'original', None), Unbound):
     module = module.original.module
   return module if isinstance(module, Cheap) else None

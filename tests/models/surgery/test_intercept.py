@@ -3,8 +3,12 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pytest
+from flax import nnx
 
 import moonshine_jax
+from moonshine_jax.errors import UserError
+from moonshine_jax.models.surgery.capture import with_capture
 from moonshine_jax.ops import grouped_conv
 
 IMAGES = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
@@ -50,3 +54,10 @@ def test_a_wrapped_network_may_be_a_part_that_is_called_twice():
   shapes = jax.eval_shape(Whole().init, jax.random.key(0), IMAGES)
   alone = jax.eval_shape(part.init, jax.random.key(0), IMAGES)
   assert shapes == {collection: {'part': tree} for collection, tree in alone.items()}
+
+
+def test_a_module_of_another_library_is_refused():
+  module = nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))
+  for function in moonshine_jax.plan, moonshine_jax.cheapen, lambda module, _, images: with_capture(module, images):
+    with pytest.raises(UserError, match='^Conv: expected a module of flax.linen$'):
+      function(module, 'G(2)', IMAGES)

@@ -78,14 +78,18 @@ def make_parser(
     parser.add_argument(
       '--repeats', type=int, default=repeats, help=f'times that each is timed, after warm-up (default: {repeats})'
     )
-  parser.add_argument('--json', type=_writable, help='file to write the measurements to')
+  add_json(parser)
   return parser
 
 
-def _writable(path: str) -> str:
-  """Takes the value of --json, with argparse's error where there is no such folder: before anything is measured."""
-  if not Path(path).absolute().parent.is_dir():
-    raise argparse.ArgumentTypeError(f'{path}: no such folder')
+def add_json(parser: argparse.ArgumentParser) -> None:
+  """Adds the flag --json. A file that cannot be written is refused before anything is measured."""
+  parser.add_argument('--json', type=_check_file, help='file to write the measurements to')
+
+
+def _check_file(path: str) -> str:
+  if not Path(path).absolute().parent.is_dir() or Path(path).is_dir():
+    raise argparse.ArgumentTypeError(f'{path}: expected a file in a folder that is there')
   return path
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 from jaxlib import xla_client
 
-from benchmarks.command import write_json
+from benchmarks.command import add_json, write_json
 from moonshine_jax.workdir.provenance import environment
 
 SMI = (
@@ -25,7 +25,7 @@ SMI = (
 def main(arguments: list[str] | None = None) -> None:
   """Prints what the device is, and writes the JSON and the target_config."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--json', help='file to write it to')
+  add_json(parser)
   parser.add_argument('--target_config', help="file to write a GPU's target_config to")
   parser.add_argument('--cpu', action='store_true', help='takes a CPU too, for a rehearsal')
   flags = parser.parse_args(arguments)

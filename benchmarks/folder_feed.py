@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.command import write_json
+from benchmarks.command import add_json, write_json
 from benchmarks.image_feed import HEIGHT, WIDTH, make_photographs
 from moonshine_jax.configs import imagenet
 from moonshine_jax.data import decoding, feeds, sources
@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--batch', type=int, default=64, help='images in a batch (default: 64)')
   parser.add_argument('--batches', type=int, default=32, help='batches of an epoch (default: 32)')
   parser.add_argument('--repeats', type=int, default=5, help='epochs that are timed, after one to warm up (default: 5)')
-  parser.add_argument('--json', help='file to write the measurements to')
+  add_json(parser)
   flags = parser.parse_args(arguments)
 
   there = {name: make for name, make in WAYS.items() if importlib.util.find_spec(NEEDS[name])}

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.command import first_line, write_json
+from benchmarks.command import add_json, first_line, write_json
 from benchmarks.grouped_rule import PARTS, rule_code
 from moonshine_jax.cost.timing import time_compiled
 from moonshine_jax.ops import grouped_conv
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=list(SHAPES), help='which networks')
   parser.add_argument('--repeats', type=int, default=7, help='times that each formulation is timed (default: 7)')
   parser.add_argument('--seconds', type=float, default=math.inf, help='after which no case is begun (default: none)')
-  parser.add_argument('--json', help='file to write the measurements to')
+  add_json(parser)
   flags = parser.parse_args(arguments)
 
   rows = []

@@ -23,7 +23,7 @@ from typing import Any
 
 import ml_collections
 
-from benchmarks.command import write_json
+from benchmarks.command import add_json, write_json
 from moonshine_jax import config as config_lib
 from moonshine_jax.configs import cifar10
 from moonshine_jax.data import sources
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
   """Runs the three runs and prints what their peaks are made of."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--data_dir', default='', help="where TFDS's data is (default: ~/tensorflow_datasets)")
-  parser.add_argument('--json', help='file to write the measurements to')
+  add_json(parser)
   flags = parser.parse_args(arguments)
   config = make_config(flags.data_dir)
   configs = shrink(config, SMALL_BATCH), shrink(config, config.batch_size), config

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from benchmarks.command import write_json
+from benchmarks.command import add_json, write_json
 from moonshine_jax.configs import imagenet
 from moonshine_jax.cost.timing import time_in_turns
 from moonshine_jax.data import decoding, feeds, sources
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--batch', type=int, default=256, help='images in a batch (default: 256)')
   parser.add_argument('--batches', type=int, default=8, help='batches that are timed together (default: 8)')
   parser.add_argument('--repeats', type=int, default=5, help='times that each is timed, after warm-up (default: 5)')
-  parser.add_argument('--json', help='file to write the measurements to')
+  add_json(parser)
   flags = parser.parse_args(arguments)
 
   with tempfile.TemporaryDirectory() as data_dir:

@@ -150,14 +150,14 @@ def read_steps(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> di
   try:
     with open(flags.steps) as file:
       content = json.load(file)
-    measured_with, rows = content['flags'], {row['network']: row for row in content['rows']}
-    flags.devices = measured_with['devices']
+    rows = {row['network']: row for row in content['rows']}
+    flags.devices = content['flags']['devices']
+    for name in ('batch', 'dtype', 'image_size'):
+      if content['flags'][name] != getattr(flags, name):
+        parser.error(f'--steps={flags.steps}: measured with --{name}={content["flags"][name]}: expected the same here')
   except (OSError, ValueError, LookupError, TypeError) as error:
     reason = getattr(error, 'strerror', None) or repr(error)
     parser.error(f'--steps={flags.steps}: {reason}: expected the JSON of benchmarks.train_step')
-  for name in ('batch', 'dtype', 'image_size'):
-    if measured_with[name] != getattr(flags, name):
-      parser.error(f'--steps={flags.steps}: measured with --{name}={measured_with[name]}: expected the same here')
   flags.networks = [architecture for architecture in flags.networks if str(architecture) in rows]
   return rows
 

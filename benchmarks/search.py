@@ -25,7 +25,7 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from benchmarks.command import OneLineParser, write_json
+from benchmarks.command import OneLineParser, add_json, write_json
 from moonshine_jax import losses
 from moonshine_jax.config import folder_name
 from moonshine_jax.errors import RESUME_ME, Preempted, UserError, say
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--seed', type=int, default=0, help='of the mixtures and the initial parameters (default: 0)')
   parser.add_argument('--data', default='', help='as the search was given it')
   parser.add_argument('--data_dir', default='', help='as the search was given it')
-  parser.add_argument('--json', help='file to write the measurements to')
+  add_json(parser)
   flags = parser.parse_args(arguments)
   for name, least in (('mixtures', 2), ('epochs', 1)):
     if getattr(flags, name) < least:

@@ -55,15 +55,13 @@ def run_all(
   """
   waiting, group = collections.deque(commands), _Group(environments)
   told = time.monotonic()
-  with signals.Signals(group.ask_to_end) as caught:
+  with signals.Signals(group.ask_to_end):
     try:
       while group.running or (waiting and not group.stopped):
         while waiting and group.idle and not group.stopped:
           log = waiting.popleft()
           group.start(log, commands[log])
         time.sleep(POLL_SECONDS)
-        if caught.received:
-          group.ask_to_end()  # those that were begun meanwhile
         if group.collect() or time.monotonic() - told > TELL_SECONDS:
           told = time.monotonic()
           tell()
@@ -115,6 +113,8 @@ class _Group:
         command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
       )
     self.running[log] = _Running(popen, environment, log_begins)
+    if self.stopped:  # meanwhile
+      self.ask_to_end()
 
   def ask_to_end(self) -> None:
     """Sends SIGTERM to all that run, once to each: a second one would end it unsaved."""
@@ -145,9 +145,10 @@ def _open_log(path: Path) -> IO[str]:
 
 
 def _why_it_failed(log: Path, process: _Running) -> str:
-  """Returns the signal that ended a process, or else the last line of its log that is not blank."""
+  """Returns the last line of the log that is not blank, after the signal that ended the process, if one did."""
   status = process.popen.returncode
-  if status < 0:
-    return f'ended by {signal.Signals(-status).name}'
   lines = log.read_bytes()[process.log_begins :].decode(errors='replace').split('\n')
-  return next((line for line in reversed(lines) if line.strip()), f'ended with status {status}')
+  said = next((line for line in reversed(lines) if line.strip()), '')
+  if status < 0:
+    return f'{signal.strsignal(-status)} (signal {-status})' + f' after: {said}' * bool(said)
+  return said or f'ended with status {status}'

@@ -24,14 +24,12 @@ class SweepProgress:
   The speed, from which the time to go follows, is measured from when this object is made.
   """
 
-  def __init__(
-    self, networks: Mapping[Path, ml_collections.ConfigDict], teacher: ml_collections.ConfigDict, together: int
-  ):
+  def __init__(self, networks: Mapping[Path, ml_collections.ConfigDict], teacher: int, together: int):
     """Counts the work of all networks.
 
     Args:
       networks: the config of each network that is trained, by its workdir.
-      teacher: the config of the students' teacher, which may be trained already.
+      teacher: multiply-adds of a forward pass of the students' teacher on one image; 0 where they are not known.
       together: how many students learn in one process, from one forward pass of the teacher.
     """
     self._epochs = {workdir: config.epochs for workdir, config in networks.items()}
@@ -62,9 +60,7 @@ class SweepProgress:
     return line
 
 
-def training_multiply_adds(
-  config: ml_collections.ConfigDict, teacher: ml_collections.ConfigDict, together: int
-) -> float:
+def training_multiply_adds(config: ml_collections.ConfigDict, teacher: int, together: int) -> float:
   """Returns the multiply-adds of training a network to its last epoch, divided by the number of training images.
 
   The network's forward pass counts three times, since the gradients with respect to its inputs and to its weights take
@@ -72,17 +68,17 @@ def training_multiply_adds(
 
   Args:
     config: of the network.
-    teacher: the teacher's config, which counts where `config` distils from it.
+    teacher: multiply-adds of a forward pass of the teacher, which count where `config` distils from it.
     together: how many students share a forward pass of the teacher.
 
   Returns:
     Multiply-adds per training image.
   """
   distilled = config_lib.regime(config) != 'none'
-  return config.epochs * (3 * _multiply_adds(config) + distilled * _multiply_adds(teacher) / together)
+  return config.epochs * (3 * multiply_adds(config) + distilled * teacher / together)
 
 
-def _multiply_adds(config: ml_collections.ConfigDict) -> int:
+def multiply_adds(config: ml_collections.ConfigDict) -> int:
   """Returns the multiply-adds of a network's forward pass on one image; 1 for a network that has none."""
   # A user-defined network may take images of its data set's shape alone.
   shape = _image_shape(ml_collections.FrozenConfigDict(config.data)) if is_user_defined(config.model) else IMAGE_SHAPE

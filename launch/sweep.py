@@ -18,9 +18,8 @@ from ml_collections import config_flags
 from moonshine_jax import config as config_lib
 from moonshine_jax.cli import app
 from moonshine_jax.errors import UserError, say, warn
-from moonshine_jax.launch import jobs, processes, vary
+from moonshine_jax.launch import jobs, processes, progress, vary
 from moonshine_jax.launch.jobs import Job
-from moonshine_jax.launch.progress import SweepProgress
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats
@@ -55,7 +54,8 @@ def main(values: FlagValues) -> None:
       say(shlex.join(command(job, 'python')))
     return
 
-  teacher = base if teachers else check_teacher(base)
+  if not teachers:
+    check_teacher(base)
   networks = {path: config for job in everything for path, config in job.networks.items()}
   for path, config in networks.items():  # all of them before the first, which may take hours
     config_lib.check_trains(config)
@@ -68,9 +68,10 @@ def main(values: FlagValues) -> None:
   done = networks_done(networks, reached)
   if done:
     say(f'{len(done)} of {len(networks)} networks are done: left out')
-  progress = SweepProgress(networks, teacher, values.together)
-  run_jobs([job for job in teachers if job.workdir not in done], processes.environments(1), command, progress)
-  run_jobs(plan(reached, done), environments, command, progress)
+  teacher = progress.multiply_adds(base) if teachers else recorded_multiply_adds(base.distill.teacher)
+  told = progress.SweepProgress(networks, teacher, values.together)
+  run_jobs([job for job in teachers if job.workdir not in done], processes.environments(1), command, told)
+  run_jobs(plan(reached, done), environments, command, told)
   say(f'\n{label}{make_table(base, students, values)}')
 
 
@@ -95,12 +96,17 @@ def plan_teachers(base: ml_collections.ConfigDict, out: Path) -> list[Job]:
   return [] if base.distill.teacher else [jobs.create_job(base, out / 'teacher', {'distill.students': ()})]
 
 
-def check_teacher(base: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Returns the config of the teacher that a config names. Raises UserError where there is none."""
+def recorded_multiply_adds(teacher: str) -> int:
+  """Returns the multiply-adds of a trained network as its run has recorded them: its code does not run here."""
+  cost = open_workdir(teacher).cost
+  return cost.multiply_adds or 0 if cost else 0
+
+
+def check_teacher(base: ml_collections.ConfigDict) -> None:
+  """Checks the teacher that a config names, before any job does. Raises UserError where there is none."""
   theirs = open_workdir(base.distill.teacher).config
   if base.data.held_out and theirs.data.held_out != base.data.held_out:
     warn(f'teacher {base.distill.teacher}: has seen images that are held out here: errors on them may be too low')
-  return theirs
 
 
 def plan_students(base: ml_collections.ConfigDict, values: FlagValues) -> list[vary.Varied]:
@@ -143,14 +149,14 @@ def run_jobs(
   planned: Iterable[Job],
   environments: list[dict[str, str]],
   command: Callable[[Job, str], list[str]],
-  progress: SweepProgress,
+  told: progress.SweepProgress,
 ) -> None:
   """Runs jobs, as many at a time as there are environments; the log of each lies beside its first workdir."""
   commands = {}
   for job in planned:
     first = next(iter(job.networks))
     commands[first.with_name(f'{first.name}.log')] = command(job, sys.executable)
-  processes.run_all(commands, environments, tell=lambda: say(progress.line()))
+  processes.run_all(commands, environments, tell=lambda: say(told.line()))
 
 
 if __name__ == '__main__':

@@ -99,6 +99,8 @@ reconnect() {
     if [ "$status" != 255 ] || [ "$(state)" != ACTIVE ]; then
       return "$status"
     fi
+    echo "no connection to $TPU: $1 again" >&2
+    sleep "$POLL_SECONDS"
   done
 }
 

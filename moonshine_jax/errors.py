@@ -13,8 +13,11 @@ class UserError(Exception):
   """A mistake in the config, the flags or the files: the message says what, where, and what would be right."""
 
 
-class Preempted(Exception):  # noqa: N818 - the run has saved, and goes on later
-  """A run that was asked to stop and has saved: the same command goes on. The message says so."""
+class Preempted(BaseException):
+  """A run that was asked to stop and has saved: the same command goes on. The message says so.
+
+  No Exception, as KeyboardInterrupt is none: what catches any error of a library lets it pass.
+  """
 
 
 def shown(value: Any) -> str:

@@ -64,7 +64,7 @@ LONGEST = (
 
 
 def pytest_collection_finish():
-  """Leaves what is imported out of Python's garbage collection, which traces of networks set off again and again."""
+  """Collects garbage less often, and not among what is imported: tracing networks makes many objects."""
   gc.collect()
   gc.freeze()
   gc.set_threshold(50_000, 20, 20)

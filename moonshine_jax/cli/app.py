@@ -106,6 +106,7 @@ def _guard(function: Callable[[], None]) -> None:
       tell(str(error))
       sys.exit(MISTAKE)
     except Preempted as preempted:
+      signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher may pass the signal on
       print(f'preempted: {printable(str(preempted))}', file=sys.stderr)
       sys.exit(RESUME_ME)
     except KeyboardInterrupt:  # before training began, or in a command that does not train
@@ -143,7 +144,7 @@ def _parse(command: Command, arguments: list[str]) -> tuple[FlagValues, list[str
     with warnings.catch_warnings():  # ml_collections loads a config so; under `python -W error` that would end here
       warnings.filterwarnings('ignore', r'the load_module\(\) method is deprecated', DeprecationWarning)
       rest = values(sys.argv)[1:]
-  except (UserError, Preempted):
+  except UserError:
     raise
   except Exception as error:  # whatever a config file raises
     if message := _fault_of_config(error, arguments):

@@ -71,7 +71,7 @@ class ParquetSource(EncodedSource):
 
   def looked_at(self) -> list[Encoded]:
     """Returns the first training images."""
-    for path in self._files['train']:  # until one that has rows, as the labels say of one
+    for path in self._files['train']:  # the first may have no rows
       if rows := next(_read_rows(self._where, path, self._columns.image, LOOKED_AT), []):
         break
     return [Encoded(image or b'', 0, f'{path}, row {i}') for i, image in enumerate(rows)]

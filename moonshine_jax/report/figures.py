@@ -155,9 +155,8 @@ def cost_points(table: Table, method: str, cost: Callable[[TableRow], float | No
   first_row = table.rows[0]
   points = []
   for row in table.rows:
-    cell = row.cells.get(method)
-    if row.teacher:  # which may be a student itself, of another teacher
-      cell = next((cell for cell in row.cells.values() if cell.finished), None)
+    of_teacher = next((cell for cell in row.cells.values() if cell.finished), None)  # which may be a student itself
+    cell = of_teacher if row.teacher else row.cells.get(method)
     if cell and cell.mean is not None and (row_cost := cost(row)):
       points.append(Point(_point_label(row, first_row), style_of(row), row_cost, cell.mean, cell.spread))
   return points

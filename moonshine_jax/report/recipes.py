@@ -18,10 +18,13 @@ def methods(runs: Sequence[Run]) -> dict[str, str]:
   starts = _starts(runs)
   by_run: dict[str, str] = {}
   for regime in {run.regime for run in runs}:
-    differences = _recipe_differences([run for run in runs if run.regime == regime], of_loss=True)
-    for run, values in differences.items():
+    of_regime = [run for run in runs if run.regime == regime]
+    teachers = {run.recipe['distill.teacher'] for run in of_regime if 'distill.teacher' in run.recipe}
+    for run, values in _recipe_differences(of_regime, of_loss=True).items():
       if 'distill.start' in values:
         values['distill.start'] = starts[run]
+      if len(teachers) == 1:  # and others of the runs have none
+        values.pop('distill.teacher', None)
       forms = {name: value for name, value in values.items() if name.endswith('_form')}
       told = forms | {name: value for name, value in values.items() if value != defaults.get(name)}
       by_run[run] = ', '.join([regime, *_words(told)])

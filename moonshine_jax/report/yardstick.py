@@ -12,8 +12,7 @@ from moonshine_jax.report.runs import Run
 
 HEADINGS = ('Method', 'Student', 'Ours, last epoch', 'Ours, best epoch', 'Published', 'of the epoch', 'by')
 NOTE = (
-  'Top-1 accuracies in percent on CIFAR-100, of students of a WRN-40-2 that is among the runs, by the protocol of Tian '
-  'et al. (2020): mean ± '
+  'Top-1 accuracies in percent on CIFAR-100, of students of WRN-40-2 by the protocol of Tian et al. (2020): mean ± '
   'sample standard deviation (number of runs). A best epoch was chosen by the test set, which is worth about half a '
   'point: compare the last with the last. The seeds, the framework and the teacher are others than in the papers.'
 )
@@ -57,11 +56,11 @@ def compare_accuracies(runs: Sequence[Run]) -> list[ComparedAccuracies]:
     runs: runs of any data sets, finished or not.
   """
   rows = []
-  teachers = {run.name for run in runs if _is_network(run, published.TEACHER) and run.block == 'S'}
+  others = {run.name for run in runs if not (_is_network(run, published.TEACHER) and run.block == 'S')}
   ours = [
     run
     for run in runs
-    if run.finished and _is_by_protocol(run) and (run.regime == 'none' or run.config.distill.teacher in teachers)
+    if run.finished and _is_by_protocol(run) and (run.regime == 'none' or run.config.distill.teacher not in others)
   ]
   for i, (depth, width) in enumerate(published.STUDENTS):
     for method in published.METHODS:

@@ -21,15 +21,17 @@ def catch() -> 'Signals | JointSignals':
 
 @contextlib.contextmanager
 def preempted_at_once() -> Iterator[None]:
-  """Lets SIGTERM raise Preempted while entered, but where `Signals` catches it: for what comes before a run has begun.
+  """Lets SIGTERM raise Preempted while entered: for the stages of a run in which there is nothing to save.
 
-  Only the main thread of a process can catch signals; entered in another thread, this leaves them as they are.
+  `Signals`, entered inside, catches the signal in its place. Of several processes none does so alone, and only the main
+  thread of a process can catch signals: elsewhere this leaves them as they are.
   """
 
   def end(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one may be the first one, passed on
     raise Preempted(f'{signal.Signals(number).name}: what was saved before is there: the same command goes on')
 
-  if threading.current_thread() is not threading.main_thread():
+  if exchange.num_processes() > 1 or threading.current_thread() is not threading.main_thread():
     yield
     return
   handler = signal.signal(signal.SIGTERM, end)

@@ -139,4 +139,4 @@ def _shown(name: str, value: float) -> str:
 
 
 def _value(name: str, value: float) -> str:
-  return f'{1e3 * value:.4g} ms' if name == 'latency' else f'{value:,.9g}'
+  return f'{1e3 * value:.9g} ms' if name == 'latency' else f'{value:,.9g}'

@@ -15,7 +15,7 @@ from moonshine_jax.config import folder_name
 from moonshine_jax.errors import UserError, say, shown, warn
 from moonshine_jax.runtime import user_functions
 from moonshine_jax.runtime.devices import Replicas
-from moonshine_jax.runtime.signals import Signals
+from moonshine_jax.runtime.signals import Signals, preempted_at_once
 from moonshine_jax.search import latency, networks, program
 from moonshine_jax.search.scores import deviations
 from moonshine_jax.search.settings import Settings
@@ -68,7 +68,7 @@ class Search:
     self._run: Experiment | None = None  # one in which candidates have learnt: for its data and devices
 
   def check(self, budgets: Sequence[Budget]) -> None:
-    """Raises UserError for a budget that no network is within. Measures latencies first, if a budget is one."""
+    """Raises UserError for a budget that is none or that no network is within. Measures latencies first, for such."""
     for budget in budgets:
       if not budget or budget.keys() - BUDGET_NAMES or not all(0 < most < math.inf for most in budget.values()):
         raise UserError(f'{shown(budget)}: expected numbers above 0 of some of {", ".join(BUDGET_NAMES)}')
@@ -91,10 +91,11 @@ class Search:
 
   def run(self, budgets: Sequence[Budget]) -> list[Path]:
     """Runs all stages, and returns the workdirs of the networks that are found; see `search_blocks`."""
-    self.check(budgets)
-    if not all(program.is_within(self.space.teacher, self.costs, budget) for budget in budgets):
-      self.learn()
-    return [self.find(budget) for budget in budgets]
+    with preempted_at_once():
+      self.check(budgets)
+      if not all(program.is_within(self.space.teacher, self.costs, budget) for budget in budgets):
+        self.learn()
+      return [self.find(budget) for budget in budgets]
 
   def find(self, budget: Budget) -> Path:
     """Finds the best network within a budget, and returns its workdir; what was found before is not sought again."""

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from benchmarks import command
 from moonshine_jax.cost import counting
 from moonshine_jax.models.wide_resnet import Architecture
@@ -30,3 +32,10 @@ def test_json_says_where_it_was_measured(tmp_path):
 def test_errors_are_told_in_a_line():
   assert command.first_line(ValueError('\nno such thing\nand more')) == 'no such thing'
   assert command.first_line(MemoryError()) == 'MemoryError'
+
+
+def test_a_file_that_cannot_be_is_refused_before_anything_is_measured(tmp_path, capsys):
+  for path in tmp_path, tmp_path / 'missing' / 'rows.json':
+    with pytest.raises(SystemExit):
+      command.make_parser('', repeats=5).parse_args([f'--json={path}'])
+    assert f'--json: {path}: expected a file in a folder that is there' in capsys.readouterr().err

@@ -93,7 +93,12 @@ def test_share_of_steps_that_are_measured_already(tmp_path, capsys):
   with pytest.raises(SystemExit):
     roofline.main([*peaks, '--steps=nowhere'])
   assert '--steps=nowhere: No such file' in capsys.readouterr().err
-  for torn, told in (('{"flags"', 'JSONDecodeError'), ('{"flags": {}, "rows": []}', "KeyError('devices')")):
+  devices = '{"flags": {"devices": [1]}, "rows": []}'
+  for torn, told in (
+    ('{"flags"', 'JSONDecodeError'),
+    ('{"flags": {}, "rows": []}', "KeyError('devices')"),
+    (devices, "KeyError('batch')"),
+  ):
     steps.write_text(torn)
     with pytest.raises(SystemExit):
       roofline.main([*peaks, f'--steps={steps}'])

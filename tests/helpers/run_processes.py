@@ -112,7 +112,7 @@ def run_and_copy(workdir: Path, copy: Path, *flags: str) -> None:
 
 def _copy_in_a_save(pid: int, workdir: Path, copy: Path) -> bool:
   """Whether a run stands in the middle of a save, not of its first, and was copied there."""
-  if not (half_written(workdir) and newest_of_all(workdir)):
+  if not (half_written(workdir) and 0 < newest_of_all(workdir) <= STEPS // 2):  # there is time for another signal
     return False
   os.kill(pid, signal.SIGSTOP)
   time.sleep(0.05)  # until all of its threads stand still
@@ -131,7 +131,8 @@ def stop_after_a_save(workdir: Path, which: int, *flags: str) -> int:
   process = start(workdir, *flags)
   while process.is_alive() and newest_of_all(workdir) == before:
     time.sleep(0.01)
-  os.kill(process.pid, which)
+  if process.is_alive():
+    os.kill(process.pid, which)
   process.join()
   return process.exitcode
 

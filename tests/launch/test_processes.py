@@ -31,7 +31,9 @@ def test_why_one_failed_is_its_signal_or_what_it_said_itself(tmp_path):
   commands = shell(tmp_path, a='echo "epoch 12/200"; kill -9 $$', b='exit 3')
   (tmp_path / 'logs').mkdir()
   (tmp_path / 'logs/b.log').write_text('error: of yesterday\n')
-  with pytest.raises(UserError, match=r'2 of 2 .*a.log: ended by SIGKILL; .*logs/b.log: ended with status 3$'):
+  with pytest.raises(
+    UserError, match=r'2 of 2 .*a.log: Killed \(signal 9\) after: epoch 12/200; .*logs/b.log: ended with status 3$'
+  ):
     processes.run_all(commands, processes.environments(1), lambda: None)
 
 

@@ -82,3 +82,12 @@ def test_networks_of_a_search_share_a_column_and_two_starts_of_one_network_do_no
   (table,) = tables.make_tables([*runs, student('f', 'S,S,G(4)', 'other/networks/macs-7')])
   starts = [method.partition('start=')[2] for method in table.methods_with_runs if 'start=' in method]
   assert sorted(starts) == ['blockwise', 'network', 'other/networks/macs-7', 'out/networks/macs-7']
+
+
+def test_the_teacher_of_blocks_is_told_where_there_are_several():
+  blocks = {'distill.alpha': 0.0, 'distill.beta': 0.0, 'distill.start': 'blockwise'}
+  one = [TEACHER, make_student('a', [3.0, 4.0], **blocks)]
+  assert tables.make_tables(one)[0].methods[:2] == ('none', 'none, start=blockwise')
+  other = make_student('b', [3.0, 9.0], **blocks, **{'distill.teacher': 'other'})
+  methods = tables.make_tables([*one, other])[0].methods
+  assert {f'none, start=blockwise, teacher={name}' for name in (TEACHER.name, 'other')} < set(methods)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from moonshine_jax.data import images
 from moonshine_jax.errors import Preempted
 from moonshine_jax.runtime import signals
 
@@ -56,6 +57,18 @@ def test_a_signal_before_a_run_has_begun_is_preemption(capsys):
     signal.raise_signal(signal.SIGTERM)
   assert signal.getsignal(signal.SIGTERM) == before
   assert capsys.readouterr().err.startswith('warning: SIGTERM: saving ')
+
+
+def test_the_signal_is_no_error_of_what_it_interrupts():
+  with pytest.raises(Preempted), signals.preempted_at_once(), images.reading('an image'):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_of_several_processes_none_is_preempted_alone(monkeypatch):
+  before = signal.getsignal(signal.SIGTERM)
+  monkeypatch.setattr('moonshine_jax.runtime.exchange.num_processes', lambda: 2)
+  with signals.preempted_at_once():
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_another_thread_leaves_the_signals_alone():

@@ -249,7 +249,7 @@ def _trace(module: nn.Module, image_shape: Sequence[int]) -> dict[str, _Call]:
 
 
 def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.Array:
-  """Returns what comes in by a call, which may name it."""
+  """Returns the first argument of a call, by place or by name."""
   return next(iter((*args, *kwargs.values())))
 
 

@@ -18,6 +18,16 @@ def shell(tmp_path, **scripts):
   return {tmp_path / f'logs/{name}.log': ['bash', '-c', script] for name, script in scripts.items()}
 
 
+def signal_once_begun(tmp_path, number):
+  """Sends this process a signal once there is a file `begun`."""
+
+  def send():
+    wait_for((tmp_path / 'begun').exists)
+    os.kill(os.getpid(), number)
+
+  threading.Thread(target=send).start()
+
+
 def test_one_that_fails_leaves_the_others_to_run(tmp_path):
   commands = shell(tmp_path, a='echo one', b='echo "error: no" >&2; exit 2', c='echo three; test -e out.txt; exit 1')
   told = []
@@ -39,13 +49,7 @@ def test_why_one_failed_is_its_signal_or_what_it_said_itself(tmp_path):
 
 def test_one_that_cannot_catch_the_signal_yet_is_stopped_and_has_not_failed(tmp_path):
   commands = shell(tmp_path, a=f'touch {tmp_path}/begun; exec sleep 60')
-
-  def interrupt():
-    while not (tmp_path / 'begun').exists():
-      time.sleep(0.02)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-  threading.Thread(target=interrupt).start()
+  signal_once_begun(tmp_path, signal.SIGTERM)
   with pytest.raises(Preempted, match='^all that ran is saved: the same command goes on from there$'):
     processes.run_all(commands, processes.environments(1), lambda: None)
 
@@ -99,13 +103,7 @@ def test_a_signal_is_passed_on_after_one_was_preempted_by_itself_and_failures_ar
 def test_a_signal_reaches_those_that_run_and_no_other_starts(tmp_path):
   commands = shell(tmp_path, a='trap "echo TERM; exit 75" TERM; touch begun; while true; do sleep 0.05; done', b='true')
   commands = {log: ['bash', '-c', f'cd {tmp_path}; {command[2]}'] for log, command in commands.items()}
-
-  def interrupt():
-    while not (tmp_path / 'begun').exists():
-      time.sleep(0.02)
-    os.kill(os.getpid(), signal.SIGINT)
-
-  threading.Thread(target=interrupt).start()
+  signal_once_begun(tmp_path, signal.SIGINT)
   with pytest.raises(Preempted, match='all that ran is saved: the same command goes on'):
     processes.run_all(commands, processes.environments(1), lambda: None)
   assert (tmp_path / 'logs/a.log').read_text() == 'TERM\n' and not (tmp_path / 'logs/b.log').exists()

@@ -41,6 +41,8 @@ RUN = (
   'moonshine sweep --config=cifar100_crd --regimes= --seeds=5 --out=runs/crd --config.model.dtype=bfloat16',
   'moonshine zoo',
   'moonshine sweep --config=cifar10_20 --out=runs/zoo --config.distill.teacher=zoo:wrn-16-1-cifar10',
+  'moonshine sweep --config=cifar10_20 --out=runs/small --seeds=1 --blocks=S '
+  '--config.distill.teacher=zoo:wrn-16-1-cifar10',
   "moonshine sweep --config=cifar10_20 --out=runs/matching --seeds=1 --blocks='G(N/8)' --regimes=KD "
   '--config.distill.teacher=zoo:wrn-16-1-cifar10 --config.distill.temperature=1 --config.distill.ce_weight=0 '
   '--config.distill.alpha=1 --config.data.mixup=1.0 --config.optimizer.schedule=cosine --config.optimizer.nesterov',

@@ -18,8 +18,9 @@ from ml_collections import config_flags
 from moonshine_jax import config as config_lib
 from moonshine_jax.cli import app
 from moonshine_jax.errors import UserError, say, warn
-from moonshine_jax.launch import jobs, processes, progress, vary
+from moonshine_jax.launch import jobs, processes, vary
 from moonshine_jax.launch.jobs import Job
+from moonshine_jax.launch.progress import SweepProgress, multiply_adds
 from moonshine_jax.models.blocks import Block
 from moonshine_jax.report import runs as runs_lib
 from moonshine_jax.report import table_formats
@@ -68,10 +69,10 @@ def main(values: FlagValues) -> None:
   done = networks_done(networks, reached)
   if done:
     say(f'{len(done)} of {len(networks)} networks are done: left out')
-  teacher = progress.multiply_adds(base) if teachers else recorded_multiply_adds(base.distill.teacher)
-  told = progress.SweepProgress(networks, teacher, values.together)
-  run_jobs([job for job in teachers if job.workdir not in done], processes.environments(1), command, told)
-  run_jobs(plan(reached, done), environments, command, told)
+  teacher = multiply_adds(base) if teachers else recorded_multiply_adds(base.distill.teacher)
+  progress = SweepProgress(networks, teacher, values.together)
+  run_jobs([job for job in teachers if job.workdir not in done], processes.environments(1), command, progress)
+  run_jobs(plan(reached, done), environments, command, progress)
   say(f'\n{label}{make_table(base, students, values)}')
 
 
@@ -149,14 +150,14 @@ def run_jobs(
   planned: Iterable[Job],
   environments: list[dict[str, str]],
   command: Callable[[Job, str], list[str]],
-  told: progress.SweepProgress,
+  progress: SweepProgress,
 ) -> None:
   """Runs jobs, as many at a time as there are environments; the log of each lies beside its first workdir."""
   commands = {}
   for job in planned:
     first = next(iter(job.networks))
     commands[first.with_name(f'{first.name}.log')] = command(job, sys.executable)
-  processes.run_all(commands, environments, tell=lambda: say(told.line()))
+  processes.run_all(commands, environments, tell=lambda: say(progress.line()))
 
 
 if __name__ == '__main__':

@@ -181,6 +181,12 @@ def optimised():
 @pytest.fixture(scope='module')
 def smooth():
   """A smooth activation in place of ReLU: rounding flips ReLU's derivative at 0, which moves gradients by 1e-2."""
+  with smooth_activation():
+    yield
+
+
+@contextlib.contextmanager
+def smooth_activation():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax.nn, 'relu', jax.nn.silu)
     yield
@@ -204,8 +210,7 @@ def one_device():
 def trained(tiny_images, tmp_path_factory):
   """A run to its end, smooth and on one device, in a workdir that was empty, and its last record."""
   workdir = tmp_path_factory.mktemp('trained')
-  with one_device(), pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax.nn, 'relu', jax.nn.silu)
+  with one_device(), smooth_activation():
     (record,) = loop.train_and_evaluate(small_config(tiny_images), workdir).values()
   return workdir, record
 
